@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types wheel bench clean
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("edgepress needs Python 3.11 or newer: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: .venv/.ready
+	$(BIN)/compress benchmarks/zoo/fmnist_cnn/model.onnx --data benchmarks/zoo/fmnist_cnn/calib.npz \
+	  --test benchmarks/zoo/fmnist_cnn/test.npz --budget 2 --out demo-out
+
+test: lint types .venv/.ready
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.ready
+	rm -rf .types
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target .types . 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .types .
+	rm -rf build
+	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/acceptance.py
+
+clean:
+	rm -rf .venv .types build dist *.egg-info demo-out

@@ -1,0 +1,1 @@
+"""Compress trained ONNX networks for small devices within an accuracy budget."""

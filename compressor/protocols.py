@@ -1,0 +1,93 @@
+"""What the compressor needs from outside, as Protocols; `runtime` fits them, `cli` passes them in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Matrix = npt.NDArray[np.float64]
+Feeds = Mapping[str, Array]
+"""One batch: input name → array whose first axis is the rows (where the model has a batch axis)."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One model's time per inference on one device, in nanoseconds.
+
+    Attributes:
+        median_ns: median over all kept rounds.
+        ci95_ns: 95 % bootstrap interval of the median.
+        samples_ns: every kept round, in order.
+    """
+
+    median_ns: float
+    ci95_ns: tuple[float, float]
+    samples_ns: tuple[int, ...]
+
+
+class Runner(Protocol):
+    """A loaded model: feeds in, named outputs out."""
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Run one batch; raises `DeviceError` where the engine fails."""
+
+
+class Engine(Protocol):
+    """A runtime that loads ONNX models."""
+
+    name: str
+    version: str
+
+    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
+        """Load a serialized model (a path where it is over 2 GB); raises `DeviceError` where the engine refuses."""
+
+
+class Stopwatch(Protocol):
+    """Interleaved timing of several models on one device."""
+
+    def __call__(self, models: Sequence[bytes | Path], feeds: Feeds) -> list[Latency]:
+        """Time each model on the same feeds, A B A B …; one `Latency` a model, in order."""
+
+
+class Target(Protocol):
+    """What the compressor must know of a device; `devices` reads it from a profile."""
+
+    @property
+    def name(self) -> str:
+        """Profile name, as the user wrote it."""
+
+    @property
+    def activation_dtype(self) -> str:
+        """`uint8` or `int8`: the activation type whose integer kernels are fast there."""
+
+    @property
+    def weight_bits(self) -> int:
+        """8, or 7 where u8·s8 products saturate at 16 bits (x86 without VNNI)."""
+
+    @property
+    def channel_multiple(self) -> int:
+        """Widths and ranks that fill a kernel's lanes are multiples of this."""
+
+    @property
+    def runtime_version(self) -> str:
+        """onnxruntime release on the device, such as `1.23`; bounds opset and IR version."""
+
+    @property
+    def macs_per_ns_fp32(self) -> float:
+        """Multiply-accumulates per nanosecond in float kernels, one thread."""
+
+    @property
+    def macs_per_ns_int8(self) -> float:
+        """Multiply-accumulates per nanosecond in 8-bit kernels, one thread."""
+
+    @property
+    def bytes_per_ns(self) -> float:
+        """Memory traffic per nanosecond, weights and activations."""
+
+    @property
+    def node_overhead_ns(self) -> float:
+        """Fixed time of one node."""

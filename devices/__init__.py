@@ -1,0 +1,1 @@
+"""Device profiles and where to find the devices."""

@@ -1,0 +1,1 @@
+"""Run and measure models: numpy, the standard library and one engine."""
