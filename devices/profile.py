@@ -1,0 +1,222 @@
+"""Device profiles: what a compressor must know of a device before it has one.
+
+A profile is a TOML file whose keys are the fields of `DeviceSpec`, less its name; `base = "other"` takes what
+is not given from another profile. `local` has no file: it is this machine.
+"""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from edgepress.runtime.environment import Environment, architecture, describe
+
+LOCAL = "local"
+_OLDEST_RUNTIME = "1.23"  # what the package itself asks for
+_VNNI = {"avx512_vnni", "avx_vnni"}
+# Without dot products u8*s8 takes three instructions (multiply, widen, add) on four times the lanes of one
+# float multiply-add: predicted, not measured.
+_INT8_GAIN_WITHOUT_VNNI = 4 / 3
+
+
+class ProfileError(ValueError):
+    """A profile is unknown or wrong.
+
+    Args:
+        message: what is wrong and where.
+        known: names that would have been accepted.
+    """
+
+    def __init__(self, message: str, known: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.known = tuple(known)
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """One device, or one kind of device.
+
+    Attributes:
+        name: as the user wrote it (of a file: its stem).
+        arch: `x86_64` or `aarch64`.
+        activation_dtype: `uint8` or `int8`: the activation type whose integer kernels are fast there.
+        weight_bits: 8, or 7 where u8·s8 products saturate at 16 bits.
+        channel_multiple: widths and ranks that fill a kernel's lanes are multiples of this.
+        runtime_version: onnxruntime release there, such as `1.23`.
+        macs_per_ns_fp32: multiply-accumulates per nanosecond in float kernels, one thread.
+        macs_per_ns_int8: the same in 8-bit kernels.
+        bytes_per_ns: memory traffic per nanosecond.
+        node_overhead_ns: fixed time of one node.
+        cpu: the core's name, such as `cortex-a72`; empty for any core of the architecture.
+        description: a line for people.
+    """
+
+    name: str
+    arch: str
+    activation_dtype: str
+    weight_bits: int
+    channel_multiple: int
+    runtime_version: str
+    macs_per_ns_fp32: float
+    macs_per_ns_int8: float
+    bytes_per_ns: float
+    node_overhead_ns: float
+    cpu: str = ""
+    description: str = ""
+
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "arch": ("x86_64", "aarch64"),
+    "activation_dtype": ("uint8", "int8"),
+    "weight_bits": (7, 8),
+}
+_TYPES = {field.name: field.type for field in fields(DeviceSpec) if field.name != "name"}
+_OPTIONAL = {"cpu", "description"}
+
+
+def load_profile(name_or_path: str | Path, user_dirs: Sequence[Path] = ()) -> DeviceSpec:
+    """Find and read a profile.
+
+    Args:
+        name_or_path: `local`, a name (a user's own shadow ours), or the path of a TOML file.
+        user_dirs: folders with the user's own `NAME.toml`.
+
+    Raises:
+        ProfileError: no such profile, not readable, or a field is missing, unknown or wrong.
+    """
+    name = str(name_or_path)
+    if name == LOCAL:
+        return local_profile(describe())
+    spec_name = Path(name).stem if name.endswith(".toml") else name
+    return _checked(spec_name, _table(name, user_dirs, ()))
+
+
+def known_profiles(user_dirs: Sequence[Path] = ()) -> list[str]:
+    """All names that `load_profile` takes, sorted."""
+    return sorted({LOCAL, *(Path(entry.name).stem for entry in _entries(user_dirs))})
+
+
+def local_profile(machine: Environment) -> DeviceSpec:
+    """The profile of a machine, from its architecture and features; costs are the nearest profile's.
+
+    Args:
+        machine: what `describe` found.
+
+    Raises:
+        ProfileError: neither x86-64 nor 64-bit ARM.
+    """
+    own = {"runtime_version": "installed", "cpu": "", "description": machine.cpu}
+    features = set(machine.features)
+    if machine.arch == "x86_64":
+        table = {**_table("x86", (), ()), **own}
+        if not features & _VNNI:
+            # Unknown features (not Linux) count as none: 7 bits are right everywhere.
+            table["weight_bits"] = 7
+            table["macs_per_ns_int8"] = table["macs_per_ns_fp32"] * _INT8_GAIN_WITHOUT_VNNI
+        if "avx512f" not in features:
+            table["channel_multiple"] = 8
+        return _checked(LOCAL, table)
+    if machine.arch == "aarch64":
+        nearest = "cortex-a76" if "asimddp" in features else "cortex-a72"
+        return _checked(LOCAL, {**_table(nearest, (), ()), **own})
+    known = [name for name in known_profiles() if name != LOCAL]
+    raise ProfileError(f"no profile fits this machine ({machine.arch})", known)
+
+
+def is_host(spec: DeviceSpec, machine: Environment | None = None) -> bool:
+    """Whether a time measured on this machine is a time of that device; otherwise costs are predicted.
+
+    Args:
+        spec: the device.
+        machine: this machine, looked at afresh when not given.
+    """
+    if spec.arch != (machine.arch if machine else architecture()):
+        return False
+    return not spec.cpu or spec.cpu == (machine or describe()).cpu.lower()
+
+
+def installed_runtime() -> str:
+    """Release of the onnxruntime installed here, as `major.minor`."""
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return ".".join(metadata.version(package).split(".")[:2])
+        except metadata.PackageNotFoundError:
+            continue
+    return _OLDEST_RUNTIME
+
+
+def _entries(user_dirs: Sequence[Path]) -> Iterator[Traversable]:
+    """Profile files, the user's before ours."""
+    for folder in (*user_dirs, resources.files("edgepress.devices.profiles")):
+        if folder.is_dir():
+            yield from (entry for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _find(name: str, user_dirs: Sequence[Path]) -> Traversable:
+    if name.endswith(".toml"):
+        if Path(name).is_file():
+            return Path(name)
+        raise ProfileError(f"no such profile file: {name}", known_profiles(user_dirs))
+    for entry in _entries(user_dirs):
+        if entry.name == f"{name}.toml":
+            return entry
+    raise ProfileError(f"unknown device profile {name!r}", known_profiles(user_dirs))
+
+
+def _table(name: str, user_dirs: Sequence[Path], above: tuple[str, ...]) -> dict[str, Any]:
+    """Keys of a profile over those of its base; `above` are the profiles that led here."""
+    entry = _find(name, user_dirs)
+    try:
+        table = tomllib.loads(entry.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(f"profile {name} cannot be read: {error}") from error
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    chain = (*above, name)
+    if not isinstance(base, str):
+        raise ProfileError(f"profile {name}: base must be a profile's name, not {base!r}")
+    if base in chain:
+        raise ProfileError("profiles build on each other in a circle: " + " → ".join((*chain, base)))
+    return {**_table(base, user_dirs, chain), **table}
+
+
+def _checked(name: str, table: dict[str, Any]) -> DeviceSpec:
+    unknown = sorted(set(table) - set(_TYPES))
+    if unknown:
+        raise ProfileError(f"profile {name}: unknown key {', '.join(unknown)}", sorted([*_TYPES, "base"]))
+    missing = sorted(set(_TYPES) - set(table) - _OPTIONAL)
+    if missing:
+        raise ProfileError(f"profile {name}: missing {', '.join(missing)}")
+    values = {key: _value(name, key, value) for key, value in table.items()}
+    if values["runtime_version"] == "installed":
+        values["runtime_version"] = installed_runtime()
+    return DeviceSpec(name=name, **values)
+
+
+def _value(name: str, key: str, value: Any) -> Any:
+    kind = _TYPES[key]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ProfileError(f"profile {name}: {key} must be {_words(kind)}, not {value!r}")
+    if isinstance(value, (int, float)) and not 0 < value < float("inf"):  # NaN fails it too
+        raise ProfileError(f"profile {name}: {key} must be positive and finite, not {value!r}")
+    choices = _CHOICES.get(key)
+    if choices and value not in choices:
+        raise ProfileError(f"profile {name}: {key} must be {' or '.join(map(str, choices))}, not {value!r}")
+    if key == "runtime_version" and value != "installed" and not _is_version(value):
+        raise ProfileError(f"profile {name}: runtime_version must look like 1.23, not {value!r}")
+    return value
+
+
+def _is_version(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) >= 2 and all(part.isascii() and part.isdigit() for part in parts)
+
+
+def _words(kind: Any) -> str:
+    return {str: "text", int: "a whole number", float: "a number"}[kind]

@@ -1,0 +1,46 @@
+"""What an engine is to the runtime: it loads a model, and the loaded model runs feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+class Port(NamedTuple):
+    """An input or output of a loaded model.
+
+    Attributes:
+        name: as in the model.
+        dtype: the engine's name for it, such as `tensor(float)`.
+        shape: a number for a fixed dimension, a name or None for a dynamic one.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class Runner(Protocol):
+    """A loaded model."""
+
+    def __call__(self, feeds: Feeds, *, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once; `outputs` names those wanted, None means all. Raises `EngineError`."""
+
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """The bare inference on these feeds, with nothing of ours in the time it takes."""
+
+
+class Engine(Protocol):
+    """A runtime that loads models."""
+
+    name: str
+    version: str
+
+    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
+        """Load a serialized model, or a file; raises `EngineError` where the engine refuses it."""
