@@ -9,7 +9,7 @@ Rules:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -65,12 +65,16 @@ class Context:
         target: the device that the model is meant for, or None.
         seed: seed of every random choice.
         leave: regular expressions of sites not to touch (`--leave`).
+        rows: how many samples one run of `stream` gives.
+        memo: what passes worked out on these samples and may want again; never a source of truth.
     """
 
     stream: Stream | None = None
     target: Target | None = None
     seed: int = 0
     leave: tuple[str, ...] = ()
+    rows: int = 0
+    memo: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
 
     def rng(self) -> np.random.Generator:
         """A fresh generator: equal seeds give equal streams."""

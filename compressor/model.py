@@ -1,0 +1,332 @@
+"""Models in and out of memory: load with every guard of `guard`, measure, serialize, cut.
+
+`ir.Model.clone()` shares tensors, so a candidate costs no memory; external data stay memory-mapped.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from edgepress.compressor import guard, specs
+from edgepress.compressor.errors import ModelError, OutputError, nearest
+from edgepress.compressor.specs import InputSpec, dims, input_specs
+
+__all__ = [
+    "CONTROL_FLOW",
+    "InputSpec",
+    "captured",
+    "dims",
+    "input_specs",
+    "load",
+    "parameters",
+    "prefix",
+    "save_external",
+    "serialized",
+    "size_bytes",
+    "tensor_bytes",
+    "to_bytes",
+    "to_proto",
+    "weights_bytes",
+]
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_ROOM = 16 << 20  # bytes left for the graph itself when weights are summed against the 2 GB limit
+_MUST_BE_FINITE = frozenset(
+    {
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN", "PRelu"),
+        *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"),
+        *("DequantizeLinear", "QuantizeLinear"),
+    }
+)
+
+
+def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> ir.Model:
+    """Read, check and represent a model.
+
+    Args:
+        path: an .onnx file, its external data beside it.
+        shapes: input name → full shape, which fixes dynamic dimensions.
+
+    Raises:
+        ModelError: the file cannot be read, checked or represented; the message names what and where.
+        UsageError: `shapes` does not fit the inputs.
+    """
+    file = Path(path)
+    try:
+        proto = guard.read_proto(file)
+        guard.check_external(proto, file.parent)
+        guard.check_content(proto)
+        _check_onnx(file)
+        guard.densify(proto)
+    except OSError as error:
+        raise ModelError(
+            f"{file}: {error.strerror or error}.", "Check the path and its permissions."
+        ) from error
+    try:
+        model = ir.serde.deserialize_model(proto)
+        ir.external_data.set_base_dir(model.graph, file.parent)
+    except Exception as error:  # the IR raises many kinds, each with the cause below it
+        cause = error.__cause__ or error
+        raise ModelError(f"{file}: cannot be represented: {cause}.", "Please report this model.") from error
+    _check_finite(model)
+    specs.forget_negative_dims(model)
+    if shapes:
+        specs.fix_shapes(model, shapes)
+    return model
+
+
+def _check_onnx(file: Path) -> None:
+    """Run onnx's own checker by path: it reads no weights and takes models over 2 GB."""
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        text = " ".join(str(error).split("==>")[0].split())
+        raise ModelError(f"{file}: the onnx checker refuses it: {text}", "Export the model again.") from error
+
+
+def _weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, frozenset[str]]]:
+    """Name, tensor and the operators that read it, for initializers and Constant nodes of all graphs."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.name or "", value.const_value, _readers(value)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type == "Constant" and (attribute := node.attributes.get("value")) is not None:
+            yield node.outputs[0].name or "", attribute.as_tensor(), _readers(node.outputs[0])
+
+
+def _readers(value: ir.Value) -> frozenset[str]:
+    return frozenset(use.node.op_type for use in value.uses())
+
+
+def _check_finite(model: ir.Model) -> None:
+    """Refuse NaN anywhere and infinity in weights; masks and clip bounds may be infinite.
+
+    Raises:
+        ModelError: naming the tensor.
+    """
+    for name, tensor, readers in _weights(model):
+        if not tensor.dtype.is_floating_point():
+            continue
+        try:
+            nan, infinite = guard.count_bad(tensor.numpy())
+        except (ValueError, OSError) as error:
+            raise ModelError(
+                f"Weights {name!r} cannot be read: {error}.", "Export the model again."
+            ) from error
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+        bad = nan or (infinite if readers & _MUST_BE_FINITE else 0)
+        if bad:
+            raise ModelError(
+                f"Weights {name!r}: {bad} of {tensor.size} values are {'NaN' if nan else 'infinite'}.",
+                "The training diverged or the export went wrong: such a model cannot be compressed.",
+            )
+
+
+def parameters(model: ir.Model) -> int:
+    """Weights: elements of float and of up to 32-bit integer constants, but for scales and zeros."""
+    return sum(tensor.size for tensor in _parameter_tensors(model))
+
+
+def weights_bytes(model: ir.Model) -> int:
+    """Bytes that the weights counted by `parameters` take in the file."""
+    return sum(tensor.nbytes for tensor in _parameter_tensors(model))
+
+
+def _parameter_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    left_out = {ir.DataType.INT64, ir.DataType.UINT64, ir.DataType.BOOL, ir.DataType.STRING}
+    quantizing = frozenset({"QuantizeLinear", "DequantizeLinear"})
+    grids = {
+        value.name
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if node.op_type in quantizing
+        for value in node.inputs[1:]
+        if value is not None
+    }
+    for name, tensor, _ in _weights(model):
+        if tensor.dtype not in left_out and name not in grids:
+            yield tensor
+
+
+def size_bytes(model: ir.Model) -> int:
+    """Bytes that the model takes on disk as it is, external data included."""
+    proto = to_proto(model)
+    return int(proto.ByteSize()) + sum(
+        guard.nbytes(tensor)
+        for tensor in guard.tensors(proto)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    )
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The protobuf form; external data stay external.
+
+    Each trip through the IR adds one more copy of a tensor's metadata: the copies are taken out. Names of
+    tensors in attributes mean nothing, and change when a clone, which shares the tensor, names it: they go.
+    """
+    proto = ir.serde.serialize_model(model)
+    for tensor in guard.tensors(proto):
+        if len(tensor.metadata_props) > 1:
+            entries = {entry.key: entry.value for entry in tensor.metadata_props}
+            del tensor.metadata_props[:]
+            onnx.helper.set_metadata_props(tensor, entries)
+    for graph in guard.graphs(proto):
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    attribute.t.ClearField("name")
+    return proto
+
+
+def tensor_bytes(model: ir.Model) -> int:
+    """Bytes of all tensors together, every type and every graph."""
+    return sum(tensor.nbytes for _, tensor, _ in _weights(model))
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Serialize with all weights inline; equal models give equal bytes.
+
+    Raises:
+        ModelError: over 2 GB; `serialized` takes those.
+    """
+    if tensor_bytes(model) > guard.PROTO_LIMIT - _ROOM:
+        raise ModelError(
+            f"The model holds {tensor_bytes(model)} bytes of weights; one file ends at 2 GB.",
+            "Save it with external data.",
+        )
+    data: bytes = to_proto(_inline(model)).SerializeToString(deterministic=True)
+    return data
+
+
+def _inline(model: ir.Model) -> ir.Model:
+    """The model with external tensors read into memory; itself where there are none."""
+    if not any(isinstance(tensor, ir.ExternalTensor) for _, tensor, _ in _weights(model)):
+        return model
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _in_memory(value.const_value)
+    for node in ir.traversal.RecursiveGraphIterator(copy.graph):
+        attribute = node.attributes.get("value")
+        if attribute is not None and isinstance(attribute.value, ir.ExternalTensor):
+            node.attributes["value"] = ir.AttrTensor("value", _in_memory(attribute.value))
+    return copy
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+
+def save_external(model: ir.Model, path: Path) -> None:
+    """Write a model with its weights beside it in `<name>.data`; for models over 2 GB.
+
+    Args:
+        model: is not changed.
+        path: the model file; neither it nor the data file may exist, since a model's own external data
+            would be invalidated by writing over them.
+
+    Raises:
+        OutputError: a file is in the way, or the folder cannot be written.
+    """
+    data = path.with_name(path.name + ".data")
+    for file in (path, data):
+        if file.exists():
+            raise OutputError(f"{file}: exists.", "Models with external data are written to a fresh folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ir.save(model.clone(), path, external_data=data.name)
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}.", "Choose another folder.") from error
+
+
+@contextmanager
+def serialized(model: ir.Model) -> Iterator[bytes | Path]:
+    """The model in the form that an engine loads: bytes, or over 2 GB a path in a temporary folder."""
+    if tensor_bytes(model) <= guard.PROTO_LIMIT - _ROOM:
+        yield to_bytes(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_external(model, path)
+        yield path
+
+
+def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) -> ir.Model:
+    """A model that computes just the named values; the given one is untouched and its tensors are shared.
+
+    Graph inputs and initializers may be asked for as well. Values of control-flow bodies may not.
+
+    Args:
+        model: nodes in topological order.
+        outputs: names of values of the main graph, each once.
+        inputs: values that are fed instead of computed; then only the graph inputs still needed stay, and
+            types must be known (`normalize` infers them). Without them all graph inputs stay.
+
+    Raises:
+        ModelError: a name is no value of the main graph, or nothing is asked for.
+    """
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    if unknown := [name for name in (*outputs, *inputs) if name not in values]:
+        raise ModelError(f"The model has no value {unknown[0]!r}.", nearest(unknown[0], values))
+    if not outputs:
+        raise ModelError("No value was asked for.")
+    cuts = [values[name] for name in inputs]
+    if untyped := [value.name for value in cuts if value.dtype is None]:
+        raise ModelError(f"The type of value {untyped[0]!r} is not known.", "Infer shapes first.")
+    wanted = [values[name] for name in outputs]
+    nodes, roots = _needed(model.graph, wanted, set(cuts))
+    feeds = [value for value in model.graph.inputs if value not in cuts and (not inputs or value in roots)]
+    initializers = [v for v in model.graph.initializers.values() if v in roots and v not in cuts]
+    view = ir.GraphView(
+        [*cuts, *feeds],
+        wanted,
+        nodes=[node for node in model.graph if node in nodes],
+        initializers=initializers,
+        opset_imports=model.graph.opset_imports,
+        name=model.graph.name,
+    )
+    cut = ir.Model(
+        view.clone(), ir_version=model.ir_version, functions=[f.clone() for f in model.functions.values()]
+    )
+    cut.graph.opset_imports.update(model.graph.opset_imports)
+    return cut
+
+
+def _needed(
+    graph: ir.Graph, wanted: Sequence[ir.Value], cuts: set[ir.Value]
+) -> tuple[set[ir.Node], set[ir.Value]]:
+    """The nodes that compute `wanted` from `cuts`, and the values without a producer that they read."""
+    nodes: set[ir.Node] = set()
+    roots: set[ir.Value] = set()
+    seen: set[ir.Value] = set()
+    stack = list(wanted)
+    while stack:
+        value = stack.pop()
+        if value in seen or value in cuts:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if node is None:
+            roots.add(value)
+        elif node not in nodes:
+            nodes.add(node)
+            stack.extend(read for read in node.inputs if read is not None)
+            stack.extend(captured(node, graph))
+    return nodes, roots
+
+
+def captured(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Value]:
+    """Values of `graph` that the bodies of a control-flow node read."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref() or attribute.type not in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}:
+            continue
+        bodies = [attribute.as_graph()] if attribute.type is ir.AttributeType.GRAPH else attribute.as_graphs()
+        for body in bodies:
+            reads = [value for inner in ir.traversal.RecursiveGraphIterator(body) for value in inner.inputs]
+            yield from (v for v in (*reads, *body.outputs) if v is not None and v.graph is graph)

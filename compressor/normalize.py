@@ -1,0 +1,349 @@
+"""The canonical form that every later stage relies on; a step that is not exact is rolled back.
+
+    1. inputs    weights listed among the inputs (old exporters) become constants
+    2. functions inlined
+    3. constants Constant nodes become initializers
+    4. fold      what depends on constants alone is computed, unless the file would grow
+    5. reshape   target shapes computed from the batch size become constants with one -1
+    6. identity  Identity and Dropout vanish
+    7. affine    BatchNormalization and constant Mul, Add, Sub, Div go into the layer before
+    8. unused    nodes and initializers that nothing reads vanish
+    9. names     every node gets a unique name
+   10. shapes    types and shapes of all values are inferred (a first time before step 1)
+
+Bodies of control flow and operators of unknown domains keep their meaning and are named in `left_alone`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from edgepress.compressor.fold import constant, fold_affine, taken, unique
+from edgepress.compressor.model import CONTROL_FLOW, dims
+from edgepress.compressor.passes.base import Skipped, site_name
+from edgepress.compressor.protocols import Array
+from edgepress.compressor.shapes import infer_shapes, quiet
+from onnx_ir.passes import common
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
+
+KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_SMALL = 4096
+"""Elements up to which a folded constant may be larger than what it was computed from."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of normalisation.
+
+    Attributes:
+        name: the step.
+        changed: whether it found anything to do.
+        kept: whether its result was kept.
+        why: what it did, or why it was rolled back.
+    """
+
+    name: str
+    changed: bool
+    kept: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A model in canonical form.
+
+    Attributes:
+        model: the result; the given model is untouched, tensors are shared.
+        steps: every step in order.
+        left_alone: nodes that no technique will touch, and why.
+    """
+
+    model: ir.Model
+    steps: tuple[Step, ...]
+    left_alone: tuple[Skipped, ...]
+
+
+def normalize(model: ir.Model, check: Callable[[ir.Model], bool] | None = None) -> Normalized:
+    """Bring a model into canonical form.
+
+    Args:
+        model: is not changed.
+        check: whether a model still gives the original's outputs on samples; without it steps are trusted.
+            See `same_outputs`.
+    """
+    refused: dict[str, str] = {}
+    actions: dict[str, Callable[[ir.Model], str]] = {
+        "inputs": _inputs,
+        "functions": _functions,
+        "constants": _constants,
+        "fold": _fold,
+        "reshape": _reshape,
+        "identity": _identity,
+        "affine": lambda candidate: _affine(candidate, refused),
+        "unused": _unused,
+        "names": _names,
+        "shapes": lambda candidate: "inferred" if infer_shapes(candidate) else "",
+    }
+    current, steps = model.clone(), []
+    infer_shapes(current)  # steps ask for ranks and types; what they change is inferred again at the end
+    for name, action in actions.items():
+        candidate = current.clone()
+        step = _attempt(name, action, current, candidate, check)
+        steps.append(step)
+        if step.kept:
+            current = candidate
+    return Normalized(current, tuple(steps), _left_alone(current, refused))
+
+
+def _attempt(
+    name: str,
+    action: Callable[[ir.Model], str],
+    before: ir.Model,
+    after: ir.Model,
+    check: Callable[[ir.Model], bool] | None,
+) -> Step:
+    """Run one step on `after`, a clone of `before`, and judge it."""
+    try:
+        with quiet("onnx_ir", "onnxscript"):
+            done = action(after)
+    except Exception as error:  # a library's optimizer may stumble over any model; the step is optional
+        return Step(name, changed=False, kept=False, why=f"rolled back: {type(error).__name__}: {error}")
+    if not done:
+        return Step(name, changed=False, kept=False, why="nothing to do")
+    if difference := interface_difference(before, after):
+        return Step(name, changed=True, kept=False, why=f"rolled back: {difference}")
+    if check is not None and not check(after):
+        return Step(name, changed=True, kept=False, why="rolled back: the outputs differ on the samples")
+    return Step(name, changed=True, kept=True, why=done)
+
+
+def interface_difference(one: ir.Model, other: ir.Model) -> str:
+    """How inputs and outputs of two models differ in name, type or shape; empty where they do not."""
+    for kind, left, right in (
+        ("inputs", _fed(one), _fed(other)),
+        ("outputs", one.graph.outputs, other.graph.outputs),
+    ):
+        if [value.name for value in left] != [value.name for value in right]:
+            return f"{kind} are {[v.name for v in right]} instead of {[v.name for v in left]}"
+        for old, new in zip(left, right, strict=True):
+            if old.dtype is not None and old.dtype != new.dtype:
+                return f"{old.name!r} is {new.dtype} instead of {old.dtype}"
+            if old.shape is not None and dims(old) != dims(new):
+                return f"{old.name!r} has shape {dims(new)} instead of {dims(old)}"
+    return ""
+
+
+def _fed(model: ir.Model) -> list[ir.Value]:
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
+def same_outputs(expected: Mapping[str, Array], got: Mapping[str, Array], tolerance: float) -> bool:
+    """Whether outputs agree.
+
+    Args:
+        expected: output name → array.
+        got: the same of the other model.
+        tolerance: largest difference, as a share of the largest magnitude of that output.
+    """
+    if expected.keys() != got.keys():
+        return False
+    for name, array in expected.items():
+        other = got[name]
+        if array.shape != other.shape or array.dtype != other.dtype:
+            return False
+        if array.dtype.kind not in "fV":
+            if not np.array_equal(array, other):
+                return False
+            continue
+        wide, new = array.astype(np.float64), other.astype(np.float64)
+        finite = np.isfinite(wide)
+        if not np.array_equal(wide[~finite], new[~finite], equal_nan=True):
+            return False
+        bound = tolerance * max(float(np.abs(wide[finite]).max(initial=0.0)), 1e-30)
+        if not (np.abs(wide[finite] - new[finite]) <= bound).all():
+            return False
+    return True
+
+
+def _inputs(model: ir.Model) -> str:
+    listed = [value for value in model.graph.inputs if value.is_initializer()]
+    older = model.ir_version < 4  # where every initializer had to be an input
+    for value in listed:
+        model.graph.inputs.remove(value)
+    model.ir_version = max(model.ir_version, 4)
+    if older:
+        return f"{len(listed)} weights were inputs; IR version raised to 4"
+    return f"{len(listed)} weights were inputs" if listed else ""
+
+
+def _functions(model: ir.Model) -> str:
+    count = len(model.functions)
+    if count:
+        common.InlinePass()(model)
+        model.functions.clear()
+        infer_shapes(model)
+    return f"{count} functions inlined" if count else ""
+
+
+def _constants(model: ir.Model) -> str:
+    before = _nodes(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return f"{before - _nodes(model)} Constant nodes lifted" if _nodes(model) != before else ""
+
+
+def _nodes(model: ir.Model) -> int:
+    return sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def _fold(model: ir.Model) -> str:
+    infer_shapes(model)
+    kinds = {
+        name: value.dtype
+        for name, value in ir.convenience.create_value_mapping(model.graph).items()
+        if value.dtype is not None
+    }
+    before, modified = _nodes(model), False
+    for _ in range(3):
+        fold = FoldConstantsPass(
+            shape_inference=True, input_size_limit=2**62, output_size_limit=_SMALL, should_fold=_may_fold
+        )
+        once = bool(fold(model).modified)
+        common.RemoveUnusedNodesPass()(model)
+        modified |= once
+        if not once:
+            break
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            _restore_dtype(value, kinds.get(name))
+    return f"{before - _nodes(model)} nodes computed or dropped" if modified else ""
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """False where folding would undo a compact weight (8 bits behind a Cast), True for small fills."""
+    tensors = [
+        value.const_value for value in node.inputs if value is not None and value.const_value is not None
+    ]
+    if node.op_type == "ConstantOfShape" and tensors:
+        return bool(np.prod(tensors[0].numpy(), dtype=np.float64) <= _SMALL) or None
+    largest = max(tensors, key=lambda tensor: tensor.size, default=None)
+    kind = node.outputs[0].dtype
+    if (
+        largest is None
+        or largest.size <= _SMALL
+        or kind is None
+        or ir.DataType.STRING in {kind, largest.dtype}
+    ):
+        return None
+    return False if kind.bitwidth > largest.dtype.bitwidth else None
+
+
+def _restore_dtype(value: ir.Value, kind: ir.DataType | None) -> None:
+    """The evaluator computes with numpy, which widens some types; the graph says which one is right."""
+    tensor = value.const_value
+    if tensor is None or kind is None or tensor.dtype == kind:
+        return
+    array = tensor.numpy().astype(kind.numpy())
+    value.const_value = ir.Tensor(array, dtype=kind, name=value.name)
+    value.dtype = kind
+
+
+def _reshape(model: ir.Model) -> str:
+    """A target shape with one computed dimension: the number of elements leaves it no choice, so -1."""
+    count, names = 0, taken(model)
+    for node in model.graph:
+        target = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
+        concat = target.producer() if target is not None else None
+        if target is None or concat is None or concat.op_type != "Concat" or concat.graph is not model.graph:
+            continue
+        sizes: list[int] = []
+        for part in concat.inputs:
+            known = constant(part)
+            if known is not None and known.ndim == 1:
+                sizes.extend(int(size) for size in known)
+            else:
+                sizes.extend([-1] if part is not None and dims(part) == (1,) else [0])
+        if sizes.count(-1) != 1 or 0 in sizes:
+            continue
+        name = unique(f"{target.name}_constant", names)
+        value = ir.Value(name=name, shape=ir.Shape([len(sizes)]), type=ir.TensorType(ir.DataType.INT64))
+        value.const_value = ir.tensor(sizes, dtype=ir.DataType.INT64, name=name)
+        model.graph.register_initializer(value)
+        node.replace_input_with(1, value)
+        count += 1
+    if count:
+        common.RemoveUnusedNodesPass()(model)
+    return f"{count} target shapes made constant" if count else ""
+
+
+def _identity(model: ir.Model) -> str:
+    count = 0
+    for node in list(model.graph):
+        source = _passed_on(node)
+        if source is None:
+            continue
+        result = node.outputs[0]
+        if result.is_graph_output():
+            producer = source.producer()
+            if producer is None or producer.graph is not model.graph or source.is_graph_output():
+                continue
+            name, shape, kind = result.name, result.shape, result.type
+            ir.convenience.replace_all_uses_with(result, source, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+            source.name, source.shape, source.type = name, shape, kind
+        else:
+            ir.convenience.replace_all_uses_with(result, source)
+            model.graph.remove(node, safe=True)
+        count += 1
+    return f"{count} Identity or Dropout nodes dropped" if count else ""
+
+
+def _passed_on(node: ir.Node) -> ir.Value | None:
+    """The operand that a node hands on unchanged at inference, or None."""
+    if node.domain not in {"", "ai.onnx"} or node.op_type not in {"Identity", "Dropout"}:
+        return None
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return None
+    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        mode = constant(node.inputs[2])
+        if mode is None or mode.any():
+            return None
+    return node.inputs[0]
+
+
+def _affine(model: ir.Model, refused: dict[str, str]) -> str:
+    folded = fold_affine(model)
+    refused.clear()
+    refused.update(folded.refused)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(folded.count.items()))
+
+
+def _unused(model: ir.Model) -> str:
+    before = _nodes(model), len(model.graph.initializers)
+    common.RemoveUnusedNodesPass()(model)
+    nodes, weights = before[0] - _nodes(model), before[1] - len(model.graph.initializers)
+    return f"{nodes} nodes and {weights} initializers dropped" if nodes or weights else ""
+
+
+def _names(model: ir.Model) -> str:
+    names: set[str] = set()
+    count = 0
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        name = unique(site_name(node), names)
+        count += name != node.name
+        node.name = name
+    return f"{count} nodes named" if count else ""
+
+
+def _left_alone(model: ir.Model, refused: Mapping[str, str]) -> tuple[Skipped, ...]:
+    skipped = []
+    for node in model.graph:
+        site = site_name(node)
+        if node.domain not in KNOWN_DOMAINS:
+            skipped.append(Skipped(site, f"{node.op_type} is of the unknown domain {node.domain!r}"))
+        elif node.op_type in CONTROL_FLOW:
+            skipped.append(Skipped(site, f"control flow ({node.op_type}): its bodies are left alone"))
+        elif node.op_type == "BatchNormalization":
+            why = refused.get(site, "it could not be folded")
+            skipped.append(Skipped(site, f"BatchNormalization stays: {why}"))
+    return tuple(skipped)
