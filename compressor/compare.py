@@ -1,0 +1,111 @@
+"""Values of rows: pure functions of an output and the truth, one number a row.
+
+NaN and infinity in an output are a broken model: wrong, infinite loss, fidelity 0.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from edgepress.compressor.protocols import Array, Matrix
+
+Flags = npt.NDArray[np.bool_]
+
+
+def finite_rows(values: Array) -> Flags:
+    """Which rows of [n, ...] have no NaN or infinity; [n]."""
+    if values.dtype.kind in "biu":
+        return np.ones(len(values), np.bool_)
+    finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
+    return np.asarray(finite.all(axis=1), np.bool_)
+
+
+def choice(values: Array, axis: int | None, threshold: float) -> Array:
+    """The class that an output chooses.
+
+    Args:
+        values: scores with the classes on `axis`; without an axis one score a position; or integers: classes.
+        axis: of the classes, or None.
+        threshold: above it a single score means class 1.
+
+    Returns:
+        Class numbers, of the shape of `values` without `axis`.
+    """
+    if values.dtype.kind in "biu":
+        return values
+    return (values > threshold).astype(np.int64) if axis is None else np.argmax(values, axis)
+
+
+def hits(output: Array, labels: Array, axis: int | None, threshold: float, top: int) -> Matrix:
+    """Whether the label is among the `top` largest scores; equal scores count in their order, as argmax does.
+
+    Args:
+        output: [n, ...] scores, with the classes on `axis`; or see `choice`.
+        labels: the shape of `output` without `axis` (or as many numbers); outside 0 … classes − 1: not
+            counted.
+        axis: of the classes, or None.
+        threshold: see `choice`.
+        top: 1 or more.
+
+    Returns:
+        [n]: 0 or 1; for maps the share of positions.
+    """
+    if axis is None or output.dtype.kind in "biu":
+        chosen = choice(output, None, threshold)
+        return _means(chosen == labels.reshape(chosen.shape), finite_rows(output))
+    scores = np.moveaxis(output, axis, -1)  # [n, ..., classes]
+    classes = scores.shape[-1]
+    counted = (labels >= 0) & (labels < classes)
+    wanted = np.where(counted, labels, 0).astype(np.int64)[..., np.newaxis]
+    score = np.take_along_axis(scores, wanted, -1)
+    before = (scores > score) | ((scores == score) & (np.arange(classes) < wanted))
+    return _means(before.sum(axis=-1) < top, finite_rows(output), counted)
+
+
+def agreement(output: Array, original: Array, axis: int | None, threshold: float) -> Matrix:
+    """Whether two outputs [n, ...] choose the same class; [n], for maps the share of positions."""
+    same = choice(output, axis, threshold) == choice(original, axis, threshold)
+    return _means(same, finite_rows(output))
+
+
+def squared_error(output: Array, target: Array) -> Matrix:
+    """Mean over each row of (output − target)²; [n, ...] with as many numbers a row → [n]."""
+    return _row_loss(np.square(_difference(output, target)))
+
+
+def absolute_error(output: Array, target: Array) -> Matrix:
+    """Mean over each row of |output − target|; [n, ...] with as many numbers a row → [n]."""
+    return _row_loss(np.abs(_difference(output, target)))
+
+
+def fidelity(output: Array, original: Array) -> Matrix:
+    """1 − ‖output − original‖₂ / ‖original‖₂ a row, at least 0; [n, ...] → [n].
+
+    A row of zeros in the original is 1 where the output is zero as well, else 0.
+    """
+    away = np.sqrt(np.nan_to_num(_row_loss(np.square(_difference(output, original))), nan=np.inf))
+    size = np.sqrt(_row_loss(np.square(_difference(original, np.zeros_like(original)))))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(away == 0, 0.0, away / size)
+    return np.asarray(np.clip(1 - np.nan_to_num(relative, nan=np.inf), 0.0, 1.0), np.float64)
+
+
+def _difference(output: Array, target: Array) -> Matrix:
+    rows = len(output)
+    with np.errstate(invalid="ignore"):
+        difference: Matrix = output.reshape(rows, -1).astype(np.float64) - target.reshape(rows, -1)
+    return difference
+
+
+def _row_loss(losses: Matrix) -> Matrix:
+    means = np.asarray(losses.mean(axis=1), np.float64)
+    return np.where(np.isnan(means), np.inf, means)
+
+
+def _means(right: Array, usable: Flags, counted: Array | None = None) -> Matrix:
+    """Share of right positions a row; a row with no counted position has nothing wrong: 1."""
+    rows = len(right)
+    right = right.reshape(rows, -1)
+    weights = np.ones(right.shape) if counted is None else counted.reshape(rows, -1).astype(np.float64)
+    total = weights.sum(axis=1)
+    share = np.where(total > 0, (right * weights).sum(axis=1) / np.maximum(total, 1), 1.0)
+    return np.asarray(np.where(usable, share, 0.0), np.float64)

@@ -1,0 +1,250 @@
+"""Row by row: what a metric is, and how a model's rows are valued by some.
+
+Values are paired: the same row of two models can be compared, which is what intervals need.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgepress.compressor.data import Batch
+from edgepress.compressor.errors import MetricError, nearest
+from edgepress.compressor.protocols import Array, Matrix, Runner
+
+Outputs = Mapping[str, Array]
+
+
+class Metric(Protocol):
+    """How good a model is, row by row."""
+
+    @property
+    def name(self) -> str:
+        """As the user writes it."""
+
+    @property
+    def unit(self) -> str:
+        """Of the score: `%`, `dB`, or empty."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it wants all rows at once, and gives one value for them."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """False for losses."""
+
+    @property
+    def scale(self) -> float | None:
+        """The score is `scale` times the mean of the values; None where it is not a mean."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares with the original model's outputs."""
+
+    @property
+    def target_input(self) -> str | None:
+        """The input that is its own target (reconstruction), in place of labels; None otherwise."""
+
+    def per_row(self, outputs: Outputs, labels: Array | None, reference: Outputs | None) -> Matrix:
+        """Values [n] of n rows; [1] where `whole`.
+
+        Args:
+            outputs: output name → [n, ...].
+            labels: [n] or [n, ...], or the input that is the target.
+            reference: the original model's outputs for the same rows, where needed.
+
+        Raises:
+            MetricError: where labels or outputs do not fit, or the user's function fails.
+        """
+
+    def finish(self, values: Matrix) -> float:
+        """The score of values [n], in `unit`."""
+
+
+Values = Callable[[Array, Array], Matrix]
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in metric, settled on one output.
+
+    Attributes:
+        name: as the user writes it.
+        output: the output that it reads.
+        compare: (output [n, ...], truth [n, ...]) → values [n].
+        unit: of the score.
+        higher_is_better: False for losses.
+        scale: of the mean, or None for psnr.
+        needs_reference: whether the truth is the original's output.
+        target_input: the input that is the truth, or None.
+        peak: largest target value, for psnr.
+        whole: False: all are row by row.
+    """
+
+    name: str
+    output: str
+    compare: Values = field(repr=False)
+    unit: str = ""
+    higher_is_better: bool = True
+    scale: float | None = 1.0
+    needs_reference: bool = False
+    target_input: str | None = None
+    peak: float = 1.0
+    whole: bool = False
+
+    def per_row(self, outputs: Outputs, labels: Array | None, reference: Outputs | None) -> Matrix:
+        """See `Metric`."""
+        output = self._output(outputs)
+        truth = (None if reference is None else self._output(reference)) if self.needs_reference else labels
+        if truth is None:
+            what = "the original's outputs" if self.needs_reference else "labels"
+            raise MetricError(
+                f"metric {self.name} needs {what}", "Without labels, use agreement or fidelity."
+            )
+        if len(truth) != len(output):
+            raise MetricError(
+                f"metric {self.name}: output {self.output!r} has {len(output)} rows for {len(truth)} of data",
+                "Score it with module:function, whole = True.",
+            )
+        return self.compare(output, truth)
+
+    def finish(self, values: Matrix) -> float:
+        """See `Metric`."""
+        mean = float(np.mean(values))
+        if self.scale is not None:
+            return self.scale * mean
+        with np.errstate(divide="ignore"):
+            return float(10 * np.log10(np.float64(self.peak) ** 2 / np.float64(mean)))
+
+    def _output(self, outputs: Outputs) -> Array:
+        if self.output not in outputs:
+            raise MetricError(f"no output {self.output!r}", nearest(self.output, outputs))
+        return outputs[self.output]
+
+
+@dataclass(frozen=True)
+class UserMetric:
+    """The user's function: (outputs by name, labels) → one value a row, or one for all where `whole`.
+
+    Attributes:
+        name: `module:function`.
+        function: the function; its attributes `whole`, `higher_is_better` and `unit` are honoured.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    needs_reference: bool = False
+    target_input: str | None = None
+    scale: float | None = 1.0
+
+    @property
+    def whole(self) -> bool:
+        """The function's attribute `whole`, or False."""
+        return bool(getattr(self.function, "whole", False))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The function's attribute `higher_is_better`, or True."""
+        return bool(getattr(self.function, "higher_is_better", True))
+
+    @property
+    def unit(self) -> str:
+        """The function's attribute `unit`, or empty."""
+        return str(getattr(self.function, "unit", ""))
+
+    def per_row(self, outputs: Outputs, labels: Array | None, reference: Outputs | None) -> Matrix:
+        """See `Metric`."""
+        try:
+            values = np.asarray(self.function(dict(outputs), labels), np.float64)
+        except Exception as error:
+            raise MetricError(
+                f"metric {self.name} raised {type(error).__name__}: {error}",
+                "It is called with (dict of outputs, labels or None); --debug shows where it failed.",
+            ) from error
+        if self.whole:
+            values = values.reshape(-1)
+        rows = len(labels) if labels is not None else max(len(v) if v.ndim else 1 for v in outputs.values())
+        wanted = 1 if self.whole else rows
+        if values.shape != (wanted,):
+            raise MetricError(
+                f"metric {self.name} gave shape {list(values.shape)} for {rows} rows, wanted [{wanted}]",
+                "Give one value a row; or set `whole = True` on the function, and give one for all.",
+            )
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise MetricError(f"metric {self.name} gave {values[row]} (value {row} of a batch)")
+        return values
+
+    def finish(self, values: Matrix) -> float:
+        """The mean."""
+        return float(np.mean(values))
+
+
+def score_rows(
+    metric: Metric, run: Runner, batches: Iterable[Batch], reference: Callable[[Batch], Outputs] | None = None
+) -> Matrix:
+    """`score_all` of one metric."""
+    return score_all([metric], run, batches, reference)[0]
+
+
+def score_all(
+    metrics: Sequence[Metric],
+    run: Runner,
+    batches: Iterable[Batch],
+    reference: Callable[[Batch], Outputs] | None = None,
+) -> list[Matrix]:
+    """Run a model once over batches and value every row by each metric.
+
+    One batch is in memory at a time, but for a metric that is `whole`: that keeps all outputs.
+
+    Args:
+        metrics: settled by `resolve_metric`.
+        run: the model.
+        batches: of the dataset.
+        reference: the original model's outputs of a batch, where a metric needs them.
+
+    Returns:
+        For each metric its values [rows], in the order of the batches; [1] where it is `whole`.
+
+    Raises:
+        MetricError: where a metric fails or there was no batch.
+        DataError: from reading.
+        DeviceError: from running.
+    """
+    values: list[list[Matrix]] = [[] for _ in metrics]
+    kept: list[tuple[Outputs, Batch]] = []
+    for batch in batches:
+        outputs = cut(run(batch.feeds), batch)
+        compared = reference is not None and any(metric.needs_reference for metric in metrics)
+        original = cut(reference(batch), batch) if reference is not None and compared else None
+        for metric, found in zip(metrics, values, strict=True):
+            if not metric.whole:
+                found.append(metric.per_row(outputs, _truth(metric, batch), original))
+        if any(metric.whole for metric in metrics):
+            kept.append((outputs, replace(batch, feeds={})))
+    for metric, found in zip(metrics, values, strict=True):
+        if metric.whole and kept:
+            together = {name: np.concatenate([outputs[name] for outputs, _ in kept]) for name in kept[0][0]}
+            labels = [batch.labels for _, batch in kept if batch.labels is not None]
+            found.append(metric.per_row(together, np.concatenate(labels) if labels else None, None))
+        if not found:
+            raise MetricError(f"metric {metric.name}: there were no rows to score", "Give samples.")
+    return [np.concatenate(found) for found in values]
+
+
+def _truth(metric: Metric, batch: Batch) -> Array | None:
+    return (
+        batch.labels if metric.target_input is None else batch.feeds[metric.target_input][: len(batch.rows)]
+    )
+
+
+def cut(outputs: Outputs, batch: Batch) -> dict[str, Array]:
+    """Outputs without the rows that only fill a fixed batch."""
+    rows, fed = len(batch.rows), len(next(iter(batch.feeds.values())))
+    if rows == fed:
+        return dict(outputs)
+    return {
+        name: value[:rows] if value.ndim and len(value) == fed else value for name, value in outputs.items()
+    }
