@@ -1,0 +1,80 @@
+"""Where compressor, runtime and devices meet: engines, clocks and profiles as the compressor wants them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgepress.compressor.errors import DeviceError, UsageError, nearest
+from edgepress.compressor.protocols import Array, Feeds, Latency, Runner
+from edgepress.compressor.session import Host
+from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
+from edgepress.runtime.engines.ort import OrtEngine
+from edgepress.runtime.measure import measure
+from edgepress.runtime.memory import memory_peak_bytes
+from edgepress.runtime.record import EngineError
+
+
+class CheckedEngine:
+    """onnxruntime, its errors told as the compressor's.
+
+    Attributes:
+        name: the engine's name.
+        version: its release.
+    """
+
+    def __init__(self) -> None:
+        self._engine = OrtEngine()
+        self.name, self.version = self._engine.name, self._engine.version
+
+    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
+        """Load a model; raises `DeviceError` where the engine refuses it."""
+        try:
+            runner = self._engine.load(model, threads)
+        except EngineError as error:
+            raise DeviceError(str(error), getattr(error, "hint", "")) from error
+
+        def run(feeds: Feeds) -> dict[str, Array]:
+            try:
+                return runner(feeds)
+            except EngineError as error:
+                raise DeviceError(str(error), getattr(error, "hint", "")) from error
+
+        return run
+
+
+def find_target(name: str) -> DeviceSpec:
+    """A device profile by name or path; raises `UsageError` for unknown or damaged ones."""
+    try:
+        return load_profile(name)
+    except ProfileError as error:
+        raise UsageError(str(error), nearest(name, error.known) if error.known else "") from error
+
+
+def make_host(
+    target: str, threads: int, seed: int, seconds: float, progress: Callable[[str, float, str], None]
+) -> Host:
+    """Everything that a session needs from this machine.
+
+    Args:
+        target: profile name or path.
+        threads: threads of the engine.
+        seed: of the order of timing rounds.
+        seconds: time limit of one timing.
+        progress: told what goes on.
+    """
+    spec = find_target(target)
+
+    def stopwatch(models: Sequence[bytes | Path], feeds: Feeds) -> list[Latency]:
+        try:
+            found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=seconds)
+        except EngineError as error:
+            raise DeviceError(str(error), getattr(error, "hint", "")) from error
+        return [Latency(m.median_ns, m.ci95_ns, tuple(m.samples_ns)) for m in found]
+
+    def memory(model: bytes, feeds: Feeds) -> int:
+        try:
+            return memory_peak_bytes(model, feeds, threads=threads)
+        except EngineError as error:
+            raise DeviceError(str(error), getattr(error, "hint", "")) from error
+
+    measured = is_host(spec)
+    return Host(CheckedEngine(), spec, stopwatch if measured else None, memory, progress)

@@ -1,0 +1,217 @@
+r"""Second moments, ridge regression and backward elimination: what is removed is put back as well as can be.
+
+With X [rows, in] and Y [rows, out], everything here needs only means and second moments, so it streams:
+
+    G = E[(x − x̄)(x − x̄)ᵀ]          [in, in]
+    C = E[(x − x̄)(y − ȳ)ᵀ]          [in, out]
+    ridge:        W = W₀ + (G + λI)⁻¹ (C − G W₀)         towards the old weights W₀, not towards zero
+    elimination:  removing the columns B costs  tr(W_Bᵀ ([G⁻¹]_BB)⁻¹ W_B)   once the others are refitted
+                  (Hassibi & Stork 1993, optimal brain surgeon, for blocks).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.linalg
+
+from edgepress.compressor.protocols import Array, Matrix
+
+
+@dataclass
+class Moments:
+    """Running sums of X and Y, in float64.
+
+    Attributes:
+        rows: how many rows were seen.
+    """
+
+    inputs: int
+    outputs: int
+    rows: int = 0
+    x_sum: Matrix = field(init=False)
+    y_sum: Matrix = field(init=False)
+    xx: Matrix = field(init=False)
+    xy: Matrix = field(init=False)
+    yy: Matrix = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.x_sum, self.y_sum = np.zeros(self.inputs), np.zeros(self.outputs)
+        self.xx, self.xy = np.zeros((self.inputs, self.inputs)), np.zeros((self.inputs, self.outputs))
+        self.yy = np.zeros((self.outputs, self.outputs))
+
+    def update(self, x: Array, y: Array) -> None:
+        """Add rows X [rows, in] and Y [rows, out]."""
+        self.rows += len(x)
+        self.x_sum += x.sum(0, dtype=np.float64)
+        self.y_sum += y.sum(0, dtype=np.float64)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+        self.yy += y.T @ y
+
+    def part(self, inputs: Array, outputs: Array) -> "Moments":
+        """The moments of some inputs and outputs; each argument is a mask or indices."""
+        xx, yy = self.xx[inputs][:, inputs], self.yy[outputs][:, outputs]
+        some = Moments(len(xx), len(yy), self.rows)
+        some.x_sum, some.y_sum = self.x_sum[inputs], self.y_sum[outputs]
+        some.xx, some.xy, some.yy = xx, self.xy[inputs][:, outputs], yy
+        return some
+
+    def about_zero(self) -> None:
+        """Forget the means: for a site without a bias that could take them up."""
+        self.x_sum[:], self.y_sum[:] = 0.0, 0.0
+
+    def __add__(self, other: "Moments") -> "Moments":
+        total = Moments(self.inputs, self.outputs, self.rows + other.rows)
+        for name in ("x_sum", "y_sum", "xx", "xy", "yy"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        return total
+
+    def centred(self) -> tuple[Matrix, Matrix, Matrix]:
+        """G [in, in], C [in, out] and S [out, out], the covariances of X, of X with Y, and of Y."""
+        n = max(self.rows, 1)
+        mx, my = self.x_sum / n, self.y_sum / n
+        return self.xx / n - np.outer(mx, mx), self.xy / n - np.outer(mx, my), self.yy / n - np.outer(my, my)
+
+    def bias_for(self, weights: Matrix) -> Matrix:
+        """The bias [out] that makes the mean of X W equal that of Y; W is [in, out]."""
+        n = max(self.rows, 1)
+        bias: Matrix = self.y_sum / n - (self.x_sum / n) @ weights
+        return bias
+
+    def error(self, weights: Matrix, bias: Matrix) -> float:
+        """Mean of |x W + b − y|² over the rows."""
+        n = max(self.rows, 1)
+        mx, my = self.x_sum / n, self.y_sum / n
+        xx, xy = self.xx / n, self.xy / n
+        quadratic = float(np.einsum("io,io->", weights, xx @ weights)) - 2 * float(
+            np.einsum("io,io->", weights, xy)
+        )
+        linear = 2 * float((mx @ weights) @ bias) - 2 * float(my @ bias) + float(bias @ bias)
+        return quadratic + linear + float(np.trace(self.yy)) / n
+
+
+STRENGTHS: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridge strengths, in units of the mean variance of an input."""
+
+
+def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:
+    """Ridge regression of Y on X towards `old`, its strength chosen on held-out moments.
+
+    Args:
+        fit: moments of most rows.
+        held: moments of the others.
+        old: W₀ [in, out].
+
+    Returns:
+        W [in, out] and b [out] fitted to all rows; `old` with a corrected bias where no strength beats it.
+    """
+    total = fit + held
+    scale = float(np.trace(fit.xx)) / max(fit.rows, 1) / max(fit.inputs, 1) or 1.0
+    best, strength = held.error(old, fit.bias_for(old)), np.inf
+    gram, cross, _ = fit.centred()
+    residual = cross - gram @ old
+    for candidate in STRENGTHS:
+        weights = old + _ridge(gram, residual, candidate * scale)
+        error = held.error(weights, fit.bias_for(weights))
+        if error < best:
+            best, strength = error, candidate
+    if not np.isfinite(strength):
+        return old, total.bias_for(old)
+    gram, cross, _ = total.centred()
+    weights = old + _ridge(gram, cross - gram @ old, strength * scale)
+    return weights, total.bias_for(weights)
+
+
+def _ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
+    """(G + strength · I)⁻¹ right, with G positive semidefinite up to rounding."""
+    loaded = gram.copy()
+    loaded[np.diag_indices_from(loaded)] += strength + 1e-12
+    solved: Matrix = scipy.linalg.cho_solve(
+        scipy.linalg.cho_factor(loaded, lower=True, overwrite_a=True, check_finite=False),
+        right,
+        check_finite=False,
+    )
+    return solved
+
+
+@dataclass
+class Consumer:
+    """One reader of the units that elimination may remove.
+
+    Attributes:
+        gram: G [in, in] of its inputs.
+        weights: W [in, out].
+        unit_of: for each input column the unit it belongs to, −1 where it belongs to none.
+        weight: factor of its damage in the sum (one over the variance of its output, times its sensitivity).
+        ridge: added to the diagonal of G.
+    """
+
+    gram: Matrix
+    weights: Matrix
+    unit_of: Array
+    weight: float
+    ridge: float
+
+    def __post_init__(self) -> None:
+        self.inverse: Matrix = _ridge(self.gram, np.eye(len(self.gram)), self.ridge)
+        self.current: Matrix = self.weights.astype(np.float64)
+        self.columns: Array = np.asarray(self.unit_of)
+
+    def damages(self, units: Array) -> Matrix:
+        """Damage [units] of removing each unit alone, the other columns refitted."""
+        order = np.argsort(self.columns, kind="stable")
+        starts = np.searchsorted(self.columns[order], units)
+        ends = np.searchsorted(self.columns[order], units, side="right")
+        result = np.zeros(len(units))
+        for size in np.unique(ends - starts):
+            if not size:
+                continue
+            group = np.flatnonzero(ends - starts == size)
+            index = order[starts[group][:, None] + np.arange(size)]  # (units, block)
+            block = self.inverse[index[:, :, None], index[:, None, :]]  # (units, block, block)
+            w = self.current[index]  # (units, block, out)
+            result[group] = np.einsum("ubo,ubo->u", w, np.linalg.solve(block, w))
+        return self.weight * np.maximum(result, 0.0)
+
+    def remove(self, units: Array) -> None:
+        """Remove these units' columns and refit the others."""
+        gone = np.isin(self.columns, units)
+        if not gone.any():
+            return
+        kept = ~gone
+        across = self.inverse[np.ix_(kept, gone)]
+        solved = np.linalg.solve(self.inverse[np.ix_(gone, gone)], np.hstack([across.T, self.current[gone]]))
+        self.current = self.current[kept] - across @ solved[:, kept.sum() :]
+        self.inverse = self.inverse[np.ix_(kept, kept)] - across @ solved[:, : kept.sum()]
+        self.columns = self.columns[kept]
+
+
+def eliminate(consumers: Sequence[Consumer], units: int, steps: int = 32) -> tuple[Array, Matrix]:
+    """Backward elimination: the order in which units hurt least, and what it costs.
+
+    At each step the unit with the least damage goes; where there are many units, a few at a time, so that the
+    work stays O(steps · in²) rather than O(units · in²).
+
+    Args:
+        consumers: readers of the units; they are used up.
+        units: how many there are.
+        steps: one in so many of the units left goes at each step.
+
+    Returns:
+        order [units], first to go first, and damage [units + 1]: the sum so far after k removals.
+    """
+    alive = np.arange(units)
+    order: list[int] = []
+    damage = [0.0]
+    while len(alive):
+        each = sum((c.damages(alive) for c in consumers), np.zeros(len(alive)))
+        batch = max(1, len(alive) // steps)
+        chosen = np.argsort(each, kind="stable")[:batch]
+        for pick in chosen:
+            damage.append(damage[-1] + float(each[pick]))
+        order += [int(alive[i]) for i in chosen]
+        for consumer in consumers:
+            consumer.remove(alive[chosen])
+        alive = np.delete(alive, chosen)
+    return np.asarray(order, dtype=np.int64), np.asarray(damage)

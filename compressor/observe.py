@@ -1,0 +1,154 @@
+"""What flows through a net: values, shapes and moments, streamed batch by batch in bounded memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.model import prefix, to_bytes
+from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.passes.base import Context
+from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
+from edgepress.compressor.sites import Site, sampled_rows
+
+ROWS_OF_MOMENTS = 12_000
+"""Rows of X (samples × positions) that second moments are taken from; more change little (FINDINGS)."""
+
+HELD_EVERY = 5
+"""Every fifth sample is held out where a ridge strength is chosen."""
+
+TARGET_BYTES = 8 << 20
+"""The original's outputs at a site are remembered where they are smaller than this."""
+
+KEPT = "edgepress.kept"
+"""Key of `ir.Value.meta`: which channels of the original's value of the same name this value still has."""
+
+
+def kept_channels(value: ir.Value, count: int) -> Array:
+    """Indices of the original's channels that a value with `count` channels has."""
+    kept = value.meta.get(KEPT)
+    return np.arange(count) if kept is None else np.asarray(kept)
+
+
+@dataclass(frozen=True)
+class Streamer:
+    """Runs the current and the original model side by side on calibration batches; fits `passes.base.Stream`.
+
+    Attributes:
+        engine: loads models.
+        original: the normalised original.
+        batches: a fresh iterator over the batches of feeds at each call.
+        threads: threads of the engine.
+        runners: loaded prefixes of the original, by the values they give; they never change.
+    """
+
+    engine: Engine
+    original: ir.Model
+    batches: Callable[[], Iterator[Feeds]]
+    threads: int = 1
+    runners: dict[tuple[str, ...], Runner] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(
+        self, model: ir.Model, values: Sequence[str], original: Sequence[str] = ()
+    ) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+        """Yield (values of `model`, values of the original) for each batch."""
+        names, paired = tuple(dict.fromkeys(values)), tuple(dict.fromkeys(original))
+        now = self._runner(model, names) if names else None
+        then = self._original(paired) if paired else None
+        for feeds in self.batches():
+            yield (now(feeds) if now else {}), (then(feeds) if then else {})
+
+    def _runner(self, model: ir.Model, names: tuple[str, ...]) -> Runner:
+        return self.engine.load(to_bytes(prefix(model, names)), self.threads)
+
+    def _original(self, names: tuple[str, ...]) -> Runner:
+        if names not in self.runners:
+            if len(self.runners) >= 64:
+                self.runners.clear()
+            self.runners[names] = self._runner(self.original, names)
+        return self.runners[names]
+
+
+def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
+    """`site_moments` of the uncompressed model, unpaired; the last few are remembered in the context."""
+    key = ("moments", site.name)
+    if key not in context.memo:
+        remembered = [k for k in context.memo if isinstance(k, tuple) and k[0] == "moments"]
+        for old in remembered[: max(0, len(remembered) - 3)]:
+            del context.memo[old]
+        context.memo[key] = site_moments(model, site, context)
+    found = context.memo[key]
+    if not isinstance(found, tuple):
+        raise TypeError(f"{key} is taken")
+    return found
+
+
+def site_moments(
+    model: ir.Model, site: Site, context: Context, *, paired: bool = False
+) -> tuple[Moments, Moments]:
+    """Moments of a dense site's inputs (im2col) and outputs.
+
+    Args:
+        model: the current model, which holds `site`.
+        site: a dense site.
+        context: with a stream.
+        paired: take the outputs from the original model, at the same rows and positions.
+
+    Returns:
+        Moments of four fifths of the samples, and of the fifth that is held out. Those of a MatMul, which has no
+        bias to take up a mean, are about zero.
+    """
+    inputs = site.matrix().shape[1]
+    fit, held = Moments(inputs, site.outputs), Moments(inputs, site.outputs)
+    kept = kept_channels(site.y, site.outputs) if paired else slice(None)
+    targets = _remembered_targets(site, context) if paired else None
+    fresh: list[Array] = []
+    for part, rows, outputs in _rows(model, site, context, paired=paired, known=targets is not None):
+        if targets is not None:
+            outputs = targets[len(fresh)]
+        fresh.append(outputs)
+        (held if part else fit).update(rows, outputs[:, kept])
+    if paired and targets is None and sum(a.nbytes for a in fresh) < TARGET_BYTES:
+        context.memo["targets", site.y.name] = fresh
+    if site.bias_index is None:
+        for moments in (fit, held):
+            moments.about_zero()
+    return fit, held
+
+
+def _rows(
+    model: ir.Model, site: Site, context: Context, *, paired: bool, known: bool
+) -> Iterator[tuple[bool, Array, Array]]:
+    """Rows of X and of Y, part by part, always the same ones: (held out?, X, Y).
+
+    With `known`, nothing is run for Y, and X stands in its place.
+    """
+    if context.stream is None:
+        raise ValueError("rows need samples")
+    rng = context.rng()
+    x_name, y_name = site.x.name or "", site.y.name or ""
+    per_sample = max(1.0, ROWS_OF_MOMENTS / max(context.rows, 1))
+    names = [x_name] if paired else [x_name, y_name]
+    seen = 0
+    for now, then in context.stream(model, names, [y_name] if paired and not known else []):
+        x = now[x_name]
+        y = None if known else (then if paired else now)[y_name]
+        chosen = (seen + np.arange(len(x))) % HELD_EVERY == HELD_EVERY - 1
+        seen += len(x)
+        for is_held, part in ((False, ~chosen), (True, chosen)):
+            if part.any():
+                limit = max(1, int(per_sample * int(part.sum())))
+                rows, *outputs = sampled_rows(site, x[part], [] if y is None else [y[part]], limit, rng)
+                yield is_held, rows, outputs[0] if outputs else rows
+
+
+def _remembered_targets(site: Site, context: Context) -> list[Array] | None:
+    """The original's outputs at the rows that `_rows` draws, where an earlier call kept them."""
+    found = context.memo.get(("targets", site.y.name))
+    return found if isinstance(found, list) else None
+
+
+def output_names(model: ir.Model) -> list[str]:
+    """Names of the graph outputs."""
+    return [v.name or "" for v in model.graph.outputs]

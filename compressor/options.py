@@ -1,0 +1,248 @@
+"""Options of a model: what can be turned down where, and what that does to the model's own outputs.
+
+Damage at a site is predicted as sensitivity × local error. The local error of every strength comes in one go from
+second moments (elimination curves, output spectra); the sensitivity is measured: one trial per knob, at a moderate
+strength, run on calibration samples and compared with the original's outputs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.allocate import Knob, Layer
+from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.cost import Shapes, positions
+from edgepress.compressor.numerics.low_rank import discarded
+from edgepress.compressor.observe import output_names, own_moments
+from edgepress.compressor.passes.base import Context, Pass, Skipped
+from edgepress.compressor.passes.low_rank import LowRank, refusal
+from edgepress.compressor.passes.shrink import Shrink, group_curve, shrinkable, shrunk_alone
+from edgepress.compressor.protocols import Array
+from edgepress.compressor.sites import Site, find_sites
+
+TRIAL_ERROR = 0.05
+"""Local relative error at which sensitivities are measured: large enough to show, small enough to be linear."""
+
+TRIAL_ROWS = 256
+"""Samples of a sensitivity trial."""
+
+LADDER = 14
+"""Most strengths offered per knob."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the allocation needs to know of a model.
+
+    Attributes:
+        knobs: what can be turned down.
+        layers: sites as the cost model sees them.
+        skipped: what cannot, and why.
+    """
+
+    knobs: tuple[Knob, ...]
+    layers: tuple[Layer, ...]
+    skipped: tuple[Skipped, ...]
+
+    def recipe(self, state: Sequence[int]) -> tuple[Pass, ...]:
+        """The passes that bring the full model into `state`."""
+        widths = tuple(
+            (k.name, s) for k, s in zip(self.knobs, state, strict=True) if k.kind == "width" and s < k.full
+        )
+        ranks = tuple(
+            (k.name, s) for k, s in zip(self.knobs, state, strict=True) if k.kind == "rank" and s < k.full
+        )
+        passes: list[Pass] = []
+        if widths:
+            passes.append(Shrink(widths=widths))
+        if ranks:
+            passes.append(LowRank(ranks=ranks))
+        return tuple(passes)
+
+
+def divergence(reference: dict[str, Array], outputs: dict[str, Array]) -> float:
+    """How far outputs moved: mean KL divergence for rows of class scores, else relative squared error; the worst output.
+
+    Args:
+        reference: the original's outputs, [n, …] each.
+        outputs: the same of the changed model.
+    """
+    worst = 0.0
+    for name, before in reference.items():
+        if before.dtype.kind != "f":
+            continue
+        a, b = before.astype(np.float64), outputs[name].astype(np.float64)
+        if a.ndim == 2 and a.shape[1] > 1:
+            p, q = _log_probabilities(a), _log_probabilities(b)
+            moved = float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
+        else:
+            spread = float(np.mean((a - a.mean(0)) ** 2)) or float(np.mean(a**2)) or 1.0
+            moved = float(np.mean((a - b) ** 2)) / spread
+        worst = max(worst, moved if math.isfinite(moved) else math.inf)
+    return worst
+
+
+def _log_probabilities(scores: Array) -> Array:
+    if scores.min() >= 0 and np.allclose(scores.sum(1), 1.0, atol=1e-3):
+        return np.log(np.maximum(scores, 1e-12))
+    shifted = scores - scores.max(1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
+
+
+def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict[str, Array]:
+    """The first `limit` rows of every output on the context's samples."""
+    if context.stream is None:
+        raise ValueError("outputs need samples")
+    names = output_names(model)
+    parts: dict[str, list[Array]] = {name: [] for name in names}
+    rows = 0
+    for now, _ in context.stream(model, names):
+        for name in names:
+            parts[name].append(now[name])
+        rows += len(now[names[0]])
+        if rows >= limit:
+            break
+    return {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
+
+
+def collect(
+    model: ir.Model, context: Context, shapes: Shapes, multiple: int, progress: Callable[[float, str], None]
+) -> Options:
+    """Measure every knob of a model.
+
+    Args:
+        model: the normalised original.
+        context: with a stream.
+        shapes: observed for a batch of one.
+        multiple: widths and ranks are multiples of this.
+        progress: called with the share done and what is being looked at.
+    """
+    channels, groups, skipped = shrinkable(model)
+    sites = find_sites(model)
+    reference = stacked_outputs(model, context, TRIAL_ROWS)
+    jobs: list[Group | Site] = [g for g in groups if not any(context.left_by_user(p) for p in g.producers)]
+    jobs += [s for s in sites if refusal(s, 1, context) is None]
+    order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
+    jobs.sort(key=lambda job: order[job.name if isinstance(job, Site) else job.consumers[0].name])
+    knobs: list[Knob] = []
+    for done, job in enumerate(jobs):
+        progress(done / len(jobs), job.name)
+        if isinstance(job, Group):
+            knob = width_knob(model, channels, job, context, multiple, reference)
+        else:
+            knob = rank_knob(model, job, context, multiple, reference)
+        if knob is not None:
+            knobs.append(knob)
+    layers = tuple(_layer(site, channels, groups, knobs, shapes) for site in sites)
+    return Options(tuple(knobs), layers, tuple(skipped))
+
+
+def ladder(full: int, multiple: int, lowest: int = 1) -> list[int]:
+    """Descending values below `full`: multiples of `multiple`, then halves of it, geometrically thinned."""
+    fine = [m for m in (multiple, multiple // 2, multiple // 4) if m >= 1]
+    values = (
+        {v for v in range(multiple, full, multiple)}
+        | {m for m in fine if m < full}
+        | {v for v in (full * 3 // 4 // 4 * 4, full // 2) if 0 < v < full and full <= multiple}
+    )
+    ordered = sorted((v for v in values if v >= lowest), reverse=True)
+    if len(ordered) <= LADDER:
+        return ordered
+    picks = np.unique(np.round(np.geomspace(1, len(ordered), LADDER)).astype(int) - 1)
+    small_first = ordered[::-1]
+    return sorted({small_first[i] for i in picks} | {ordered[0]}, reverse=True)
+
+
+def width_knob(
+    model: ir.Model,
+    channels: Channels,
+    group: Group,
+    context: Context,
+    multiple: int,
+    reference: dict[str, Array],
+) -> Knob | None:
+    """The knob of one group, or None where it has no smaller width."""
+    full = len(group.units)
+    values = ladder(full, multiple)
+    if not values:
+        return None
+    curve = group_curve(model, channels, group, context)
+    errors = [float(curve.damage[full - v]) for v in values]
+    trial = min(range(len(values)), key=lambda i: abs(math.log((errors[i] + 1e-9) / TRIAL_ERROR)))
+    candidate = shrunk_alone(model, group.name, values[trial], context)
+    moved = divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+    factor = moved / max(errors[trial], 1e-9)
+    return Knob("width", group.name, full, tuple(values), _damages(errors, factor))
+
+
+def rank_knob(
+    model: ir.Model, site: Site, context: Context, multiple: int, reference: dict[str, Array]
+) -> Knob | None:
+    """The knob of one dense site, or None where no rank below its break-even is allowed."""
+    rows, columns = site.matrix().shape
+    even = rows * columns / (rows + columns)
+    full = min(rows, columns)
+    values = [v for v in ladder(full, multiple) if v < 0.9 * even]
+    if not values:
+        return None
+    fit, held = own_moments(model, site, context)
+    lost = discarded(site.matrix().astype(np.float64), (fit + held).centred()[2])
+    errors = [float(lost[v]) for v in values]
+    trial = min(range(len(values)), key=lambda i: abs(math.log((errors[i] + 1e-9) / TRIAL_ERROR)))
+    candidate = model.clone()
+    LowRank(ranks=((site.name, values[trial]),), follow=False).apply(candidate, context)
+    moved = divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+    factor = moved / max(errors[trial], 1e-9)
+    return Knob("rank", site.name, full, tuple(values), _damages(errors, factor))
+
+
+def _damages(errors: Sequence[float], factor: float) -> tuple[float, ...]:
+    """Damage per value; never falling, and never quite zero, so that ties go to what gains more."""
+    floor = 1e-9
+    result: list[float] = []
+    for error in errors:
+        floor = max(floor * 1.0001, error * factor)
+        result.append(floor)
+    return tuple(result)
+
+
+def _layer(
+    site: Site, channels: Channels, groups: Sequence[Group], knobs: Sequence[Knob], shapes: Shapes
+) -> Layer:
+    """The cost model's view of a site: which knobs move its rows and columns, and how far per unit."""
+
+    def moved_by(value: ir.Value, taps: int) -> tuple[int, float]:
+        track = channels.tracks.get(value)
+        if track is None:
+            return -1, 0.0
+        roots = channels.roots(track.ids)
+        for index, knob in enumerate(knobs):
+            group = next((g for g in groups if knob.kind == "width" and g.name == knob.name), None)
+            if group is not None:
+                count = int(np.isin(roots, group.units).sum())
+                if count:
+                    return index, count / len(group.units) * taps
+        return -1, 0.0
+
+    matrix_columns = site.inputs * site.taps if not site.depthwise else site.taps
+    rows_knob, rows_per = moved_by(site.y, 1)
+    columns_knob, columns_per = moved_by(site.x, site.taps)
+    rank = next((i for i, k in enumerate(knobs) if k.kind == "rank" and k.name == site.name), -1)
+    if site.groups > 1:
+        columns_knob, columns_per, matrix_columns = -1, 0.0, int(np.prod(site.weight.shape[1:]))
+    return Layer(
+        site.name,
+        site.outputs,
+        rows_knob,
+        matrix_columns,
+        columns_knob,
+        columns_per,
+        rows_per,
+        positions(site, shapes),
+        site.taps if site.depthwise else 0,
+        rank,
+    )

@@ -1,0 +1,198 @@
+"""The output folder is whole or absent: everything is written beside it and renamed into place at the end.
+
+Beside DIR stands, while a run lasts, `.edgepress-XXXX/` with `new/` (being written) and, for the moment of
+the swap, `old/`. Files in an existing DIR that are not ours are carried over: nobody loses notes to a rerun.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from edgepress.compressor.errors import OutputError
+from edgepress.compressor.report.manifest import files_of
+
+_PREFIX = ".edgepress-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
+
+@contextlib.contextmanager
+def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Give a fresh folder to write into; when the block ends well it becomes `out`, else nothing is left.
+
+    An existing `out` that an earlier run wrote is swapped, an empty one filled; any other is refused without
+    `force`, and with it only files of the same name are lost. Missing parents are made. SIGTERM ends the
+    block like Ctrl-C, as KeyboardInterrupt; neither can come between the two renames of a swap.
+
+    Args:
+        out: the folder to be.
+        force: write into a folder that is not ours.
+        inputs: what the run reads; an `out` that is one of them or holds one is refused.
+
+    Raises:
+        OutputError: `out` cannot be used, or cannot be written (no rights, full disk).
+    """
+    out = Path(os.path.abspath(out))  # noqa: PTH100  resolve() would follow a link, and links are refused
+    inputs = tuple(inputs)
+    made: tuple[Path, ...] = ()
+    work: Path | None = None
+    done = False
+    with _sigterm_as_interrupt():
+        try:
+            _check(out, force, inputs)
+            made = _missing_parents(out)
+            with _undisturbed():
+                work = _make(out)
+            yield work / "new"
+            with _undisturbed():
+                _check(out, force, inputs)
+                _swap(work / "new", out, work / "old")
+                done = True
+        except OSError as error:
+            explained = _explained(error, out, work)
+            if explained is None:
+                raise
+            raise explained from error
+        finally:
+            with _undisturbed():
+                _clean(work, () if done else made, done)
+
+
+def _check(out: Path, force: bool, inputs: Iterable[Path]) -> None:
+    """Refuse what must not be replaced."""
+    choose = "Choose another --out."
+    if out.is_symlink():
+        raise OutputError(
+            f"The output folder {out} is a symbolic link; it cannot be swapped as a whole.",
+            "Name the folder that the link points to as --out.",
+        )
+    real = out.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(real):
+            raise OutputError(
+                f"The output folder {out} holds the input {path.name}; it would be overwritten.", choose
+            )
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"The output folder {out} is a file.", choose)
+    if out.is_mount():
+        raise OutputError(
+            f"The output folder {out} is a mount point; it cannot be swapped as a whole.",
+            f"Name a folder inside it, such as --out {out / 'compressed'}.",
+        )
+    if Path.cwd().is_relative_to(real):
+        raise OutputError(f"The output folder {out} is, or holds, the folder that you are in.", choose)
+    if not force and files_of(out) is None and any(out.iterdir()):
+        raise OutputError(
+            f"The output folder {out} exists and was not written by edgepress.",
+            "Choose another --out, or add --force: files of the same name are then overwritten, others stay.",
+        )
+
+
+def _missing_parents(out: Path) -> tuple[Path, ...]:
+    """Parents of `out` that do not exist yet, deepest first."""
+    return tuple(parent for parent in out.parents if not parent.exists())
+
+
+def _make(out: Path) -> Path:
+    """The folder beside `out`, with an empty `new/` whose rights follow the umask, unlike mkdtemp's."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out.parent))
+    (work / "new").mkdir()
+    return work
+
+
+def _swap(fresh: Path, out: Path, old: Path) -> None:
+    """Put `fresh` in the place of `out`; when any of the renames fails, all before it are undone."""
+    with contextlib.ExitStack() as undo:
+
+        def move(source: Path, destination: Path) -> None:
+            source.rename(destination)
+            undo.callback(destination.rename, source)
+
+        ours = {name.split("/")[0] for name in files_of(out) or ()}
+        if out.exists():
+            move(out, old)
+        move(fresh, out)
+        if old.exists():
+            for entry in sorted(old.iterdir()):
+                if entry.name not in ours and not (out / entry.name).exists():
+                    move(entry, out / entry.name)
+        undo.pop_all()
+
+
+def _clean(work: Path | None, made: Iterable[Path], done: bool) -> None:
+    """Remove the working folder, and the parents made for nothing (those that others use by now stay).
+
+    An `old/` that could not be put back is the user's only copy, so it stays.
+    """
+    if work is not None and (done or not (work / "old").exists()):
+        shutil.rmtree(work, ignore_errors=True)
+    for parent in made:
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+
+
+def _explained(error: OSError, out: Path, work: Path | None) -> OutputError | None:
+    """The error as the user's, where it is about writing the output; else None."""
+    if error.errno in _FULL:
+        hint = "Free some space, or choose another --out."
+        return OutputError(f"The disk is full: {out} was not written.", hint)
+    for name in (error.filename, error.filename2):
+        if not isinstance(name, str | bytes):
+            continue
+        path = Path(os.path.abspath(os.fsdecode(name)))  # noqa: PTH100
+        if out.is_relative_to(path) or path.is_relative_to(out) or (work and path.is_relative_to(work)):
+            hint = "Choose another --out, or mend its rights."
+            return OutputError(f"Cannot write the output folder {out}: {error.strerror}.", hint)
+    return None
+
+
+@contextlib.contextmanager
+def _handlers(signals: Iterable[signal.Signals], handler: Handler) -> Iterator[None]:
+    """Another handler for some signals while the block lasts; only the main thread may set any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, handler) for each in signals}
+    try:
+        yield
+    finally:
+        for each, previous in before.items():
+            # None is a handler that was not set from Python, which Python cannot put back.
+            signal.signal(each, signal.SIG_DFL if previous is None else previous)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block by KeyboardInterrupt, unless someone else handles it already."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with _handlers([signal.SIGTERM] if free else [], interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block has ended."""
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    with _handlers(_SIGNALS, note):
+        yield
+    if came:
+        raise KeyboardInterrupt

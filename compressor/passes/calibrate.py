@@ -1,0 +1,134 @@
+"""What samples tell about a model: ranges of values and mean inputs of sites, streamed in one run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgepress.compressor.numerics import ranges as rg
+from edgepress.compressor.numerics.grids import Array, Grid
+from edgepress.compressor.passes.base import Stream
+from edgepress.compressor.passes.qdq import Plan, behind
+from edgepress.compressor.sites import Site, conv_padding, ints_attribute
+
+SIGMOID_RANGE = (0.0, 255.0 / 256.0)
+"""Integer kernels have this range built in."""
+
+
+def site_window(site: Site, size: Sequence[int]) -> rg.Window:
+    """Geometry of a Conv for inputs of spatial shape `size`."""
+    kernel = site.weight.shape[2:]
+    ones = [1] * len(kernel)
+    pads = tuple(conv_padding(site.node, size, kernel))
+    strides, dilations = (ints_attribute(site.node, n, ones) for n in ("strides", "dilations"))
+    return rg.Window(tuple(kernel), strides, dilations, pads)
+
+
+class Mean:
+    """Mean im2col row of a site's input, [channels, *kernel] or [features]; exact, and no row is built."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.image: Array | None = None
+        self.rows = 0
+        self.total: Array | float = 0.0
+        self.count = 0
+
+    def add(self, x: Array) -> None:
+        """Add a batch of the site's input."""
+        if not self.site.is_conv:
+            flat = x.reshape(-1, x.shape[-1])
+            self.total = self.total + flat.sum(axis=0, dtype=np.float64)
+            self.count += len(flat)
+            return
+        if self.image is not None and self.image.shape != x.shape[1:]:
+            self._flush()
+        batch = x.sum(axis=0, dtype=np.float32)
+        self.image = batch.astype(np.float64) if self.image is None else self.image + batch
+        self.rows += len(x)
+
+    def _flush(self) -> None:
+        if self.image is not None:
+            sums, positions = rg.patch_sums(self.image, site_window(self.site, self.image.shape[1:]))
+            self.total, self.count = self.total + sums, self.count + positions * self.rows
+            self.image, self.rows = None, 0
+
+    def value(self) -> Array:
+        """The mean so far."""
+        self._flush()
+        return np.asarray(self.total / max(self.count, 1))
+
+
+class Seen:
+    """What the samples show: ranges of all values with a grid of their own, mean inputs of all sites."""
+
+    def __init__(self, plan: Plan, choice: str, means: bool) -> None:
+        self.choice = choice
+        self.histograms = {root: rg.empty() for root in plan.root.values()}
+        self.sums = {site.node: Mean(site) for site in plan.sites} if means else {}
+
+    def watch(self, stream: Stream, model: ir.Model) -> None:
+        """Run the samples once."""
+        sample = 0 if self.choice == "minmax" else rg.SAMPLE
+        values = {v.name or "": v for v in self.histograms}
+        readers: dict[str, list[Mean]] = {}
+        for mean in self.sums.values():
+            readers.setdefault(mean.site.x.name or "", []).append(mean)
+        for batch, _ in stream(model, sorted({*values, *readers})):
+            for name, value in values.items():
+                self.histograms[value] = rg.observe(self.histograms[value], batch[name], sample)
+            for name, group in readers.items():
+                for mean in group:
+                    mean.add(batch[name])
+
+    def finite(self, plan: Plan, site: Site) -> bool:
+        """Whether a site's input and output were numbers on all samples."""
+        around = [v for v in plan.carried if v is site.x or behind(v) is site.node]
+        return all(self.histograms[plan.root[v]].finite for v in around)
+
+    def range_of(self, root: ir.Value, grid: Grid) -> tuple[float, float]:
+        """The range of a value by the choice of the recipe."""
+        source = behind(root)
+        if source is not None and source.op_type == "Sigmoid":
+            return SIGMOID_RANGE
+        return rg.CHOICES[self.choice](self.histograms[root], grid)
+
+    def means(self) -> dict[ir.Node, Array]:
+        """Mean input of each site, as `Mean` says."""
+        return {node: mean.value() for node, mean in self.sums.items()}
+
+
+def mean_shift(site: Site, error: Array, mean: Array) -> npt.NDArray[np.float64]:
+    """How far a change of the weights moves the mean of each output.
+
+    Args:
+        site: a Conv, Gemm or MatMul.
+        error: W_q − W, in the operator's layout.
+        mean: E[x], [channels, *kernel] or [features].
+
+    Returns:
+        (W_q − W) E[x], [outputs].
+    """
+    if not site.is_conv:
+        wide = np.moveaxis(error, site.out_axis, 0).astype(np.float64)
+        return np.asarray(wide @ mean)
+    groups, outputs = site.groups, error.shape[0]
+    per_group = error.reshape(groups, outputs // groups, -1).astype(np.float64)
+    return np.asarray(np.einsum("gok,gk->go", per_group, mean.reshape(groups, -1)).reshape(-1))
+
+
+def means_of(stream: Stream, model: ir.Model, means: Sequence[Mean]) -> dict[ir.Node, Array]:
+    """Mean inputs of sites, in one run of the samples; sites with an input that is not finite are left out.
+
+    Args:
+        stream: gives the samples.
+        model: the current model.
+        means: one for each site, empty.
+    """
+    names = sorted({mean.site.x.name or "" for mean in means})
+    for batch, _ in stream(model, names):
+        for mean in means:
+            mean.add(batch[mean.site.x.name or ""])
+    values = {mean.site.node: mean.value() for mean in means}
+    return {node: value for node, value in values.items() if np.isfinite(value).all()}

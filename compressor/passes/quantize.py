@@ -1,0 +1,323 @@
+"""8-bit static quantization: weights and activations as integers (Çallı 2017 §1.6).
+
+    y = W x + b   becomes   y ≈ s_w s_x · (Q_w (Q_x − z)) + b,   computed in 8-bit products and 32-bit sums
+
+Weights are symmetric with one scale per output channel, activations have one scale and a zero point each, and
+the graph says so by QuantizeLinear/DequantizeLinear pairs (`qdq`), which runtimes fuse into integer kernels.
+Rounding the weights moves the mean of each output channel by E[(W_q − W) x] = (W_q − W) E[x]; the bias takes
+that back (Nagel et al. 2019, Data-Free Quantization, §4.2), with E[x] per input channel and kernel tap from
+samples.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.fold import taken, unique
+from edgepress.compressor.numerics.grids import (
+    BIAS_GRID,
+    Affine,
+    Array,
+    Grid,
+    affine,
+    best_scale,
+    bias_floor,
+    bias_scale,
+    dequantize,
+    integer_grid,
+    quantize,
+    symmetric_scale,
+)
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
+from edgepress.compressor.passes.calibrate import Seen, mean_shift
+from edgepress.compressor.passes.qdq import (
+    Plan,
+    already_quantized,
+    as_gemm,
+    as_global_pool,
+    given,
+    place,
+    raise_opset,
+    share_grids,
+)
+from edgepress.compressor.sites import Site, find_sites
+
+HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"])
+
+FLOAT_BIAS_SINCE = (1, 23)
+"""First onnxruntime seen to fuse float biases everywhere; 1.22 does not before a Relu, 1.20 nowhere."""
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Insert QuantizeLinear/DequantizeLinear pairs around Conv, Gemm and MatMul and what lies between them.
+
+    Attributes:
+        weight_bits: 2 to 8; fewer where the target's kernels would saturate.
+        activation_bits: 8.
+        ranges: how the range of an activation is chosen.
+        per_channel: one weight scale per output channel; else one per tensor.
+        bias_correction: take the mean error of rounded weights out of the bias.
+        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
+        sites: regular expressions of sites to quantize; empty for all.
+        leave: names of sites not to quantize.
+    """
+
+    kind: ClassVar[str] = "quantize"
+    weight_bits: int = 8
+    activation_bits: int = 8
+    ranges: Literal["minmax", "percentile", "mse"] = "minmax"
+    per_channel: bool = True
+    bias_correction: bool = True
+    weight_ranges: Literal["minmax", "mse"] = "minmax"
+    sites: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.weight_bits <= 8:
+            raise UsageError(f"quantize: weight_bits is {self.weight_bits}", "Choose 2 to 8.")
+        if self.activation_bits != 8:
+            raise UsageError(
+                f"quantize: activation_bits is {self.activation_bits}", "Only 8 has fast kernels."
+            )
+        for pattern in self.sites:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"quantize: sites: {pattern!r} is no regular expression: {error}") from error
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Quantize `model` in place; needs `context.stream`."""
+        sites, skipped = self._choose(model, context)
+        if not sites or context.stream is None:
+            return Outcome(modified=False, skipped=tuple(skipped))
+        modified = raise_opset(model)
+        if modified:
+            sites, skipped = self._choose(model, context)
+        if sum(as_gemm(site) for site in sites):
+            modified, names = True, {site.name for site in sites}
+            sites = [site for site in find_sites(model) if site.name in names]
+        while sites:
+            plan, pooled = _final_plan(model, sites)
+            modified |= pooled
+            seen = Seen(plan, self.ranges, means=self.bias_correction)
+            seen.watch(context.stream, model)
+            bad = [site for site in sites if not seen.finite(plan, site)]
+            if not bad:
+                grid = activation_grid(context)
+                ranges = {root: seen.range_of(root, grid) for root in set(plan.root.values())}
+                params = {v: affine(*r, grid, inside) for v, (r, inside) in share_grids(plan, ranges).items()}
+                _Writer(self, model, context, plan, params, seen.means()).write()
+                break
+            skipped += [Skipped(s.name, "its activations are not finite on the samples") for s in bad]
+            sites = [site for site in sites if site not in bad]
+        return Outcome(modified or bool(sites), tuple(s.name for s in sites), tuple(skipped))
+
+    def _choose(self, model: ir.Model, context: Context) -> tuple[list[Site], list[Skipped]]:
+        """Sites to quantize, and the others with the reason."""
+        found, done = find_sites(model), already_quantized(model)
+        chosen, skipped = [], list(_others(model, {site.node for site in found}, done))
+        for site in found:
+            reason = "already quantized" if done else self._refusal(site, context)
+            if reason is None:
+                chosen.append(site)
+            else:
+                skipped.append(Skipped(site.name, reason))
+        return chosen, skipped
+
+    def _refusal(self, site: Site, context: Context) -> str | None:
+        """Why a site stays float, or None."""
+        if context.left_by_user(site.name):
+            return "--leave names it"
+        if site.name in self.leave or (self.sites and not any(re.search(p, site.name) for p in self.sites)):
+            return "the recipe leaves it in float"
+        if site.transposed_conv:
+            return "there is no integer kernel for ConvTranspose"
+        if site.weight.dtype != np.float32:
+            return f"{site.weight.dtype} weights: integer kernels replace float32 ones only"
+        if site.x.const_value is not None:
+            return "its input is constant"
+        if context.stream is None:
+            return "needs samples"
+        return None
+
+
+def _others(model: ir.Model, known: set[ir.Node], done: bool) -> Iterator[Skipped]:
+    """Heavy operators that are no sites."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        heavy = node.op_type in HEAVY or node.op_type.startswith("QLinear")
+        if not heavy or node in known:
+            continue
+        reason = "its weights are no plain float constant"
+        if node.op_type == "MatMul" and all(v is not None and v.const_value is None for v in node.inputs):
+            reason = "both factors are activations"
+        if node.op_type in ("GRU", "LSTM", "RNN"):
+            reason = f"there is no integer kernel for {node.op_type}"
+        elif node.graph is not model.graph:
+            reason = "inside control flow"
+        yield Skipped(site_name(node), "already quantized" if done else reason)
+
+
+def _final_plan(model: ir.Model, sites: Sequence[Site]) -> tuple[Plan, bool]:
+    """The plan, after spatial means in it have become pools; and whether there were any."""
+    plan = place(model, sites)
+    means = [node for node in plan.integer if node.op_type == "ReduceMean"]
+    for node in means:
+        as_global_pool(node)
+    return (place(model, sites) if means else plan), bool(means)
+
+
+def activation_grid(context: Context) -> Grid:
+    """The format of activations on the target."""
+    return integer_grid(8, signed=context.target is not None and context.target.activation_dtype == "int8")
+
+
+@dataclass
+class _Writer:
+    """Rewrites the graph as the plan says.
+
+    Attributes:
+        recipe: the pass.
+        model: changed in place.
+        context: names the target.
+        plan: where integers flow.
+        params: scale and zero point of every carried value.
+        means: mean input of each site; empty without bias correction.
+        pool: initializers by content, so that equal ones are stored once.
+        names: names in use.
+    """
+
+    recipe: Quantize
+    model: ir.Model
+    context: Context
+    plan: Plan
+    params: dict[ir.Value, Affine]
+    means: dict[ir.Node, Array]
+    pool: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def write(self) -> None:
+        """Insert all pairs, then replace weights and biases."""
+        self.names = taken(self.model)
+        uses = {v: self._readers(v) for v in self.plan.carried}
+        inputs = {site.node: site.x for site in self.plan.sites}
+        old = [v for site in self.plan.sites for v in site.node.inputs[1:] if v is not None]
+        for value, readers in uses.items():
+            self._pair(value, readers)
+        for site in self.plan.sites:
+            self._site(site, self.params[inputs[site.node]].scale)
+        for value in old:
+            if not value.uses() and not value.is_graph_output() and value.name:
+                self.model.graph.initializers.pop(value.name, None)
+
+    def _readers(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
+        """Who must read a value from behind its pair: all, where an integer kernel gives it."""
+        everybody = self.plan.from_integers(value)
+        return [(u.node, u.idx) for u in value.uses() if everybody or self.plan.computes(u.node)]
+
+    def _pair(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> None:
+        graph, grid, params = self.model.graph, activation_grid(self.context), self.params[value]
+        scale = self._constant("scale", np.array(params.scale, np.float32))
+        zero = self._constant("zero", np.array(params.zero_point, grid.dtype))
+        name = value.name or "value"
+        q = ir.Node("", "QuantizeLinear", [value, scale, zero], outputs=[self._value(f"{name}_q")])
+        dq = ir.Node("", "DequantizeLinear", [q.outputs[0], scale, zero], outputs=[self._value(f"{name}_dq")])
+        copy = dq.outputs[0]
+        copy.type, copy.shape = value.type, value.shape
+        producer = value.producer()
+        if producer is None:
+            graph.insert_before(graph[0], [q, dq])
+        else:
+            graph.insert_after(producer, [q, dq])
+        for node, index in readers:
+            node.replace_input_with(index, copy)
+        if self.plan.from_integers(value) and value.is_graph_output():
+            value.name, copy.name = self._fresh(f"{name}_float"), name
+            copy.meta.update(value.meta)
+            for index, output in enumerate(graph.outputs):
+                if output is value:
+                    graph.outputs[index] = copy
+
+    def _site(self, site: Site, input_scale: float) -> None:
+        """Replace weights and bias of one site."""
+        bias = self._own_bias(site)
+        bits = min(self.recipe.weight_bits, self.context.target.weight_bits if self.context.target else 8)
+        grid = integer_grid(bits, signed=True, symmetric=True)
+        axis = site.out_axis if self.recipe.per_channel else None
+        floor = bias_floor(bias, input_scale) if bias is not None else np.zeros(1, np.float32)
+        choose = best_scale if self.recipe.weight_ranges == "mse" else symmetric_scale
+        scale = choose(
+            site.weight, grid, axis, floor=floor if axis is not None and bias is not None else floor.max()
+        )
+        q = quantize(site.weight, scale, grid, axis=axis)
+        base = site.node.inputs[1].name if site.node.inputs[1] else site.name
+        stored = [self._constant(f"{base}_q", q), self._constant("scale", scale)]
+        if (
+            site.node.op_type == "Gemm"
+        ):  # without it Gemm is not fused; Conv and MatMul are, and it costs bytes
+            stored.append(self._constant("zero", np.zeros(scale.shape, grid.dtype)))
+        site.node.replace_input_with(1, self._dequantized(site.node, stored, f"{base}_dq", axis))
+        if bias is None:
+            return
+        if site.node in self.means:
+            error = dequantize(q, scale, axis=axis) - site.weight
+            bias = (bias - mean_shift(site, error, self.means[site.node])).astype(np.float32)
+        name = site.node.inputs[2].name if site.node.inputs[2] else f"{site.name}_bias"
+        if self._float_bias(site):
+            site.node.replace_input_with(2, self._constant(f"{name}_c", bias))
+            return
+        product = np.broadcast_to(bias_scale(input_scale, scale), bias.shape)
+        product = product if axis is not None else product[:1].reshape(())
+        along = 0 if axis is not None else None
+        q = quantize(bias, product, BIAS_GRID, axis=along)
+        stored = [self._constant(f"{name}_q", q), self._constant("scale", product)]
+        site.node.replace_input_with(2, self._dequantized(site.node, stored, f"{name}_dq", along))
+
+    def _own_bias(self, site: Site) -> Array | None:
+        """The constant bias [outputs], or None where there is none to be changed."""
+        if len(site.node.inputs) < 3 or site.node.inputs[2] is None:
+            return None
+        return site.bias()
+
+    def _float_bias(self, site: Site) -> bool:
+        """Whether kernels take the bias as floats: smaller, for it needs no scales and no node."""
+        if site.node.op_type == "Gemm" and given(site.node) not in self.params:
+            return False
+        target = self.context.target
+        found = re.match(r"(\d+)\.(\d+)", target.runtime_version) if target is not None else None
+        return found is None or (int(found[1]), int(found[2])) >= FLOAT_BIAS_SINCE
+
+    def _dequantized(self, reader: ir.Node, stored: list[ir.Value], name: str, axis: int | None) -> ir.Value:
+        """A DequantizeLinear of constants, in front of `reader`."""
+        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+        node = ir.Node("", "DequantizeLinear", stored, attributes, outputs=[self._value(name)])
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].shape = stored[0].shape
+        self.model.graph.insert_before(reader, node)
+        return node.outputs[0]
+
+    def _constant(self, name: str, array: Array) -> ir.Value:
+        """An initializer, shared with all others of equal type, shape and content."""
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        key = (str(array.dtype), array.shape, hashlib.blake2b(array.tobytes()).digest())
+        if key not in self.pool:
+            free = self._fresh(name)
+            tensor = ir.Tensor(array, name=free)
+            value = ir.Value(
+                name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+            self.model.graph.register_initializer(value)
+            self.pool[key] = value
+        return self.pool[key]
+
+    def _fresh(self, name: str) -> str:
+        return unique(name, self.names)
+
+    def _value(self, name: str) -> ir.Value:
+        return ir.Value(name=self._fresh(name))

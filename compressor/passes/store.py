@@ -1,0 +1,242 @@
+"""Weights stored in 8 bits that become floats again at load: a quarter of the file at float speed.
+
+    w = Cast(q) · s        q int8, s one scale per output channel (row, for tables)
+
+Cast and Mul of constants are folded by every ordinary runtime, so nothing is left of them at run time. A
+DequantizeLinear is not used: in front of a MatMul it becomes a kernel that quantizes activations as well, and
+in front of a GRU it is not folded. Rounding is compensated as in `quantize`, by the bias.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.fold import taken, unique
+from edgepress.compressor.numerics.grids import (
+    Array,
+    best_scale,
+    dequantize,
+    integer_grid,
+    quantize,
+    symmetric_scale,
+)
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
+from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_of
+from edgepress.compressor.sites import Site, constant, int_attribute, replace_constant, site_of
+
+WEIGHTS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "GRU": (1, 2),
+    "LSTM": (1, 2),
+    "RNN": (1, 2),
+    "Gather": (0,),
+}
+"""Operator → inputs that are weights."""
+
+OVERHEAD = 160
+"""Bytes of two nodes and two more names; a weight that saves less stays as it is."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One weight to store.
+
+    Attributes:
+        value: the initializer.
+        readers: names of the nodes that read it, the first of them the one that gives it its site.
+        node: the first reader.
+        index: which of that node's inputs it is.
+    """
+
+    value: ir.Value
+    readers: tuple[str, ...]
+    node: ir.Node
+    index: int
+
+
+@dataclass(frozen=True)
+class StoreWeights(Pass):
+    """Keep weights as 8-bit integers that fold to floats at load.
+
+    Attributes:
+        bits: 8.
+        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
+        bias_correction: with samples, take the mean error of rounded weights out of the bias.
+        min_elements: smaller weights stay as they are.
+        sites: regular expressions of sites whose weights to store; empty for all.
+        leave: names of sites not to touch.
+    """
+
+    kind: ClassVar[str] = "store"
+    bits: int = 8
+    weight_ranges: Literal["minmax", "mse"] = "minmax"
+    bias_correction: bool = True
+    min_elements: int = 64
+    sites: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.bits != 8:
+            raise UsageError(f"store: bits is {self.bits}", "Choose 8.")
+        for pattern in self.sites:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"store: sites: {pattern!r} is no regular expression: {error}") from error
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Store the weights of `model` in place; samples are used where there are any."""
+        chosen: list[Stored] = []
+        skipped: list[Skipped] = []
+        for stored in candidates(model):
+            reason = self._refusal(stored, context)
+            if reason is None:
+                chosen.append(stored)
+            else:
+                skipped.append(Skipped(stored.readers[0], reason))
+        correctable = [site for s in chosen if (site := _correctable(s)) is not None]
+        means: dict[ir.Node, Array] = {}
+        if context.stream is not None and self.bias_correction and correctable:
+            means = means_of(context.stream, model, [Mean(site) for site in correctable])
+        names = taken(model)
+        for stored in chosen:
+            site = _correctable(stored) if stored.node in means else None
+            error = self._store(model.graph, stored, names)
+            if site is not None and error is not None:
+                _correct(site, error, means[stored.node])
+        changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
+        left = dict.fromkeys(s for s in skipped if s.site not in changed)
+        return Outcome(bool(chosen), tuple(changed), tuple(left))
+
+    def _refusal(self, stored: Stored, context: Context) -> str | None:
+        """Why a weight stays as it is, or None."""
+        for name in stored.readers:
+            if context.left_by_user(name):
+                return "--leave names it"
+            if name in self.leave or (self.sites and not any(re.search(p, name) for p in self.sites)):
+                return "the recipe leaves it as it is"
+        array = constant(stored.value)
+        if array is None or array.dtype not in (np.float32, np.float16):
+            return "its weights are no float constant"
+        if not np.isfinite(array).all():
+            return "its weights are not finite"
+        if array.size < self.min_elements:
+            return f"it has fewer than {self.min_elements} weights"
+        saved = array.nbytes - array.size - scale_shape(stored, array)[1] * 4 - OVERHEAD
+        return None if saved > 0 else "the file would not get smaller"
+
+    def _store(self, graph: ir.Graph, stored: Stored, names: set[str]) -> Array:
+        """Replace one initializer by Cast and Mul; gives the error of its rounding, in float32."""
+        value = stored.value
+        name, array = value.name or "weight", constant(value)
+        if array is None:
+            raise ValueError(f"{name} is not constant")
+        shape, rows = scale_shape(stored, array)
+        axis = next((i for i, size in enumerate(shape) if size != 1), None)
+        wide = array.astype(np.float32)
+        if sum(size != 1 for size in shape) > 1:  # a recurrent net: directions × gates are rows of one matrix
+            wide, axis = wide.reshape(rows, -1), 0
+        grid = integer_grid(self.bits, signed=True, symmetric=True)
+        scale = (best_scale if self.weight_ranges == "mse" else symmetric_scale)(wide, grid, axis)
+        q = quantize(wide, scale, grid, axis=axis)
+        error: Array = dequantize(q, scale, axis=axis) - wide
+        _fold_at_load(graph, value, q.reshape(array.shape), scale.reshape(shape if scale.ndim else ()), names)
+        return error.reshape(array.shape)
+
+
+def candidates(model: ir.Model) -> Iterator[Stored]:
+    """Initializers of the main graph that some node reads as its weights, and nobody as anything else."""
+    for value in list(model.graph.initializers.values()):
+        uses = [(use.node, use.idx) for use in value.uses()]
+        heavy = [(n, i) for n, i in uses if n.domain in ("", "ai.onnx") and i in WEIGHTS.get(n.op_type, ())]
+        if not heavy or len(heavy) < len(uses) or value.is_graph_input() or value.is_graph_output():
+            continue
+        first = min(heavy, key=lambda use: site_name(use[0]))
+        readers = (site_name(first[0]), *sorted({site_name(n) for n, _ in heavy} - {site_name(first[0])}))
+        yield Stored(value, readers, *first)
+
+
+def scale_shape(stored: Stored, array: Array) -> tuple[tuple[int, ...], int]:
+    """Shape of the scales, so that they broadcast over the weights, and how many there are.
+
+    Args:
+        stored: says how the weights are read.
+        array: the weights.
+    """
+    node, ndim = stored.node, array.ndim
+    if ndim < 2:
+        return (1,) * ndim, 1
+    if node.op_type in ("GRU", "LSTM", "RNN"):
+        keep: tuple[int, ...] = tuple(range(ndim - 1))
+    elif node.op_type == "Gather":
+        keep = (int_attribute(node, "axis", 0) % ndim,)
+    elif node.op_type == "Conv":
+        keep = (0,)
+    elif node.op_type == "ConvTranspose":
+        keep = (1,)
+    elif node.op_type == "Gemm":
+        flipped = int_attribute(node, "transB" if stored.index else "transA", 0)
+        keep = (1 - flipped if stored.index else flipped,)
+    else:
+        keep = (ndim - 1 if stored.index else ndim - 2,)
+    shape = tuple(size if i in keep else 1 for i, size in enumerate(array.shape))
+    count = int(np.prod(shape))
+    if count * 8 > array.size:  # narrow rows: their scales would cost as much as they save
+        return (1,) * ndim, 1
+    return shape, count
+
+
+def _fold_at_load(graph: ir.Graph, value: ir.Value, q: Array, scale: Array, names: set[str]) -> None:
+    """Put q · scale in the place of an initializer, under its name."""
+    name = value.name or "weight"
+    graph.initializers.pop(name)
+    constants = []
+    for suffix, array in (("q", q), ("scale", scale)):
+        free = unique(f"{name}_{suffix}", names)
+        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(np.shape(array)), name=free)
+        constants.append(
+            ir.Value(
+                name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+        )
+        graph.register_initializer(constants[-1])
+    nodes = [_cast(constants[0], ir.DataType.FLOAT, unique(f"{name}_cast", names))]
+    half = value.dtype == ir.DataType.FLOAT16
+    product = ir.Value(name=unique(f"{name}_wide", names) if half else name)
+    nodes.append(ir.Node("", "Mul", [nodes[0].outputs[0], constants[1]], outputs=[product]))
+    if half:  # not multiplied in float16: there is no such kernel on a CPU, so nothing would be folded
+        nodes.append(_cast(product, ir.DataType.FLOAT16, name))
+    result = nodes[-1].outputs[0]
+    result.type, result.shape = value.type, value.shape
+    result.meta.update(value.meta)
+    graph.insert_before(graph[0], nodes)
+    ir.convenience.replace_all_uses_with(value, result)
+
+
+def _cast(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
+    return ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(kind))], outputs=[ir.Value(name=name)])
+
+
+def _correctable(stored: Stored) -> Site | None:
+    """The site whose bias can take up the error of a weight: it alone reads it, and its bias is its own."""
+    site = site_of(stored.node)
+    if site is None or site.transposed_conv or len(stored.value.uses()) > 1 or stored.index != 1:
+        return None
+    bias = stored.node.inputs[2] if len(stored.node.inputs) > 2 else None
+    if bias is None or site.bias() is None or constant(bias) is None:
+        return None
+    return site
+
+
+def _correct(site: Site, error: Array, mean: Array) -> None:
+    bias = site.bias()
+    if bias is not None:
+        replace_constant(site.node, 2, (bias - mean_shift(site, error, mean)).astype(site.weight.dtype))

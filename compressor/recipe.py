@@ -1,0 +1,215 @@
+"""A recipe is a tuple of passes: read from TOML or JSON, written back, named by its digest.
+
+    [[pass]]
+    kind = "quantize"
+    weight_bits = 4
+
+A pass is its fields, so nothing here knows any single technique. Text comes from users: whatever is wrong
+with it is a `UsageError` that names the pass by its place in the file, counted from 1. pydantic builds the
+dataclasses, in its strict JSON mode: arrays become tuples, but `"4"` is no number and `4.5` no integer.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from edgepress.compressor.errors import EdgepressError, UsageError, nearest
+from edgepress.compressor.passes.base import Pass
+
+Recipe = tuple[Pass, ...]
+Kinds = tuple[type[Pass], ...]
+Entry = dict[str, JsonValue]
+"""One pass as JSON: `kind`, then every field."""
+
+_TABLE = "pass"
+_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def parse(text: str, passes: Kinds | None = None) -> Recipe:
+    """Read a recipe from TOML.
+
+    Args:
+        text: `[[pass]]` tables with `kind` and the pass's fields; fields not named keep their defaults.
+        passes: kinds to accept; all registered ones where None.
+
+    Raises:
+        UsageError: not TOML, an unknown key, kind or field, or a value that does not fit.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"The recipe is not valid TOML: {error}.", 'A pass is written as: [[pass]], then kind = "…".'
+        ) from error
+    for key in document:
+        if key != _TABLE:
+            raise UsageError(f"The recipe has an unknown key {key!r}.", nearest(key, [_TABLE]))
+    return from_json(document.get(_TABLE, []), passes)
+
+
+def from_json(entries: object, passes: Kinds | None = None) -> Recipe:
+    """Read a recipe from its JSON form (`to_json`), as it stands in reports and manifests.
+
+    Args:
+        entries: a list of objects, each with `kind` and fields.
+        passes: kinds to accept; all registered ones where None.
+
+    Raises:
+        UsageError: an unknown kind or field, or a value that does not fit.
+    """
+    if isinstance(entries, str) or not isinstance(entries, Sequence):
+        raise UsageError("The recipe's `pass` is not a list of tables.", "Write [[pass]] with two brackets.")
+    kinds = {each.kind: each for each in _registered(passes)}
+    return tuple(_build(place, entry, kinds) for place, entry in enumerate(entries, start=1))
+
+
+def to_json(recipe: Recipe) -> list[Entry]:
+    """A recipe as JSON values: every field of every pass, defaults included, in declared order."""
+    return [{"kind": each.kind, **_fields_of(each)} for each in recipe]
+
+
+def dump(recipe: Recipe) -> str:
+    """A recipe as TOML, which `parse` reads back to an equal recipe.
+
+    Raises:
+        UsageError: a field is None though its default is not: TOML cannot say so.
+    """
+    return "\n".join(_table(each) for each in recipe)
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 (hexadecimal) of the canonical JSON, keys sorted, no spaces: equal recipes, equal digests."""
+    text = json.dumps(
+        to_json(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_schema(passes: Kinds | None = None) -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of a recipe file, for editors and validators.
+
+    Args:
+        passes: kinds to describe; all registered ones where None.
+    """
+    definitions: dict[str, Any] = {}
+    variants = []
+    for each in _registered(passes):
+        schema = _adapter(each).json_schema(ref_template="#/$defs/{model}")
+        definitions |= schema.pop("$defs", {})
+        schema["properties"] = {"kind": {"const": each.kind}} | schema.get("properties", {})
+        schema["required"] = ["kind", *schema.get("required", [])]
+        schema["additionalProperties"] = False
+        variants.append(schema)
+    return {
+        "$schema": _SCHEMA_DIALECT,
+        "title": "edgepress recipe",
+        "type": "object",
+        "properties": {_TABLE: {"type": "array", "items": {"oneOf": variants}}},
+        "additionalProperties": False,
+        **({"$defs": definitions} if definitions else {}),
+    }
+
+
+def _registered(passes: Kinds | None) -> Kinds:
+    """The given kinds, or the registry, read only when needed: importing every pass is not free."""
+    if passes is not None:
+        return passes
+    from edgepress.compressor import passes as registry
+
+    return registry.ALL
+
+
+def _adapter(kind: type[Pass]) -> TypeAdapter[Pass]:
+    return TypeAdapter(kind)
+
+
+def _fields_of(each: Pass) -> Entry:
+    return cast(Entry, _adapter(type(each)).dump_python(each, mode="json"))
+
+
+def _build(place: int, entry: object, kinds: Mapping[str, type[Pass]]) -> Pass:
+    """One pass from its table; `place` counts from 1."""
+    if not isinstance(entry, Mapping):
+        raise UsageError(f"Pass {place} of the recipe is not a table.", "Write [[pass]] with two brackets.")
+    if "kind" not in entry:
+        raise UsageError(f"Pass {place} of the recipe has no `kind`.", nearest("", kinds))
+    kind = entry["kind"]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UsageError(
+            f"Pass {place} of the recipe has an unknown kind {kind!r}.", nearest(str(kind), kinds)
+        )
+    where = f"Pass {place} of the recipe ({kind})"
+    fields = {name: value for name, value in entry.items() if name != "kind"}
+    known = [field.name for field in dataclasses.fields(kinds[kind]) if field.init]
+    for name in fields:
+        if name not in known:
+            hint = nearest(str(name), known) if known else "This pass has no fields."
+            raise UsageError(f"{where} has an unknown field {name!r}.", hint)
+    try:
+        text = json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{where} holds a value that no field takes: {error}.",
+            "Fields are texts, finite numbers, true/false and lists of them.",
+        ) from error
+    try:
+        return _adapter(kinds[kind]).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_first_fault(error)}") from error
+    except EdgepressError as error:
+        raise UsageError(f"{where}: {error}", error.hint) from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first of pydantic's faults in one line: field, what is wrong, what was given."""
+    fault = error.errors(include_url=False)[0]
+    if not fault["loc"]:
+        return fault["msg"].removeprefix("Value error, ") + "."
+    field, *inner = fault["loc"]
+    place = f"field {str(field)!r}" + "".join(f"[{index}]" for index in inner)
+    if fault["type"] == "missing":
+        return f"{place} is missing."
+    given = json.dumps(fault["input"], ensure_ascii=False, default=str)
+    return f"{place}: {fault['msg'][0].lower() + fault['msg'][1:]}, not {given}."
+
+
+def _table(each: Pass) -> str:
+    """One `[[pass]]` table, newline at the end."""
+    defaults = {field.name: field.default for field in dataclasses.fields(each)}
+    lines = [f"[[{_TABLE}]]", f"kind = {_toml(each.kind)}"]
+    for name, value in _fields_of(each).items():
+        if value is None:
+            if defaults[name] is not None:
+                raise UsageError(
+                    f"TOML cannot write that {each.kind}'s {name} is nothing.",
+                    "Keep this recipe in its JSON form.",
+                )
+            continue
+        lines.append(f"{_key(name)} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: JsonValue) -> str:
+    """A JSON value as TOML. The two share their texts and numbers but for DEL, which TOML wants escaped.
+
+    A long list takes one line per item: people read and edit these files.
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        items = [_toml(item) for item in value]
+        flat = "[" + ", ".join(items) + "]"
+        return flat if len(flat) <= 80 else "[\n" + "".join(f"  {item},\n" for item in items) + "]"
+    if value is None:
+        raise UsageError("TOML cannot write a list with nothing in a place of it.", "Keep the JSON form.")
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if bare else _toml(name)

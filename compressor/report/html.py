@@ -1,0 +1,227 @@
+"""`report.html`: one self-contained page, drawn by a jinja2 template; no network, no scripts.
+
+Names in a report come from models of unknown origin, so the template engine escapes everything; this file
+only prepares numbers and coordinates, and the template alone makes markup.
+"""
+
+import importlib.resources
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgepress.compressor.report import words
+from edgepress.compressor.report.record import CandidateRow, Gain, Report, SiteCost, SiteRow
+
+_UNTOUCHED = ("", "as it was")
+
+
+class MissingExtra(RuntimeError):  # noqa: N818  says what is missing, like ModuleNotFoundError
+    """jinja2 is not installed; the message says what was not written and how to get it."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A pair of bars; lengths are shares of the longest in the chart, in [0, 1], None where there is none."""
+
+    before: float | None
+    after: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: what was done to it, or why not, and its bars."""
+
+    name: str
+    op: str
+    text: str
+    alone: bool
+    reason: str
+    size: Bars
+    latency: Bars
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: its place in [0, 1] and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One candidate in a scatter plot; x and y in [0, 1], y upwards."""
+
+    x: float
+    y: float
+    kept: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Score against a cost, over all candidates that have both."""
+
+    title: str
+    points: tuple[Point, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
+def render(report: Report) -> str:
+    """The page as text; equal reports give equal pages.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtra("report.html not written: pip install 'edgepress[report]'") from error
+    source = importlib.resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    layers, others = _layers(report)
+    return environment.from_string(source).render(
+        report=report,
+        headline=words.headline(report),
+        verdict=words.verdict_text(report),
+        budget=words.budget_text(report),
+        rows=[(row, _pair(row.before, row.after)) for row in words.rows(report)],
+        intervals=(words.interval_text(report.baseline), words.interval_text(report.compressed)),
+        layers=layers,
+        others=others,
+        scatters=[plot for plot in _scatters(report) if plot is not None],
+        parameters=_parameters,
+        saves=_saves,
+        number=words.number,
+        quantity=words.quantity,
+        score=lambda value: words.score_text(value, report.metric_unit),
+    )
+
+
+def _pair(before: float | None, after: float | None) -> tuple[float | None, float | None]:
+    """Lengths of two bars that share one scale of their own."""
+    longest = max(before or 0, after or 0)
+    return _share(before, longest), _share(after, longest)
+
+
+def _share(value: float | None, longest: float) -> float | None:
+    return None if value is None or longest <= 0 else max(value, 0) / longest
+
+
+def _layers(report: Report) -> tuple[list[Layer], list[tuple[str, str]]]:
+    """Rows by layer, and the sites left alone that have no row, with their reasons."""
+    reasons: dict[str, list[str]] = {}
+    for left in report.left_alone:
+        known = reasons.setdefault(left.site, [])
+        if left.reason not in known:
+            known.append(left.reason)
+    costs = [cost for row in report.sites for cost in (row.before, row.after) if cost is not None]
+    most_bytes = max((cost.bytes for cost in costs), default=0)
+    most_ns = max((cost.latency_ns or 0 for cost in costs), default=0)
+    layers = [
+        Layer(
+            row.name,
+            row.op,
+            _treatment(row),
+            row.treatment in _UNTOUCHED and row.after is not None,
+            "; ".join(reasons.pop(row.name, [])),
+            _bars(row.before, row.after, lambda cost: cost.bytes, most_bytes, "bytes"),
+            _bars(row.before, row.after, lambda cost: cost.latency_ns, most_ns, "ns"),
+        )
+        for row in report.sites
+    ]
+    return layers, [(site, "; ".join(why)) for site, why in reasons.items()]
+
+
+def _treatment(row: SiteRow) -> str:
+    if row.treatment not in _UNTOUCHED:
+        return row.treatment
+    return "removed" if row.after is None else "left alone"
+
+
+def _bars(
+    before: SiteCost,
+    after: SiteCost | None,
+    get: Callable[[SiteCost], float | None],
+    longest: float,
+    kind: words.Kind,
+) -> Bars:
+    one = get(before)
+    two = None if after is None else get(after)
+    text = f"{words.quantity(one, kind)} → " + ("gone" if after is None else words.quantity(two, kind))
+    return Bars(_share(one, longest), _share(two, longest), text)
+
+
+def _parameters(parameters: Mapping[str, object]) -> str:
+    """Fields of a pass in one line: `rank 8, from 64`."""
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in parameters.items()
+        if value not in (None, [], {})
+    )
+
+
+def _saves(gain: Gain) -> str:
+    """What a step saves, in words; negative where it costs."""
+    parts = [
+        (gain.bytes, "bytes", ""),
+        (gain.macs, "count", " MACs"),
+        (gain.latency_ns_measured, "ns", ""),
+        (gain.latency_ns_predicted if gain.latency_ns_measured is None else None, "ns", " (predicted)"),
+    ]
+    kinds: Iterable[tuple[float | None, words.Kind, str]] = parts  # type: ignore[assignment]
+    return ", ".join(words.quantity(value, kind) + unit for value, kind, unit in kinds if value is not None)
+
+
+def _scatters(report: Report) -> list[Scatter | None]:
+    """Score against latency and against size."""
+    return [
+        _scatter(report, f"latency ({report.cost_kind})", lambda row: row.latency_ns, "ns"),
+        _scatter(report, "size", lambda row: row.size_bytes, "bytes"),
+    ]
+
+
+def _scatter(
+    report: Report, title: str, get: Callable[[CandidateRow], float | None], kind: words.Kind
+) -> Scatter | None:
+    """None where fewer than two candidates have both numbers: nothing to compare."""
+    shown = [(row, x, row.score) for row in report.candidates if (x := get(row)) and row.score is not None]
+    if len(shown) < 2:
+        return None
+    x_at, x_ticks = _axis([x for _, x, _ in shown])
+    y_at, y_ticks = _axis([y for _, _, y in shown])
+    unit = report.metric_unit
+    points = tuple(
+        Point(
+            x_at(x),
+            y_at(y),
+            row.kept,
+            f"{row.label}: {words.score_text(y, unit)}, {words.quantity(x, kind)}. {row.why}".strip(),
+        )
+        for row, x, y in sorted(shown, key=lambda each: each[0].kept)  # the chosen one is drawn last, on top
+    )
+    return Scatter(
+        title,
+        points,
+        tuple(Tick(x_at(tick), words.quantity(tick, kind)) for tick in x_ticks),
+        tuple(Tick(y_at(tick), f"{tick:.6g}") for tick in y_ticks),
+    )
+
+
+def _axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
+    """Place on the axis, in [0, 1], and values for its marks (steps of 1, 2 or 5 times a power of ten)."""
+    low, high = min(values), max(values)
+    room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+    start, end = low - room, high + room
+    if low > 0:
+        start = max(start, 0.0)
+    power = 10.0 ** math.floor(math.log10((end - start) / 4))
+    step = next(power * each for each in (1, 2, 5, 10) if (end - start) / (power * each) <= 5)
+    first = math.ceil(start / step)
+    ticks = [step * index for index in range(first, math.floor(end / step) + 1)]
+    return (lambda value: (value - start) / (end - start)), ticks

@@ -1,0 +1,279 @@
+"""The record of one run: what `report.json` holds; the web page and the tables are views of it.
+
+Numbers carry their unit in the name. What could not be had is null, never a guess; an infinite or undefined
+number (PSNR of equal images) is null too, since JSON has none. Written again, a record gives the same bytes.
+`python -m edgepress.compressor.report.record` writes `schema.json` beside this file.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+
+from edgepress.compressor.errors import UsageError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "report.json"
+
+VerdictName = Literal["kept", "broken", "inconclusive", "unverified"]
+CostKind = Literal["measured", "instructions", "predicted"]
+T = TypeVar("T", bound=BaseModel)
+
+
+def _finite_or_none(value: object) -> object:
+    numbers = value if isinstance(value, (tuple, list)) else [value]
+    return None if any(isinstance(each, float) and not math.isfinite(each) for each in numbers) else value
+
+
+MaybeFloat = Annotated[float | None, BeforeValidator(_finite_or_none)]
+MaybeInterval = Annotated[tuple[float, float] | None, BeforeValidator(_finite_or_none)]
+
+
+class Record(BaseModel):
+    """Base of all parts: immutable, and a field that the schema does not name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Side(Record):
+    """One model, before or after.
+
+    Attributes:
+        score: quality on the test rows in the metric's own unit (`top1` in percent).
+        size_bytes: all files of the model together.
+        latency_ns_median: one inference, by `cost_kind` of the report.
+        latency_ns_ci95: 95 % interval of the median.
+        latency_samples_ns: every kept round, in order.
+        memory_peak_bytes: load and one run in a process of its own, less a null model.
+        activation_bytes: largest sum of intermediate values alive at once.
+        parameters: count of stored weights.
+        macs: multiply-accumulates of one inference.
+        files: file name → bytes.
+    """
+
+    score: MaybeFloat = None
+    size_bytes: int
+    latency_ns_median: MaybeFloat = None
+    latency_ns_ci95: MaybeInterval = None
+    latency_samples_ns: tuple[float, ...] = ()
+    memory_peak_bytes: int | None = None
+    activation_bytes: int | None = None
+    parameters: int
+    macs: int | None = None
+    files: dict[str, int] = Field(default_factory=dict)
+
+
+class Gain(Record):
+    """What a step saves; negative where it costs.
+
+    Attributes:
+        bytes: of the file.
+        macs: multiply-accumulates.
+        latency_ns_predicted: by the target's cost table.
+        latency_ns_measured: by interleaved timing of the two models.
+    """
+
+    bytes: int | None = None
+    macs: int | None = None
+    latency_ns_predicted: MaybeFloat = None
+    latency_ns_measured: MaybeFloat = None
+
+
+class Step(Record):
+    """One pass on one site (or on the whole model, where `site` is empty).
+
+    Attributes:
+        pass_: kind of the pass; `pass` in JSON.
+        site: where.
+        parameters: the pass's fields that matter here.
+        damage: estimated loss of quality, as the search counts it.
+        gain: what it saves.
+        kept: whether the result holds it.
+        why: the reason, in words.
+    """
+
+    pass_: str = Field(validation_alias=AliasChoices("pass", "pass_"), serialization_alias="pass")
+    site: str = ""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    damage: MaybeFloat = None
+    gain: Gain = Gain()
+    kept: bool
+    why: str = ""
+
+
+class LeftAlone(Record):
+    """A site that nothing touched, and the reason in words."""
+
+    site: str
+    reason: str
+
+
+class SiteCost(Record):
+    """What one site costs; `latency_ns` is predicted, from the target's cost table."""
+
+    parameters: int = 0
+    bytes: int = 0
+    macs: int | None = None
+    latency_ns: MaybeFloat = None
+
+
+class SiteRow(Record):
+    """One site before and after: the sum of the nodes that it became; `after` is null where it is gone."""
+
+    name: str
+    op: str
+    before: SiteCost
+    after: SiteCost | None = None
+    treatment: str = ""
+
+
+class CandidateRow(Record):
+    """One model that the search built: its trail.
+
+    Attributes:
+        label: short name, unique in the report.
+        recipe: passes as JSON objects.
+        damage_estimated: what the search expected.
+        score: on rows held out of calibration, in the metric's unit.
+        size_bytes: serialized.
+        latency_ns: by `cost_kind`.
+        kept: whether this one is the result.
+        why: the reason, in words.
+    """
+
+    label: str
+    recipe: tuple[dict[str, JsonValue], ...] = ()
+    damage_estimated: MaybeFloat = None
+    score: MaybeFloat = None
+    size_bytes: int | None = None
+    latency_ns: MaybeFloat = None
+    kept: bool = False
+    why: str = ""
+
+
+class Report(Record):
+    """Everything that a run found out.
+
+    Attributes:
+        schema_version: of this record; grows when a field changes its meaning or goes.
+        model: file name of the model that came in.
+        verdict: whether the budget was kept, on unseen rows.
+        verdict_reason: why, in a sentence.
+        exit_code: of the command.
+        budget_percent: how much of the score may go, in percent of it.
+        drop_percent: how much went, in percent of the baseline's score; negative where the score rose.
+        drop_interval_95: paired 95 % interval of `drop_percent`.
+        metric: name of the metric.
+        metric_unit: unit of the scores, such as `%` or `dB`; may be empty.
+        higher_is_better: false for losses.
+        target: name of the device profile.
+        objective: what was to become small.
+        cost_kind: where latencies come from.
+        engine: runtime and version that ran the models.
+        threads: of the engine.
+        seed: of every random choice.
+        n_data: rows for calibration and search.
+        n_test: unseen rows behind the verdict.
+        baseline: the model that came in.
+        compressed: the model that went out.
+        steps: what was tried, in order.
+        left_alone: sites that nothing touched.
+        sites: cost by layer.
+        candidates: the search's trail.
+        recipe: what made the result.
+        warnings: what the user should know.
+        oldest_onnxruntime: oldest release that loads the result.
+        seconds: wall time by stage.
+        tool_peak_rss_bytes: most memory that this tool held.
+        versions: of the tool, Python and libraries.
+        environment: machine facts that bear on timing (CPU model, features, load).
+        time_limit_hit: whether `--time-limit` ended the search.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    verdict: VerdictName
+    verdict_reason: str = ""
+    exit_code: int
+    budget_percent: float
+    drop_percent: MaybeFloat = None
+    drop_interval_95: MaybeInterval = None
+    metric: str
+    metric_unit: str = ""
+    higher_is_better: bool = True
+    target: str
+    objective: str
+    cost_kind: CostKind
+    engine: str
+    threads: int
+    seed: int
+    n_data: int
+    n_test: int
+    baseline: Side
+    compressed: Side
+    steps: tuple[Step, ...] = ()
+    left_alone: tuple[LeftAlone, ...] = ()
+    sites: tuple[SiteRow, ...] = ()
+    candidates: tuple[CandidateRow, ...] = ()
+    recipe: tuple[dict[str, JsonValue], ...] = ()
+    warnings: tuple[str, ...] = ()
+    oldest_onnxruntime: str | None = None
+    seconds: dict[str, float]
+    tool_peak_rss_bytes: int
+    versions: dict[str, str]
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
+    time_limit_hit: bool = False
+
+
+def dump_report(report: Report) -> str:
+    """The record as JSON text in declared order, newline at the end; equal records give equal text."""
+    return report.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def load_report(path: Path) -> Report:
+    """Read a `report.json`.
+
+    Raises:
+        UsageError: missing, unreadable, damaged, or written by another version of the schema.
+    """
+    return parse_record(Report, path, what="a report")
+
+
+def schema_text() -> str:
+    """JSON schema of `report.json`, as committed in `schema.json`."""
+    schema = Report.model_json_schema(by_alias=True, mode="validation")
+    schema["title"] = f"edgepress report, version {SCHEMA_VERSION}"
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def parse_record(kind: type[T], path: Path, what: str) -> T:
+    """Read a JSON file into a record; `what` names it in errors, such as `a report`."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.", f"Give the path of {what}.") from error
+    again = "Write it again with `compress`; the models beside it are not harmed."
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged: not valid JSON ({error}).", again) from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version is None:
+        raise UsageError(f"{path} is not {what} of edgepress.", f"Give the path of {what}.")
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema version {version!r}; this edgepress reads version {SCHEMA_VERSION}.",
+            "Use the release of edgepress that wrote it, or compress again.",
+        )
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in fault["loc"]) or "top level"
+        raise UsageError(f"{path} is damaged at {place}: {fault['msg']}.", again) from error
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("schema.json").write_text(schema_text(), encoding="utf-8")

@@ -1,0 +1,183 @@
+"""Numbers and verdicts as people read them; the terminal and the page say the same by using these."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from edgepress.compressor.report.record import Report, Side
+
+Kind = Literal["bytes", "ns", "count"]
+
+_SCALES: dict[Kind, tuple[tuple[float, str], ...]] = {
+    "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")),
+    "ns": ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1, "ns")),
+    "count": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")),
+}
+_VERDICTS = {
+    "kept": "The budget is kept.",
+    "broken": "The budget is broken.",
+    "inconclusive": "Too few rows to tell whether the budget is kept.",
+    "unverified": "Not verified: nothing to judge by.",
+}
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the before/after table.
+
+    Attributes:
+        label: what is compared.
+        before: number before, or None where unknown; after likewise.
+        before_text: number with its unit; after_text likewise.
+        change: the factor in words, such as `5.3× faster`; empty where it cannot be said.
+        good: whether the change is what one hopes for; None where it is neither.
+    """
+
+    label: str
+    before: float | None
+    after: float | None
+    before_text: str
+    after_text: str
+    change: str
+    good: bool | None
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Rounded to `digits` significant digits, never in exponent form: 58.1, 165, 0.0123."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    places = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:.{max(places, 0)}f}"
+
+
+def quantity(value: float | None, kind: Kind) -> str:
+    """With a unit of handy size: 10.4 kB, 58.1 µs, 1.20 M; a dash where unknown."""
+    if value is None:
+        return UNKNOWN
+    # 999.6 kB would be written 1000 kB: the next unit starts where rounding does.
+    fitting = [pair for pair in _SCALES[kind] if abs(value) >= pair[0] * 0.9995]
+    scale, unit = fitting[0] if fitting else _SCALES[kind][-1]
+    scaled = value / scale
+    exact = scale == 1 and float(value).is_integer()
+    return f"{scaled:.0f} {unit}".strip() if exact else f"{number(scaled)} {unit}".strip()
+
+
+def score_text(value: float | None, unit: str) -> str:
+    """A score with its unit: percent with two decimals, else four significant digits."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.2f} %" if unit == "%" else f"{number(value, 4)} {unit}".strip()
+
+
+def factor(before: float | None, after: float | None, better: str, worse: str) -> tuple[str, bool | None]:
+    """How much less, in words: (`165× smaller`, True), (`1.09× larger`, False), (`the same`, None)."""
+    if before is None or after is None or before <= 0 or after <= 0:
+        return "", None
+    ratio = before / after
+    if abs(ratio - 1) < 0.005:
+        return "the same", None
+    return (f"{number(ratio)}× {better}", True) if ratio > 1 else (f"{number(1 / ratio)}× {worse}", False)
+
+
+def latency_change(report: Report) -> tuple[str, bool | None]:
+    """Like `factor`, but intervals that overlap are too noisy to tell, and what was not measured is said."""
+    before, after = report.baseline, report.compressed
+    change, good = factor(before.latency_ns_median, after.latency_ns_median, "faster", "slower")
+    if not change or report.cost_kind != "measured":
+        return (f"{change} ({report.cost_kind})" if change else ""), good
+    one, two = before.latency_ns_ci95, after.latency_ns_ci95
+    if good is not None and one and two and one[0] <= two[1] and two[0] <= one[1]:
+        return "no clear difference", None
+    return change, good
+
+
+def rows(report: Report) -> list[Row]:
+    """Score, size, latency, memory, activations, parameters, MACs: before, after and the change in words."""
+    one, two = report.baseline, report.compressed
+    score = Row(
+        f"score ({report.metric})",
+        one.score,
+        two.score,
+        score_text(one.score, report.metric_unit),
+        score_text(two.score, report.metric_unit),
+        kept_text(report),
+        None if report.drop_percent is None else report.drop_percent <= report.budget_percent,
+    )
+    kind = "" if report.cost_kind == "measured" else f", {report.cost_kind}"
+    change, good = latency_change(report)
+    latency = Row(
+        f"latency{kind}",
+        one.latency_ns_median,
+        two.latency_ns_median,
+        quantity(one.latency_ns_median, "ns"),
+        quantity(two.latency_ns_median, "ns"),
+        change.removesuffix(f" ({report.cost_kind})"),
+        good,
+    )
+    return [
+        score,
+        _row("size", "bytes", (one.size_bytes, two.size_bytes), ("smaller", "larger")),
+        latency,
+        _row("peak memory", "bytes", (one.memory_peak_bytes, two.memory_peak_bytes), ("less", "more")),
+        _row("activations", "bytes", (one.activation_bytes, two.activation_bytes), ("less", "more")),
+        _row("parameters", "count", (one.parameters, two.parameters), ("fewer", "more")),
+        _row("MACs", "count", (one.macs, two.macs), ("fewer", "more")),
+    ]
+
+
+def kept_text(report: Report) -> str:
+    """How much of the score is left: `99.1 % kept`."""
+    return "" if report.drop_percent is None else f"{100 - report.drop_percent:.1f} % kept"
+
+
+def verdict_text(report: Report) -> str:
+    """The verdict as a sentence, and its reason."""
+    reason = report.verdict_reason.strip().rstrip(".")
+    return _VERDICTS[report.verdict] + (f" {reason[0].upper()}{reason[1:]}." if reason else "")
+
+
+def budget_text(report: Report) -> str:
+    """What was allowed, and what was lost: `2 % of the score may go, 0.86 % went, on 2501 unseen rows`."""
+    text = f"{report.budget_percent:g} % of the score may go"
+    if report.drop_percent is not None:
+        drop = report.drop_percent
+        text += f", {drop:.2f} % went" if drop >= 0.005 else f", {_nothing(drop)}"
+    if report.drop_interval_95 is not None:
+        low, high = report.drop_interval_95
+        text += f" (95 % interval {low:.2f} to {high:.2f})"
+    return text + (f", on {report.n_test} unseen rows" if report.n_test else "")
+
+
+def headline(report: Report) -> str:
+    """The result in one line: `165× smaller, 5.3× faster on x86, top1 98.96 % → 98.04 %`."""
+    one, two = report.baseline, report.compressed
+    size, _ = factor(one.size_bytes, two.size_bytes, "smaller", "larger")
+    latency, _ = latency_change(report)
+    if latency in ("the same", "no clear difference"):
+        latency = "as fast"
+    parts = ["same size" if size == "the same" else size, f"{latency} on {report.target}" if latency else ""]
+    if one.score is not None and two.score is not None:
+        unit = report.metric_unit
+        parts.append(f"{report.metric} {score_text(one.score, unit)} → {score_text(two.score, unit)}")
+    return ", ".join(part for part in parts if part)
+
+
+def _nothing(drop: float) -> str:
+    return "nothing went" if drop > -0.005 else f"it rose by {-drop:.2f} %"
+
+
+def _row(label: str, kind: Kind, sides: tuple[float | None, float | None], said: tuple[str, str]) -> Row:
+    """A line for a cost; `said` names a change for the better and for the worse."""
+    before, after = sides
+    change, good = factor(before, after, *said)
+    return Row(label, before, after, quantity(before, kind), quantity(after, kind), change, good)
+
+
+def interval_text(side: Side) -> str:
+    """The 95 % interval of the latency, or nothing."""
+    if side.latency_ns_ci95 is None:
+        return ""
+    low, high = side.latency_ns_ci95
+    return f"{quantity(low, 'ns')} to {quantity(high, 'ns')}"

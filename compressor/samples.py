@@ -1,0 +1,76 @@
+"""Feeds where the user gave none, and shapes as they come out of a run."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.cost import Shapes
+from edgepress.compressor.errors import EdgepressError
+from edgepress.compressor.model import input_specs, prefix, to_bytes
+from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
+
+GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
+"""Sizes tried for dynamic dimensions other than the batch."""
+
+
+def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
+    """One row of random input that the model accepts, or None.
+
+    Args:
+        model: whose inputs to feed.
+        run: the model, loaded.
+        seed: of the numbers.
+    """
+    for feeds in _attempts(model, seed):
+        try:
+            run(feeds)
+        except EdgepressError:
+            continue
+        return feeds
+    return None
+
+
+def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
+    specs = input_specs(model)
+    for guess in GUESSES:
+        rng = np.random.default_rng(seed)
+        feeds: dict[str, Array] = {}
+        for spec in specs:
+            shape = [
+                1 if i == 0 and not isinstance(d, int) else d if isinstance(d, int) else guess
+                for i, d in enumerate(spec.shape or ())
+            ]
+            dtype = np.dtype(spec.dtype)
+            feeds[spec.name] = (
+                rng.normal(size=shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
+            )
+        yield feeds
+        if all(isinstance(d, int) for spec in specs for d in (spec.shape or ())[1:]):
+            return
+
+
+def observed_shapes(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
+    """Shapes of all tensors of the main graph in one run; what cannot be run is missing.
+
+    Args:
+        model: the model.
+        engine: runs it.
+        feeds: one row.
+    """
+    if not feeds:
+        return {}
+    names = [
+        v.name for node in model.graph for v in node.outputs if v.name and (v.uses() or v.is_graph_output())
+    ]
+    shapes = {name: tuple(np.shape(array)) for name, array in feeds.items()}
+    try:
+        outputs = engine.load(to_bytes(prefix(model, names)))(feeds)
+    except EdgepressError:
+        outputs = {}
+        for name in names:
+            try:
+                outputs.update(engine.load(to_bytes(prefix(model, [name])))(feeds))
+            except EdgepressError:
+                continue
+    return {**shapes, **{name: tuple(np.shape(array)) for name, array in outputs.items()}}

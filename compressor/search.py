@@ -1,0 +1,281 @@
+"""From options to the model that is shipped.
+
+1. Allocation gives, for each precision, a path of ever smaller models (allocate.py).
+2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py).
+3. Where 8-bit arithmetic alone breaks the budget, the sites that it hurts most stay float (bisected, too).
+4. The finalists are fitted to all samples and timed against the original, interleaved, on the device; what does
+   not pay is dropped, and if nothing pays the original stays.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import onnx_ir as ir
+
+from edgepress.compressor.allocate import Weighing, descend
+from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
+from edgepress.compressor.export.onnx import save
+from edgepress.compressor.options import Options, divergence, stacked_outputs
+from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
+from edgepress.compressor.passes.base import Skipped, site_name
+from edgepress.compressor.protocols import Target
+from edgepress.compressor.recipe import digest
+from edgepress.compressor.sites import find_sites
+from edgepress.compressor.trials import Estimate, Trials
+
+Objective = Literal["latency", "size", "memory"]
+Timer = Callable[[Sequence[tuple[str, bytes]]], list[float]]
+"""Named serialized models → nanoseconds each."""
+Progress = Callable[[str, float, str], None]
+"""Stage, share done, detail."""
+
+SIZE_AGAINST_LATENCY = 0.1
+"""When latency is the objective: a model may be so much slower (in log) as it is smaller, times this."""
+
+NOISE = 0.01
+"""Differences in latency below this are none."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that was considered.
+
+    Attributes:
+        label: how people tell it from others.
+        recipe: what makes it.
+        estimate: on samples that it was not fitted to; None where it was not judged.
+        data: serialized, where it got that far.
+        latency_ns: measured or predicted.
+        skipped: sites left alone on the way.
+        kept: whether it is the result.
+        why: the reason.
+    """
+
+    label: str
+    recipe: tuple[Pass, ...]
+    estimate: Estimate | None = None
+    model: ir.Model | None = None
+    data: bytes = b""
+    latency_ns: float | None = None
+    skipped: tuple[Skipped, ...] = ()
+    kept: bool = False
+    why: str = ""
+
+
+@dataclass
+class Search:
+    """One search; `run` gives all candidates, the kept one among them.
+
+    Attributes:
+        trials: builds and judges.
+        options: what can be turned down where; empty without samples.
+        target: the device.
+        objective: what is to become small.
+        budget_percent: Z.
+        shapes: observed for a batch of one.
+        timer: times serialized models.
+        progress: told what goes on.
+        deadline: `time.monotonic()` after which no new candidate is begun.
+    """
+
+    trials: Trials
+    options: Options
+    target: Target
+    objective: Objective
+    budget_percent: float
+    shapes: Shapes
+    timer: Timer
+    progress: Progress
+    deadline: float = math.inf
+    seen: dict[str, Candidate] = field(default_factory=dict)
+    time_limit_hit: bool = False
+
+    def run(self) -> list[Candidate]:
+        """Search, and return every candidate; exactly one is kept."""
+        finalists: list[Candidate] = []
+        for precision in ("float", "int8"):
+            path = self._path(precision)
+            best = self._bisect(path, precision)
+            if best is None and precision == "int8":
+                best = self._mixed(())
+            if best is not None:
+                finalists.append(best)
+                finalists += self._variants(best)
+        if not any(c.recipe and isinstance(c.recipe[0], StoreWeights) for c in finalists):
+            stored = self._judge("weights in 8 bits", self._tail("float"))
+            finalists += [stored] if self._accepts(stored) else []
+        return self._choose(finalists)
+
+    def _tail(self, precision: str, leave: tuple[str, ...] = ()) -> tuple[Pass, ...]:
+        """The passes that settle the precision, after those that change the structure."""
+        store = StoreWeights()
+        return (
+            (Quantize(weight_bits=self.target.weight_bits, leave=leave), store)
+            if precision == "int8"
+            else (store,)
+        )
+
+    def _path(self, precision: str) -> list[tuple[Pass, ...]]:
+        """Recipes of the structure, from none to the smallest."""
+        integer = precision == "int8"
+        latency = {"latency": 0.7, "size": 0.1, "memory": 0.3}[self.objective]
+        how = Weighing(latency, 1 - latency, integer, self.target.channel_multiple)
+        sites = {id(s.node) for s in find_sites(self.trials.original)}
+        others = [
+            c
+            for n, c in zip(
+                self.trials.original.graph,
+                node_costs(self.trials.original, self.shapes, self.target),
+                strict=True,
+            )
+            if id(n) not in sites
+        ]
+        fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
+        states = descend(self.options.layers, self.options.knobs, self.target, how, fixed)
+        return [self.options.recipe(state) for state, _ in states]
+
+    def _bisect(self, path: Sequence[tuple[Pass, ...]], precision: str) -> Candidate | None:
+        """The smallest model of a path that keeps the budget, or None."""
+        low, high, best = 0, len(path), None
+        probe = min(len(path) // 2, high - 1)
+        while low < high and not self._late():
+            candidate = self._judge(
+                f"{precision}, step {probe} of {len(path) - 1}", path[probe] + self._tail(precision)
+            )
+            if self._accepts(candidate):
+                best, low = candidate, probe + 1
+            else:
+                high = probe
+            self.progress("search", 0.0, candidate.label)
+            probe = (low + high) // 2
+        return best
+
+    def _mixed(self, structure: tuple[Pass, ...]) -> Candidate | None:
+        """8 bits but for the sites that they hurt most: as few of those as the budget allows."""
+        fold = self.trials.folds[0]
+        model = self.trials.built(structure, fold)
+        reference = stacked_outputs(model, fold.context, 128)
+        harm: dict[str, float] = {}
+        for site in find_sites(model):
+            if self._late():
+                return None
+            alone = model.clone()
+            Quantize(weight_bits=self.target.weight_bits, sites=(f"^{re.escape(site.name)}$",)).apply(
+                alone, fold.context
+            )
+            harm[site.name] = divergence(reference, stacked_outputs(alone, fold.context, 128))
+            self.progress("search", 0.0, f"8 bits at {site.name}")
+        worst = sorted(harm, key=lambda name: -harm[name])
+        low, high, best = 1, len(worst), None
+        while low < high and not self._late():
+            middle = (low + high) // 2
+            leave = tuple(sorted(worst[:middle]))
+            candidate = self._judge(f"int8 but for {middle} sites", structure + self._tail("int8", leave))
+            if self._accepts(candidate):
+                best, high = candidate, middle
+            else:
+                low = middle + 1
+        return best
+
+    def _variants(self, best: Candidate) -> Iterable[Candidate]:
+        """The same model without what may not pay: splits, and 8-bit arithmetic where it can hardly be faster."""
+        found = []
+        plain = tuple(p for p in best.recipe if not isinstance(p, LowRank))
+        if plain != best.recipe:
+            found.append(("without low rank", plain))
+        if isinstance(best.recipe[-2] if len(best.recipe) > 1 else None, Quantize):
+            slow = self._hardly_faster(best)
+            quantize = best.recipe[-2]
+            if slow and isinstance(quantize, Quantize):
+                fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
+                found.append(("small sites in float", (*best.recipe[:-2], fewer, best.recipe[-1])))
+        for label, recipe in found:
+            if not self._late():
+                candidate = self._judge(f"{best.label}, {label}", recipe)
+                if self._accepts(candidate):
+                    yield candidate
+
+    def _hardly_faster(self, candidate: Candidate) -> list[str]:
+        """Sites whose predicted gain by 8-bit arithmetic is below the cost of going there and back."""
+        structure = tuple(p for p in candidate.recipe if not isinstance(p, Quantize | StoreWeights))
+        model = self.trials.built(structure, self.trials.folds[0])
+        slow = []
+        for site in find_sites(model):
+            macs = node_macs(site.node, self.shapes)
+            gain = kernel_ns(self.target, macs, 0, integer=False) - kernel_ns(
+                self.target, macs, 0, integer=True
+            )
+            if site.depthwise or gain < self.target.node_overhead_ns:
+                slow.append(site_name(site.node))
+        return slow
+
+    def _judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
+        key = digest(recipe)
+        if key not in self.seen:
+            estimate = self.trials.estimate(recipe)
+            why = (
+                "within the budget"
+                if estimate.within(self.budget_percent)
+                else "outside the budget on held-out samples"
+            )
+            self.seen[key] = Candidate(label, recipe, estimate, why=why)
+        return self.seen[key]
+
+    def _accepts(self, candidate: Candidate) -> bool:
+        return candidate.estimate is not None and candidate.estimate.within(self.budget_percent)
+
+    def _late(self) -> bool:
+        late = time.monotonic() > self.deadline
+        self.time_limit_hit |= late
+        return late
+
+    def _choose(self, finalists: Sequence[Candidate]) -> list[Candidate]:
+        """Fit the finalists to all samples, time them with the original, keep the best."""
+        original = Candidate(
+            "original, normalised", (), model=self.trials.original, data=save(self.trials.original)
+        )
+        built = [original]
+        for candidate in {digest(c.recipe): c for c in finalists}.values():
+            self.progress("fit", 0.0, candidate.label)
+            model, skipped = self.trials.final(candidate.recipe)
+            built.append(replace(candidate, model=model, data=save(model), skipped=tuple(skipped)))
+        times = self.timer([(digest(c.recipe), c.data) for c in built])
+        built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
+        best = min(built, key=lambda c: self._worth(c, built[0]))
+        for candidate in built:
+            kept = candidate is best
+            why = self._reason(candidate, best, built[0])
+            self.seen[digest(candidate.recipe)] = replace(candidate, kept=kept, why=why)
+        return list(self.seen.values())
+
+    def _worth(self, candidate: Candidate, original: Candidate) -> float:
+        """What is minimised: infinite for what is slower or larger than the original."""
+        if candidate is original:
+            return 0.0
+        ratio = (candidate.latency_ns or 1.0) / (original.latency_ns or 1.0)
+        smaller = len(candidate.data) / max(len(original.data), 1)
+        if ratio > 1 + NOISE or smaller > 1:
+            return math.inf
+        weight = SIZE_AGAINST_LATENCY if self.objective == "latency" else 1.0
+        return weight * math.log(smaller) + (
+            math.log(ratio) if self.objective == "latency" else 0.01 * math.log(ratio)
+        )
+
+    def _reason(self, candidate: Candidate, best: Candidate, original: Candidate) -> str:
+        if candidate is best:
+            return (
+                "best within the budget"
+                if candidate is not original
+                else "nothing smaller or faster keeps the budget"
+            )
+        if candidate is not original and (candidate.latency_ns or 0) > (1 + NOISE) * (
+            original.latency_ns or 0
+        ):
+            return "slower than the original"
+        if len(candidate.data) > len(original.data):
+            return "larger than the original"
+        return "another one is better"
