@@ -118,7 +118,8 @@ def quantize(
     wide = np.float32 if grid.bits <= 16 else np.float64
     ratio = np.asarray(x, wide) / along(scale, axis, x.ndim).astype(wide)
     q = np.rint(ratio) + along(zero_point, axis, x.ndim).astype(wide)
-    return np.clip(q, grid.qmin, grid.qmax).astype(grid.dtype)
+    stored: Array = np.clip(q, grid.qmin, grid.qmax).astype(grid.dtype)
+    return stored
 
 
 def dequantize(

@@ -41,7 +41,12 @@ class Moments:
         self.yy = np.zeros((self.outputs, self.outputs))
 
     def update(self, x: Array, y: Array) -> None:
-        """Add rows X [rows, in] and Y [rows, out]."""
+        """Add rows X [rows, in] and Y [rows, out]; those with a value that is no number tell nothing."""
+        # Products of float16 would overflow.
+        x, y = (a.astype(np.float32, copy=False) if a.dtype == np.float16 else a for a in (x, y))
+        finite = np.isfinite(x).all(1) & np.isfinite(y).all(1)
+        if not finite.all():
+            x, y = x[finite], y[finite]
         self.rows += len(x)
         self.x_sum += x.sum(0, dtype=np.float64)
         self.y_sum += y.sum(0, dtype=np.float64)

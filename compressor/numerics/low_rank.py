@@ -1,9 +1,9 @@
 """The best low-rank W for the inputs that really come, not for the weights alone.
 
-The error that counts is on outputs. With Y = W x and S = E[(y − ȳ)(y − ȳ)ᵀ] = P Λ Pᵀ, the minimiser of
-E|Wx − Ŵx|² over rank-r matrices is Ŵ = P_r (P_rᵀ W): the principal directions of the outputs, so that neither the
-inputs' covariance nor its inverse is needed. With white inputs it is the truncated SVD of W (Golub & Reinsch 1970;
-Çallı 2017 §1.3.1).
+The error that counts is on outputs. With Y = W x and S = E[(y − ȳ)(y − ȳ)ᵀ] = P Λ Pᵀ, the minimiser of E|Wx −
+Ŵx|² over rank-r matrices is Ŵ = P_r (P_rᵀ W): the principal directions of the outputs, so that neither the
+inputs' covariance nor its inverse is needed. With white inputs it is the truncated SVD of W (Golub & Reinsch
+1970; Çallı 2017 §1.3.1).
 """
 
 import numpy as np

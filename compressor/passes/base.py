@@ -8,28 +8,15 @@ Rules:
     5. Inputs and outputs keep name, dtype and shape.
 """
 
-import re
-from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.protocols import Array, Target
+from edgepress.compressor.context import Context, Skipped, Stream
+from edgepress.compressor.sites import site_name
 
-
-@dataclass(frozen=True)
-class Skipped:
-    """A site that was left alone.
-
-    Attributes:
-        site: the site's name (its node's, or its output value's where the node has none).
-        reason: why, in words for the report.
-    """
-
-    site: str
-    reason: str
+__all__ = ["BoundPass", "Context", "Outcome", "Pass", "Skipped", "Stream", "site_name"]
 
 
 @dataclass(frozen=True)
@@ -45,44 +32,6 @@ class Outcome:
     modified: bool
     changed: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
-
-
-class Stream(Protocol):
-    """Activations of the current and of the original model on the same rows, batch by batch."""
-
-    def __call__(
-        self, model: ir.Model, values: Sequence[str], original: Sequence[str] = ()
-    ) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
-        """Yield (values of `model`, values of the original) for each calibration batch."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a pass may look at.
-
-    Attributes:
-        stream: calibration activations, or None without data.
-        target: the device that the model is meant for, or None.
-        seed: seed of every random choice.
-        leave: regular expressions of sites not to touch (`--leave`).
-        rows: how many samples one run of `stream` gives.
-        memo: what passes worked out on these samples and may want again; never a source of truth.
-    """
-
-    stream: Stream | None = None
-    target: Target | None = None
-    seed: int = 0
-    leave: tuple[str, ...] = ()
-    rows: int = 0
-    memo: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
-
-    def rng(self) -> np.random.Generator:
-        """A fresh generator: equal seeds give equal streams."""
-        return np.random.default_rng(self.seed)
-
-    def left_by_user(self, site: str) -> bool:
-        """Whether `--leave` names this site."""
-        return any(re.search(pattern, site) for pattern in self.leave)
 
 
 @dataclass(frozen=True)
@@ -112,8 +61,3 @@ class BoundPass(ir.passes.InPlacePass):
         """Apply the pass to `model` in place."""
         self.outcome = self.bound.apply(model, self.context)
         return ir.passes.PassResult(model, self.outcome.modified)
-
-
-def site_name(node: ir.Node) -> str:
-    """The name under which users meet a node: its own, or its first output's."""
-    return node.name or node.outputs[0].name or node.op_type

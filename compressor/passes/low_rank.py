@@ -1,9 +1,10 @@
 """Split a dense site in two through a narrow middle: W → U V.
 
-A Gemm, MatMul or Conv with W [out, in] becomes one with V [rank, in], then one with U [out, rank]: fewer weights and
-fewer multiplications once rank < out · in / (out + in). The first keeps the kernel, strides and padding of a Conv, the
-second is 1×1. Directions are those in which the outputs really vary (numerics/low_rank.py), and the dense matrix is
-refitted towards the original's outputs before it is split (Golub & Reinsch 1970; Çallı 2017 §1.3.1).
+A Gemm, MatMul or Conv with W [out, in] becomes one with V [rank, in], then one with U [out, rank]: fewer
+weights and fewer multiplications once rank < out · in / (out + in). The first keeps the kernel, strides and
+padding of a Conv, the second is 1×1. Directions are those in which the outputs really vary
+(numerics/low_rank.py), and the dense matrix is refitted towards the original's outputs before it is split
+(Golub & Reinsch 1970; Çallı 2017 §1.3.1).
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,20 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.low_rank import factorise
-from edgepress.compressor.observe import KEPT, own_moments, site_moments
+from edgepress.compressor.observe import NEW, own_moments, restructured, site_moments
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.passes.shrink import refit_site, refittable
 from edgepress.compressor.protocols import Matrix
-from edgepress.compressor.sites import Site, find_sites, new_constant, replace_constant, set_weights, site_of
+from edgepress.compressor.sites import (
+    Site,
+    find_sites,
+    free_name,
+    new_constant,
+    replace_constant,
+    set_weights,
+    site_name,
+    site_of,
+)
 
 
 @dataclass(frozen=True)
@@ -35,27 +45,25 @@ class LowRank(Pass):
     follow: bool = True
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        """Split the named sites of `model` in place; those that read changed values are refitted on the way."""
+        """Split the named sites of `model` in place, and refit those that read changed values on the way."""
         wanted = dict(self.ranks)
         known = {site.name: site for site in find_sites(model)}
         skipped = [Skipped(n, "no such site") for n in wanted if n not in known]
         changed: list[str] = []
         different: set[ir.Value] = set()
-        shrunk = any(KEPT in v.meta for node in model.graph for v in node.outputs)
+        before = restructured(model)
         for node in list(model.graph):
             site = site_of(node)
             moved = any(v in different for v in node.inputs if v is not None)
             if site is not None and site.name in wanted:
                 why = refusal(site, wanted[site.name], context)
                 if why is None:
-                    split(model, site, wanted[site.name], context, moved=moved or shrunk)
+                    split(model, site, wanted[site.name], context, moved=moved or before)
                     changed.append(site.name)
                     moved = True
                 else:
                     skipped.append(Skipped(site.name, why))
-            elif (
-                self.follow and site is not None and moved and refittable(site) and context.stream is not None
-            ):
+            elif self.follow and site is not None and moved and refittable(site, context):
                 refit_site(model, site, context)
             if moved:
                 different.update(node.outputs)
@@ -88,6 +96,7 @@ def split(model: ir.Model, site: Site, rank: int, context: Context, *, moved: bo
         context: with a stream.
         moved: its inputs differ from the original's, so it is refitted towards the original first.
     """
+    moved = moved and NEW not in site.y.meta
     fit, held = (
         site_moments(model, site, context, paired=True) if moved else own_moments(model, site, context)
     )
@@ -113,16 +122,18 @@ def replace_by_two(site: Site, u: Matrix, v: Matrix) -> None:
     if not isinstance(graph, ir.Graph):
         raise ValueError(f"{site.name} is not in the main graph")
     dtype = site.weight.dtype
-    first = site.from_matrix(v)
-    middle = ir.Value(name=f"{site.y.name}_middle", type=site.y.type)
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=True)
+    name = free_name(f"{site.name}_v", {site_name(each) for each in graph})
+    middle = ir.Value(name=free_name(f"{site.y.name}_middle", values), type=site.y.type)
     inner = ir.Node(
         node.domain,
         node.op_type,
-        [site.x, new_constant(graph, f"{site.name}_v", first)],
+        [site.x, new_constant(graph, name, site.from_matrix(v))],
         dict(node.attributes),
         outputs=[middle],
-        name=f"{site.name}_v",
+        name=name,
     )
+    middle.meta[NEW] = True
     graph.insert_before(node, inner)
     if site.is_conv:
         ones = [1] * (site.weight.ndim - 2)

@@ -13,15 +13,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import onnx
 import onnx_ir as ir
 
-from edgepress.compressor.errors import ModelError
-from edgepress.compressor.passes.base import site_name
-from edgepress.compressor.sites import Site, attribute, constant, int_attribute, ints_attribute
-
-PER_AXIS_OPSET = 13
-"""First opset whose DequantizeLinear takes one scale per channel."""
+from edgepress.compressor.passes.integer_forms import Bounds, clip_bounds, is_spatial_mean
+from edgepress.compressor.sites import Site, attribute, constant
 
 _RESHAPES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Split")
 MOVES = frozenset([*_RESHAPES, "MaxPool", "DepthToSpace", "SpaceToDepth", "Resize", "Concat"])
@@ -33,8 +28,6 @@ COMPUTES = frozenset(["Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceM
 QUANTIZED = frozenset(
     ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"]
 )
-
-Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -73,45 +66,6 @@ def already_quantized(model: ir.Model) -> bool:
     )
 
 
-def raise_opset(model: ir.Model, version: int = PER_AXIS_OPSET) -> bool:
-    """Convert `model` in place to an opset of at least `version`, by onnx's own converter.
-
-    Args:
-        model: any model; one that is new enough is not touched.
-        version: opset of the default domain.
-
-    Returns:
-        Whether the model changed.
-
-    Raises:
-        ModelError: the converter does not know an operator.
-    """
-    now = model.opset_imports.get("", version)
-    if now >= version:
-        return False
-    weights = {v.name: v.const_value for v in model.graph.initializers.values()}
-    try:
-        new = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), version))
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"The model cannot be converted from opset {now} to {version}: {error}",
-            f"Export it with opset {version} or later.",
-        ) from error
-    _keep_interface(model.graph, new.graph)
-    for value in new.graph.initializers.values():
-        value.const_value = weights.get(value.name) or value.const_value
-    model.graph = new.graph
-    model.opset_imports.update(new.opset_imports)
-    model.ir_version = max(model.ir_version, new.ir_version)
-    return True
-
-
-def _keep_interface(old: ir.Graph, new: ir.Graph) -> None:
-    """Give the inputs and outputs of `new` the types and shapes they had: the converter rewrites some."""
-    for before, after in zip((*old.inputs, *old.outputs), (*new.inputs, *new.outputs), strict=True):
-        after.name, after.type, after.shape = before.name, before.type, before.shape
-
-
 def activation(node: ir.Node) -> tuple[ir.Node, Bounds] | None:
     """The Relu or Clip behind `node` that integers can express, and its bounds; None where there is none."""
     if len(node.outputs) != 1 or node.op_type not in COMPUTES | {"Conv", "Gemm", "MatMul"}:
@@ -122,23 +76,8 @@ def activation(node: ir.Node) -> tuple[ir.Node, Bounds] | None:
     follower = next(iter(uses)).node
     if follower.graph is not node.graph or follower.domain not in ("", "ai.onnx"):
         return None
-    bounds = _clip_bounds(follower)
+    bounds = clip_bounds(follower)
     return (follower, bounds) if bounds and bounds[0] <= 0.0 <= bounds[1] else None
-
-
-def _clip_bounds(node: ir.Node) -> Bounds | None:
-    if node.op_type == "Relu":
-        return 0.0, math.inf
-    if node.op_type != "Clip":
-        return None
-    found = []
-    for index, default in ((1, -math.inf), (2, math.inf)):
-        value = node.inputs[index] if len(node.inputs) > index else None
-        array = None if value is None else constant(value)
-        if value is not None and array is None:
-            return None
-        found.append(default if array is None else float(array.reshape(-1)[0]))
-    return found[0], found[1]
 
 
 def given(node: ir.Node) -> ir.Value:
@@ -162,19 +101,6 @@ def data_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs of an integer node that carry activations."""
     several = node.op_type in ("Add", "Mul", "Concat")
     return [v for v in (node.inputs if several else node.inputs[:1]) if v is not None]
-
-
-def is_spatial_mean(node: ir.Node) -> bool:
-    """Whether a ReduceMean is a GlobalAveragePool: the mean over all axes behind the channels."""
-    x = node.inputs[0]
-    if node.op_type != "ReduceMean" or x is None or x.shape is None or len(x.shape) < 3:
-        return False
-    axes = ints_attribute(node, "axes", ())
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        array = constant(node.inputs[1])
-        axes = () if array is None else tuple(int(a) for a in array.reshape(-1))
-    rank = len(x.shape)
-    return sorted(a % rank for a in axes) == list(range(2, rank))
 
 
 def _capable(node: ir.Node) -> bool:
@@ -262,62 +188,6 @@ def _demanded(
             kept.add(node)
             wanted.update(data_inputs(node))
     return kept
-
-
-def as_global_pool(node: ir.Node) -> None:
-    """Turn a spatial ReduceMean into the GlobalAveragePool it is, which has an integer kernel.
-
-    Args:
-        node: for which `is_spatial_mean` holds; one that drops its axes becomes a Flatten behind a new pool.
-    """
-    graph, y = node.graph, node.outputs[0]
-    keeps = bool(int_attribute(node, "keepdims", 1))
-    node.attributes.clear()
-    node.resize_inputs(1)
-    node.op_type = "GlobalAveragePool" if keeps else "Flatten"
-    if not keeps and graph is not None:
-        pooled = ir.Value(name=f"{y.name}_pooled", type=y.type)
-        name = f"{site_name(node)}_pool"
-        pool = ir.Node("", "GlobalAveragePool", [node.inputs[0]], outputs=[pooled], name=name)
-        graph.insert_before(node, pool)
-        node.replace_input_with(0, pooled)
-
-
-def as_gemm(site: Site) -> bool:
-    """Make a MatMul of matrices and the Add of a constant behind it a Gemm.
-
-    The runtime does it, too, but not with the integers that its fused kernel asks for.
-
-    Args:
-        site: any site.
-
-    Returns:
-        Whether the node is a Gemm now; it gives the value that the Add gave.
-    """
-    node, y = site.node, site.y
-    uses = list(y.uses())
-    if node.op_type != "MatMul" or site.x.shape is None or len(site.x.shape) != 2:
-        return False
-    if len(uses) != 1 or y.is_graph_output():
-        return False
-    add = uses[0].node
-    if add.op_type != "Add" or add.graph is not node.graph:
-        return False
-    bias = add.inputs[1 - uses[0].idx]
-    array = constant(bias)
-    if array is None or array.shape != (site.outputs,) or array.dtype != site.weight.dtype:
-        return False
-    result = add.outputs[0]
-    ir.convenience.replace_all_uses_with(result, y, replace_graph_outputs=True)
-    name, shape, meta = result.name, result.shape, result.meta
-    if add.graph is not None:
-        add.graph.remove(add, safe=True)
-    y.name, y.shape = name, shape
-    y.meta.update(meta)
-    node.op_type = "Gemm"
-    node.resize_inputs(3)
-    node.replace_input_with(2, bias)
-    return True
 
 
 def share_grids(

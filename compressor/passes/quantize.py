@@ -36,16 +36,13 @@ from edgepress.compressor.numerics.grids import (
 )
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
 from edgepress.compressor.passes.calibrate import Seen, mean_shift
-from edgepress.compressor.passes.qdq import (
-    Plan,
-    already_quantized,
+from edgepress.compressor.passes.integer_forms import (
     as_gemm,
     as_global_pool,
-    given,
-    place,
+    clip_before_pool,
     raise_opset,
-    share_grids,
 )
+from edgepress.compressor.passes.qdq import Plan, already_quantized, given, place, share_grids
 from edgepress.compressor.sites import Site, find_sites
 
 HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"])
@@ -100,7 +97,7 @@ class Quantize(Pass):
         modified = raise_opset(model)
         if modified:
             sites, skipped = self._choose(model, context)
-        if sum(as_gemm(site) for site in sites):
+        if sum(as_gemm(site) + clip_before_pool(site) for site in sites):
             modified, names = True, {site.name for site in sites}
             sites = [site for site in find_sites(model) if site.name in names]
         while sites:

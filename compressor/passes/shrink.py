@@ -1,10 +1,10 @@
 """Shrink whole neurons and channels, and refit what reads them towards the original's outputs.
 
-Which go: backward elimination on the second moments of the readers' inputs, each removal charged with the error that
-is left once the readers are refitted (optimal brain surgeon for blocks of columns: Hassibi & Stork 1993; activation
-based pruning: Hu et al. 2016, Çallı 2017 §1.5.2–1.5.3). What it costs to remove them is thus put back at once, in
-closed form: reader after reader, its weights are fitted by ridge regression from the shrunk net's activations to the
-original's pre-activations. Shrinking is not masking: the arrays get smaller.
+Which go: backward elimination on the second moments of the readers' inputs, each removal charged with the
+error that is left once the readers are refitted (optimal brain surgeon for blocks of columns: Hassibi & Stork
+1993; activation based pruning: Hu et al. 2016, Çallı 2017 §1.5.2–1.5.3). What it costs to remove them is thus
+put back at once, in closed form: reader after reader, its weights are fitted by ridge regression from the
+shrunk net's activations to the original's pre-activations. Shrinking is not masking: the arrays get smaller.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.channels import Channels, Group, Track, analyse, groups_of
 from edgepress.compressor.numerics.least_squares import Consumer, eliminate, refit
-from edgepress.compressor.observe import KEPT, kept_channels, own_moments, site_moments
+from edgepress.compressor.observe import KEPT, NEW, kept_channels, own_moments, restructured, site_moments
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.sites import Site, constant, find_sites, replace_constant, set_weights, site_of
@@ -27,7 +27,7 @@ class Curve:
 
     Attributes:
         order: unit ids, first to go first.
-        damage: [units + 1], after k removals: summed error of the readers' outputs, relative to their variance.
+        damage: [units + 1], after k removals: summed error of the readers' outputs, over their variance.
     """
 
     order: Array
@@ -39,7 +39,7 @@ class Shrink(Pass):
     """Remove channels and neurons, then refit the sites that follow.
 
     Attributes:
-        widths: (group, channels to keep) pairs; a group bears the name of the first site that makes its channels.
+        widths: (group, channels to keep) pairs; a group bears the name of the first site that makes it.
         compensate: refit the dense sites that read changed values.
     """
 
@@ -55,21 +55,26 @@ class Shrink(Pass):
         groups, stuck = groups_of(model, channels)
         known = {group.name: group for group in groups}
         reasons = {s.site: s.reason for s in stuck}
-        skipped, removed = [], set()
+        skipped: list[Skipped] = []
+        removed: set[int] = set()
         for name, width in self.widths:
             group = known.get(name)
-            if group is None or context.left_by_user(name):
+            if group is None or left_by_user(group, context):
                 why = "--leave names it" if group else reasons.get(name, "no channels to shrink here")
                 skipped.append(Skipped(name, why))
             elif 0 < width < len(group.units):
-                curve = group_curve(model, channels, group, context)
-                removed.update(int(u) for u in curve.order[: len(group.units) - width])
+                removed |= leaving(channels, group_curve(model, channels, group, context), width)
         if not removed:
             return Outcome(False, (), tuple(skipped))
         changed = remove_units(model, channels, removed)
         if self.compensate:
             refit_following(model, changed, context)
         return Outcome(True, tuple(changed), tuple(skipped))
+
+
+def left_by_user(group: Group, context: Context) -> bool:
+    """Whether `--leave` names a site whose weights would change with this group."""
+    return any(context.left_by_user(name) for name in (*group.producers, *(s.name for s in group.consumers)))
 
 
 def group_curve(model: ir.Model, channels: Channels, group: Group, context: Context) -> Curve:
@@ -82,7 +87,7 @@ def group_curve(model: ir.Model, channels: Channels, group: Group, context: Cont
         context: with a stream.
     """
     key = ("curve", group.name)
-    if any(KEPT in value.meta for value in channels.tracks):
+    if restructured(model):
         context = replace(context, memo={})
     if key not in context.memo:
         position = {int(u): i for i, u in enumerate(group.units)}
@@ -105,6 +110,26 @@ def group_curve(model: ir.Model, channels: Channels, group: Group, context: Cont
     if not isinstance(curve, Curve):
         raise TypeError(f"{key} is taken")
     return curve
+
+
+def leaving(channels: Channels, curve: Curve, width: int) -> set[int]:
+    """The units that go, those that hurt least first; no value loses its last one: no kernel runs on nothing.
+
+    Args:
+        channels: analysis of the model.
+        curve: of one group.
+        width: how many units of it to keep; more stay where a value would lose all.
+    """
+    units = {int(u) for u in curve.order}
+    rosters = {frozenset(channels.roots(track.ids).tolist()) for track in channels.tracks.values()}
+    left = {roster: len(roster) for roster in rosters if roster <= units}
+    gone: set[int] = set()
+    for unit in map(int, curve.order):
+        holders = [roster for roster in left if unit in roster]
+        if len(units) - len(gone) > width and all(left[roster] > 1 for roster in holders):
+            gone.add(unit)
+            left.update((roster, left[roster] - 1) for roster in holders)
+    return gone
 
 
 def remove_units(model: ir.Model, channels: Channels, removed: set[int]) -> list[str]:
@@ -132,7 +157,7 @@ def remove_units(model: ir.Model, channels: Channels, removed: set[int]) -> list
                 changed.append(site.name)
         elif any(v in keep for v in node.inputs if v is not None):
             _cut_parameters(node, channels.tracks, keep)
-    _note_shapes(model, keep)
+    _note_shapes(channels, keep)
     return changed
 
 
@@ -174,20 +199,17 @@ def _cut_parameters(node: ir.Node, tracks: dict[ir.Value, Track], keep: dict[ir.
         if array is None or node.op_type in ("Squeeze", "Clip") or "Reduce" in node.op_type:
             continue
         place = track.axis - (track.rank - array.ndim)
-        if node.op_type == "PRelu" and array.ndim < track.rank and array.size == len(mask):
-            place = int(np.argmax(array.shape))
         if array.ndim and place >= 0 and array.shape[place] == len(mask) and len(mask) > 1:
             replace_constant(node, index, np.compress(mask, array, axis=place))
 
 
-def _note_shapes(model: ir.Model, keep: dict[ir.Value, Array]) -> None:
-    """Set the channel count of each value that shrank anew, and note which of the original's channels are left."""
+def _note_shapes(channels: Channels, keep: dict[ir.Value, Array]) -> None:
+    """Set the shape of each value that shrank, and note which of the original's channels are left."""
     for value, mask in keep.items():
         value.meta[KEPT] = kept_channels(value, len(mask))[mask]
         if value.shape is not None:
-            axis = 1 if len(value.shape) > 1 and value.shape[1] == len(mask) else len(value.shape) - 1
-            dims = [int(mask.sum()) if i == axis else d for i, d in enumerate(value.shape)]
-            value.shape = ir.Shape(dims)
+            axis = channels.tracks[value].axis
+            value.shape = ir.Shape([int(mask.sum()) if i == axis else d for i, d in enumerate(value.shape)])
 
 
 def refit_following(model: ir.Model, changed: list[str], context: Context) -> None:
@@ -203,14 +225,16 @@ def refit_following(model: ir.Model, changed: list[str], context: Context) -> No
     for node in list(model.graph):
         site = site_of(node)
         moved = any(v in different for v in node.inputs if v is not None)
-        if site is not None and moved and refittable(site):
+        if site is not None and moved and refittable(site, context):
             refit_site(model, site, context)
         if moved or (site is not None and site.name in names):
             different.update(node.outputs)
 
 
-def refittable(site: Site) -> bool:
-    """Whether a closed form can change this site's weights and bias."""
+def refittable(site: Site, context: Context) -> bool:
+    """Whether a closed form can and may change this site's weights and bias, towards an original."""
+    if context.stream is None or context.left_by_user(site.name) or NEW in site.y.meta:
+        return False
     return site.dense and (site.bias_index is None or site.bias() is not None)
 
 
@@ -233,7 +257,7 @@ def write_fit(site: Site, weights: Matrix, bias: Matrix) -> None:
 
 
 def shrunk_alone(model: ir.Model, name: str, width: int, context: Context) -> ir.Model:
-    """A copy of the original with one group shrunk and only its direct readers refitted, from moments at hand.
+    """A copy of the original with one group shrunk and its direct readers refitted, from moments at hand.
 
     Args:
         model: the normalised original.
@@ -246,14 +270,14 @@ def shrunk_alone(model: ir.Model, name: str, width: int, context: Context) -> ir
     group = next(g for g in groups_of(candidate, channels)[0] if g.name == name)
     curve = group_curve(candidate, channels, group, context)
     before = {s.name: own_moments(candidate, s, context) for s in group.consumers}
-    gone = curve.order[: len(group.units) - width]
+    gone = leaving(channels, curve, width)
     columns = {
-        s.name: ~np.isin(np.repeat(channels.roots(channels.tracks[s.x].ids), s.taps), gone)
+        s.name: ~np.isin(np.repeat(channels.roots(channels.tracks[s.x].ids), s.taps), list(gone))
         for s in group.consumers
     }
-    remove_units(candidate, channels, {int(u) for u in gone})
+    remove_units(candidate, channels, gone)
     for site in find_sites(candidate):
-        if site.name in before and refittable(site):
+        if site.name in before and refittable(site, context):
             rows = kept_channels(site.y, site.outputs)
             fit, held = (m.part(columns[site.name], rows) for m in before[site.name])
             write_fit(site, *refit(fit, held, site.matrix().T.astype(np.float64)))

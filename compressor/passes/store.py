@@ -41,8 +41,8 @@ WEIGHTS = {
 }
 """Operator → inputs that are weights."""
 
-OVERHEAD = 160
-"""Bytes of two nodes and two more names; a weight that saves less stays as it is."""
+OVERHEAD = 200
+"""Bytes of the nodes; names come on top, nine times. A weight that saves less stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class StoreWeights(Pass):
             return "its weights are not finite"
         if array.size < self.min_elements:
             return f"it has fewer than {self.min_elements} weights"
-        saved = array.nbytes - array.size - scale_shape(stored, array)[1] * 4 - OVERHEAD
+        saved = array.nbytes - array.size - scale_shape(stored, array)[1] * 4
+        saved -= OVERHEAD + 9 * len(stored.value.name or "")
         return None if saved > 0 else "the file would not get smaller"
 
     def _store(self, graph: ir.Graph, stored: Stored, names: set[str]) -> Array:
