@@ -9,11 +9,15 @@ device and damage is the change of the model's own outputs, predicted as sensiti
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from edgepress.compressor.cost import kernel_ns
 from edgepress.compressor.protocols import Matrix, Target
+
+State = tuple[int, ...]
+"""A value for each knob."""
 
 
 @dataclass(frozen=True)
@@ -106,53 +110,80 @@ def layer_cost(
     return ns, size
 
 
-def descend(
-    layers: Sequence[Layer], knobs: Sequence[Knob], target: Target, how: Weighing, fixed: tuple[float, float]
-) -> list[tuple[tuple[int, ...], float]]:
-    """Walk from the full model to the smallest, best gain per damage first.
+@dataclass(frozen=True)
+class Descent:
+    """A descent over the knobs of one model for one device and objective.
 
-    Args:
+    Attributes:
         layers: all sites.
         knobs: everything that can be turned down.
         target: the device.
         how: the objective.
         fixed: nanoseconds and bytes of what no knob changes.
-
-    Returns:
-        States (a value per knob) with the predicted damage of each, from none to all.
     """
-    state = [knob.full for knob in knobs]
-    touched: list[list[int]] = [[] for _ in knobs]
-    for index, layer in enumerate(layers):
-        for knob in {layer.rows_knob, layer.columns_knob, layer.rank_knob} - {-1}:
-            touched[knob].append(index)
-    costs = np.array(
-        [layer_cost(layer, state, knobs, target, how) for layer in layers], dtype=np.float64
-    ).reshape(-1, 2)
-    total = costs.sum(0) + np.asarray(fixed)
-    damage = [0.0] * len(knobs)
-    path = [(tuple(state), 0.0)]
-    while True:
-        best: tuple[float, int, int, Matrix] | None = None
-        for k, knob in enumerate(knobs):
-            for v, value in enumerate(knob.values):
+
+    layers: Sequence[Layer]
+    knobs: Sequence[Knob]
+    target: Target
+    how: Weighing
+    fixed: tuple[float, float]
+
+    def path(self) -> list[State]:
+        """States from the full model to the smallest, best gain per damage first."""
+        state: State = tuple(knob.full for knob in self.knobs)
+        states = [state]
+        while (following := self.step(state)) is not None:
+            state = following
+            states.append(state)
+        return states
+
+    def damage(self, state: State) -> float:
+        """Predicted damage of a state: the sum over its knobs."""
+        return sum(self._damage(k, value) for k, value in enumerate(state))
+
+    def costs(self, state: State, layers: Sequence[int]) -> Matrix:
+        """Nanoseconds and bytes [2] of some layers together."""
+        each = [layer_cost(self.layers[i], state, self.knobs, self.target, self.how) for i in layers]
+        return np.asarray(each, dtype=np.float64).reshape(-1, 2).sum(0)
+
+    def step(self, state: State, frozen: frozenset[int] = frozenset()) -> State | None:
+        """The next state: the one turn of a knob with the most gain per damage; None where nothing gains.
+
+        Args:
+            state: current value of each knob.
+            frozen: knobs that may not be turned.
+        """
+        total = self.costs(state, range(len(self.layers))) + np.asarray(self.fixed)
+        best: tuple[float, State] | None = None
+        for k, knob in enumerate(self.knobs):
+            if k in frozen:
+                continue
+            before = self.costs(state, self._touched[k])
+            for value in knob.values:
                 if value >= state[k]:
                     continue
-                trial = [*state[:k], value, *state[k + 1 :]]
-                new = np.array(
-                    [layer_cost(layers[i], trial, knobs, target, how) for i in touched[k]]
-                ).reshape(-1, 2)
-                after = total + new.sum(0) - costs[touched[k]].sum(0)
-                gain = how.latency * math.log(total[0] / max(after[0], 1e-9)) + how.size * math.log(
-                    total[1] / max(after[1], 1e-9)
-                )
-                extra = max(knob.damage[v] - damage[k], 1e-12)
-                if gain > 1e-6 and (best is None or gain / extra > best[0]):
-                    best = (gain / extra, k, v, new)
-        if best is None:
-            return path
-        _, k, v, new = best
-        total = total + new.sum(0) - costs[touched[k]].sum(0)
-        costs[touched[k]] = new
-        state[k], damage[k] = knobs[k].values[v], knobs[k].damage[v]
-        path.append((tuple(state), sum(damage)))
+                trial = (*state[:k], value, *state[k + 1 :])
+                after = total - before + self.costs(trial, self._touched[k])
+                fall = np.log(total / np.maximum(after, 1e-9))
+                gain = self.how.latency * fall[0] + self.how.size * fall[1]
+                rate = gain / max(self._damage(k, value) - self._damage(k, state[k]), 1e-12)
+                if gain > 1e-6 and (best is None or rate > best[0]):
+                    best = (float(rate), trial)
+        return None if best is None else best[1]
+
+    def turned(self, before: State, after: State) -> int:
+        """Which knob a step turned."""
+        return next(k for k, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
+
+    def _damage(self, k: int, value: int) -> float:
+        knob = self.knobs[k]
+        return 0.0 if value >= knob.full else knob.damage[knob.values.index(value)]
+
+    @cached_property
+    def _touched(self) -> list[list[int]]:
+        """Layers whose cost each knob changes."""
+        touched: list[list[int]] = [[] for _ in self.knobs]
+        for index, layer in enumerate(self.layers):
+            for knob in {layer.rows_knob, layer.columns_knob, layer.rank_knob} - {-1}:
+                touched[knob].append(index)
+        return touched

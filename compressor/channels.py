@@ -2,8 +2,8 @@
 
 Every value carries, on one axis, an array of *units*: one id per position. A dense site makes new units, an
 element-wise node hands them on, an Add makes those of its inputs equal (union-find), a Concat strings arrays
-together, a Flatten repeats each id. Two producers that meet in an Add thus end with the same units, and a unit can go
-only from all of its positions at once. What is not understood pins the units that it sees.
+together, a Flatten repeats each id. Two producers that meet in an Add thus end with the same units, and a
+unit can go only from all of its positions at once. What is not understood pins the units that it sees.
 """
 
 import math
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.passes.base import Skipped, site_name
+from edgepress.compressor.context import Skipped
+from edgepress.compressor.model import captured
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import (
     Site,
@@ -21,16 +22,18 @@ from edgepress.compressor.sites import (
     exclusive,
     int_attribute,
     ints_attribute,
+    site_name,
     site_of,
 )
 
-UNARY = frozenset(
-    "Relu LeakyRelu Sigmoid Tanh HardSwish HardSigmoid Clip Elu Gelu Erf Exp Abs Neg Softplus Dropout Identity Cast Selu "
-    "Celu ThresholdedRelu Mish Sqrt Reciprocal Log Floor Ceil Round Sign Softsign Sin Cos Swish".split()
-)
-BINARY = frozenset("Add Sub Mul Div Max Min Pow PRelu".split())
-POOLS = frozenset("MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool".split())
-REDUCE = frozenset("ReduceMean ReduceSum ReduceMax ReduceMin".split())
+UNARY = frozenset([
+    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Clip", "Elu", "Gelu", "Erf", "Exp",
+    "Abs", "Neg", "Softplus", "Dropout", "Identity", "Cast", "Selu", "Celu", "ThresholdedRelu", "Mish",
+    "Sqrt", "Reciprocal", "Log", "Floor", "Ceil", "Round", "Sign", "Softsign", "Sin", "Cos", "Swish",
+])  # fmt: skip
+BINARY = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"])
+POOLS = frozenset(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"])
+REDUCE = frozenset(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"])
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Channels:
     pinned: dict[int, str] = field(default_factory=dict)
     parent: list[int] = field(default_factory=list)
     made_by: dict[int, str] = field(default_factory=dict)
+    settled: Array | None = None
 
     def fresh(self, count: int, maker: str) -> Array:
         """New units."""
@@ -84,7 +88,13 @@ class Channels:
 
     def roots(self, ids: Array) -> Array:
         """`root` of each."""
+        if self.settled is not None:
+            return self.settled[ids]
         return np.fromiter((self.root(int(i)) for i in ids), np.int64, len(ids))
+
+    def settle(self) -> None:
+        """Look every root up once; no unit is made or joined after that."""
+        self.settled = self.roots(np.arange(len(self.parent)))
 
     def union(self, a: Array, b: Array) -> None:
         """Make units equal, position by position."""
@@ -110,6 +120,7 @@ def analyse(model: ir.Model) -> Channels:
     for node in model.graph:
         _visit(channels, node)
     channels.pin(model.graph.outputs, "the model's output")
+    channels.settle()
     return channels
 
 
@@ -169,9 +180,7 @@ def _visit(channels: Channels, node: ir.Node) -> None:
     if node.domain not in ("", "ai.onnx") or any(
         a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
     ):
-        channels.pin(
-            [*seen, *_captured(node, tracks)], f"{op} {site_name(node)} reads them in a way not understood"
-        )
+        channels.pin([*seen, *_captured(node)], f"{op} {site_name(node)} reads them in a way not understood")
         return
     if site is not None:
         _visit_site(channels, site)
@@ -187,22 +196,9 @@ def _visit(channels: Channels, node: ir.Node) -> None:
         channels.pin(node.outputs[:1], f"{op} {site_name(node)} has several outputs")
 
 
-def _captured(node: ir.Node, tracks: dict[ir.Value, Track]) -> list[ir.Value]:
+def _captured(node: ir.Node) -> list[ir.Value]:
     """Values of the main graph that a node's bodies read."""
-    found = []
-    for attr in node.attributes.values():
-        bodies = (
-            [attr.value]
-            if attr.type == ir.AttributeType.GRAPH
-            else attr.value
-            if attr.type == ir.AttributeType.GRAPHS
-            else []
-        )
-        for body in bodies:
-            found += [
-                v for inner in ir.traversal.RecursiveGraphIterator(body) for v in inner.inputs if v in tracks
-            ]
-    return [v for v in found if v is not None]
+    return list(captured(node, node.graph)) if isinstance(node.graph, ir.Graph) else []
 
 
 def _visit_site(channels: Channels, site: Site) -> None:
@@ -224,7 +220,7 @@ def _visit_site(channels: Channels, site: Site) -> None:
     ):
         channels.pin([site.x], f"{site.name} ({node.op_type}) needs all of its inputs")
     weight = node.inputs[1]
-    fixed = weight is None or not exclusive(weight) or site.bias_index is not None and site.bias() is None
+    fixed = weight is None or not exclusive(weight) or (site.bias_index is not None and site.bias() is None)
     if site.depthwise:
         if source is None or source.axis != 1:
             return
@@ -265,7 +261,7 @@ def _carried(channels: Channels, node: ir.Node, seen: Sequence[ir.Value]) -> Tra
         gone = (
             [int(a) % first.rank for a in np.ravel(axes)]
             if axes is not None
-            else list(ints_attribute(node, "axes", ()))
+            else [a % first.rank for a in ints_attribute(node, "axes", ())]
         )
         if not gone or first.axis in gone:
             return None
@@ -290,17 +286,10 @@ def _binary(channels: Channels, node: ir.Node, seen: Sequence[ir.Value]) -> Trac
     array = constant(other)
     if array is None or array.ndim > rank:
         return None
-    if op_slopes(node) and array.ndim not in (0, 1, rank, rank - 1):
+    place, ids = axis - (rank - array.ndim), tracked[0].ids
+    if place >= 0 and array.shape[place] != 1 and (array.shape[place] != len(ids) or not exclusive(other)):
         return None
-    place = axis - (rank - array.ndim)
-    if place >= 0 and array.shape[place] > 1 and not exclusive(other):
-        return None
-    return Track(axis, rank, tracked[0].ids)
-
-
-def op_slopes(node: ir.Node) -> bool:
-    """Whether the node's second input is a slope that broadcasts one way only."""
-    return node.op_type == "PRelu"
+    return Track(axis, rank, ids)
 
 
 def _reduced(node: ir.Node, track: Track) -> Track | None:
@@ -331,24 +320,20 @@ def _concatenated(channels: Channels, node: ir.Node) -> Track | None:
 
 def _flattened(node: ir.Node, track: Track) -> Track | None:
     """Flattening of [n, C, *spatial] to [n, C·spatial] with known spatial size; the batch stays first."""
-    x, y = node.inputs[0], node.outputs[0]
+    x = node.inputs[0]
     if track.axis != 1 or x is None or x.shape is None:
         return None
-    if node.op_type == "Flatten":
-        if int_attribute(node, "axis", 1) != 1:
-            return None
-    else:
-        shape = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        if shape is None or shape.size != 2 or not exclusive_or_copied(node.inputs[1]):
-            return None
-        if y.shape is not None and isinstance(y.shape[0], int) and y.shape[0] != x.shape[0]:
-            return None
-    spatial = [d for d in x.shape[2:]]
-    if not all(isinstance(d, int) for d in spatial):
+    spatial = [d for d in x.shape[2:] if isinstance(d, int)]
+    if len(spatial) < len(x.shape) - 2:
         return None
-    return Track(1, 2, np.repeat(track.ids, math.prod(int(d) for d in spatial if isinstance(d, int))))
-
-
-def exclusive_or_copied(value: ir.Value | None) -> bool:
-    """Whether a shape may be rewritten; a shared one is copied on the way."""
-    return value is not None and not value.is_graph_input()
+    ids = np.repeat(track.ids, math.prod(spatial))
+    if node.op_type == "Flatten":
+        return Track(1, 2, ids) if int_attribute(node, "axis", 1) == 1 else None
+    shape = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if shape is None or shape.size != 2:
+        return None
+    rows, columns = (int(d) for d in shape)
+    keeps_rows = rows in (0, x.shape[0]) and not int_attribute(node, "allowzero", 0)
+    if columns == len(ids) or (columns == -1 and keeps_rows):
+        return Track(1, 2, ids)
+    return None

@@ -1,8 +1,8 @@
 """What a model costs on a device.
 
-Measured latency is the `Stopwatch`'s; this module predicts, and what it predicts is labelled so. The prediction is a
-roofline with a fixed time per node: macs / rate + bytes / bandwidth + overhead, with widths rounded up to what fills
-the kernel's lanes.
+Measured latency is the `Stopwatch`'s; this module predicts, and what it predicts is labelled so. The
+prediction is a roofline with a fixed time per node: macs / rate + bytes / bandwidth + overhead, with widths
+rounded up to what fills the kernel's lanes.
 """
 
 import math
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.protocols import Target
-from edgepress.compressor.sites import Site, int_attribute
+from edgepress.compressor.sites import Site, int_attribute, site_name
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Value name → observed shape for one sample."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.context import Context
 from edgepress.compressor.model import prefix, to_bytes
 from edgepress.compressor.numerics.least_squares import Moments
-from edgepress.compressor.passes.base import Context
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.sites import Site, sampled_rows
 
@@ -23,6 +23,15 @@ TARGET_BYTES = 8 << 20
 
 KEPT = "edgepress.kept"
 """Key of `ir.Value.meta`: which channels of the original's value of the same name this value still has."""
+
+
+NEW = "edgepress.new"
+"""Key of `ir.Value.meta`: set where the original has no value of this name to compare with."""
+
+
+def restructured(model: ir.Model) -> bool:
+    """Whether a pass took channels out of a value or put one in: what is remembered does not hold."""
+    return any(KEPT in v.meta or NEW in v.meta for node in model.graph for v in node.outputs)
 
 
 def kept_channels(value: ir.Value, count: int) -> Array:
@@ -71,16 +80,16 @@ class Streamer:
 
 
 def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
-    """`site_moments` of the uncompressed model, unpaired; the last few are remembered in the context."""
+    """`site_moments`, unpaired; of the model before any pass, the last few are remembered in the context."""
+    if restructured(model):
+        return site_moments(model, site, context)
     key = ("moments", site.name)
-    if key not in context.memo:
-        remembered = [k for k in context.memo if isinstance(k, tuple) and k[0] == "moments"]
-        for old in remembered[: max(0, len(remembered) - 3)]:
-            del context.memo[old]
-        context.memo[key] = site_moments(model, site, context)
-    found = context.memo[key]
+    found = context.memo.get(key)
     if not isinstance(found, tuple):
-        raise TypeError(f"{key} is taken")
+        remembered = [k for k in list(context.memo) if isinstance(k, tuple) and k[0] == "moments"]
+        for old in remembered[: max(0, len(remembered) - 3)]:
+            context.memo.pop(old, None)
+        found = context.memo[key] = site_moments(model, site, context)
     return found
 
 
@@ -96,17 +105,16 @@ def site_moments(
         paired: take the outputs from the original model, at the same rows and positions.
 
     Returns:
-        Moments of four fifths of the samples, and of the fifth that is held out. Those of a MatMul, which has no
-        bias to take up a mean, are about zero.
+        Moments of four fifths of the samples, and of the fifth that is held out. Those of a MatMul, which has
+        no bias to take up a mean, are about zero.
     """
     inputs = site.matrix().shape[1]
     fit, held = Moments(inputs, site.outputs), Moments(inputs, site.outputs)
     kept = kept_channels(site.y, site.outputs) if paired else slice(None)
     targets = _remembered_targets(site, context) if paired else None
     fresh: list[Array] = []
-    for part, rows, outputs in _rows(model, site, context, paired=paired, known=targets is not None):
-        if targets is not None:
-            outputs = targets[len(fresh)]
+    for part, rows, found in _rows(model, site, context, paired=paired, known=targets is not None):
+        outputs = found if targets is None else targets[len(fresh)]
         fresh.append(outputs)
         (held if part else fit).update(rows, outputs[:, kept])
     if paired and targets is None and sum(a.nbytes for a in fresh) < TARGET_BYTES:

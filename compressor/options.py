@@ -17,6 +17,7 @@ from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.cost import Shapes, positions
 from edgepress.compressor.numerics.low_rank import discarded
 from edgepress.compressor.observe import output_names, own_moments
+from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.passes.low_rank import LowRank, refusal
 from edgepress.compressor.passes.shrink import Shrink, group_curve, shrinkable, shrunk_alone
@@ -128,15 +129,15 @@ def collect(
     jobs += [s for s in sites if refusal(s, 1, context) is None]
     order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
     jobs.sort(key=lambda job: order[job.name if isinstance(job, Site) else job.consumers[0].name])
-    knobs: list[Knob] = []
-    for done, job in enumerate(jobs):
-        progress(done / len(jobs), job.name)
+
+    def measured(job: Group | Site) -> Knob | None:
+        progress(jobs.index(job) / len(jobs), job.name)
         if isinstance(job, Group):
-            knob = width_knob(model, channels, job, context, multiple, reference)
-        else:
-            knob = rank_knob(model, job, context, multiple, reference)
-        if knob is not None:
-            knobs.append(knob)
+            return width_knob(model, channels, job, context, multiple, reference)
+        return rank_knob(model, job, context, multiple, reference)
+
+    with one_thread_each():
+        knobs = [knob for knob in side_by_side(measured, jobs) if knob is not None]
     layers = tuple(_layer(site, channels, groups, knobs, shapes) for site in sites)
     return Options(tuple(knobs), layers, tuple(skipped))
 

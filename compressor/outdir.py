@@ -44,23 +44,24 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
     inputs = tuple(inputs)
     made: tuple[Path, ...] = ()
     work: Path | None = None
-    done = False
+    within = done = False
     with _sigterm_as_interrupt():
         try:
             _check(out, force, inputs)
             made = _missing_parents(out)
             with _undisturbed():
                 work = _make(out)
+            within = True
             yield work / "new"
+            within = False
             with _undisturbed():
                 _check(out, force, inputs)
                 _swap(work / "new", out, work / "old")
                 done = True
         except OSError as error:
-            explained = _explained(error, out, work)
-            if explained is None:
+            if within and not _about_output(error, out, work):
                 raise
-            raise explained from error
+            raise _explained(error, out) from error
         finally:
             with _undisturbed():
                 _clean(work, () if done else made, done)
@@ -107,7 +108,11 @@ def _make(out: Path) -> Path:
     """The folder beside `out`, with an empty `new/` whose rights follow the umask, unlike mkdtemp's."""
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out.parent))
-    (work / "new").mkdir()
+    try:
+        (work / "new").mkdir()
+    except OSError:
+        work.rmdir()
+        raise
     return work
 
 
@@ -142,19 +147,22 @@ def _clean(work: Path | None, made: Iterable[Path], done: bool) -> None:
             parent.rmdir()
 
 
-def _explained(error: OSError, out: Path, work: Path | None) -> OutputError | None:
-    """The error as the user's, where it is about writing the output; else None."""
+def _about_output(error: OSError, out: Path, work: Path | None) -> bool:
+    """Whether an error from within the block is about the output, and not, say, about reading the samples."""
+    if error.errno in _FULL:
+        return True
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    paths = [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100
+    return any(out.is_relative_to(path) or (work and path.is_relative_to(work)) for path in paths)
+
+
+def _explained(error: OSError, out: Path) -> OutputError:
+    """The error as the user's."""
     if error.errno in _FULL:
         hint = "Free some space, or choose another --out."
         return OutputError(f"The disk is full: {out} was not written.", hint)
-    for name in (error.filename, error.filename2):
-        if not isinstance(name, str | bytes):
-            continue
-        path = Path(os.path.abspath(os.fsdecode(name)))  # noqa: PTH100
-        if out.is_relative_to(path) or path.is_relative_to(out) or (work and path.is_relative_to(work)):
-            hint = "Choose another --out, or mend its rights."
-            return OutputError(f"Cannot write the output folder {out}: {error.strerror}.", hint)
-    return None
+    hint = "Choose another --out, or mend its rights."
+    return OutputError(f"Cannot write the output folder {out}: {error.strerror}.", hint)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from edgepress.compressor.errors import EdgepressError, UsageError, nearest
@@ -26,6 +27,7 @@ Kinds = tuple[type[Pass], ...]
 Entry = dict[str, JsonValue]
 """One pass as JSON: `kind`, then every field."""
 
+_adapters: dict[type[Pass], TypeAdapter[Pass]] = {}
 _TABLE = "pass"
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -125,11 +127,27 @@ def _registered(passes: Kinds | None) -> Kinds:
 
 
 def _adapter(kind: type[Pass]) -> TypeAdapter[Pass]:
-    return TypeAdapter(kind)
+    """Kept once built: that takes a millisecond, and a search digests thousands of recipes."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _fields_of(each: Pass) -> Entry:
-    return cast(Entry, _adapter(type(each)).dump_python(each, mode="json"))
+    """Fields as reading them back gives them.
+
+    Else `1` in a float field, or numpy's integers, would give the same recipe another digest after a replay.
+    """
+    adapter = _adapter(type(each))
+    raw = {field.name: getattr(each, field.name) for field in dataclasses.fields(each) if field.init}
+    text = json.dumps(raw, default=_plain, allow_nan=False)
+    return cast(Entry, adapter.dump_python(adapter.validate_json(text, strict=True), mode="json"))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a recipe")
 
 
 def _build(place: int, entry: object, kinds: Mapping[str, type[Pass]]) -> Pass:

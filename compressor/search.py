@@ -16,10 +16,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from edgepress.compressor.allocate import Weighing, descend
+from edgepress.compressor.allocate import Descent, State, Weighing
 from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.options import Options, divergence, stacked_outputs
+from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.protocols import Target
@@ -35,6 +36,18 @@ Progress = Callable[[str, float, str], None]
 
 SIZE_AGAINST_LATENCY = 0.1
 """When latency is the objective: a model may be so much slower (in log) as it is smaller, times this."""
+
+LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
+"""Weight of latency in the allocation; the rest is size."""
+
+FIRST_GUESS = 0.02
+"""Predicted damage per percent of budget at which bisection begins."""
+
+REFINEMENTS = 12
+"""Single turns of knobs tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
+
+CLOSE = 0.15
+"""A precision whose model costs at most this much more than the other's is refined as well."""
 
 NOISE = 0.01
 """Differences in latency below this are none."""
@@ -64,6 +77,23 @@ class Candidate:
     skipped: tuple[Skipped, ...] = ()
     kept: bool = False
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Border:
+    """Where a path of ever smaller models leaves the budget.
+
+    Attributes:
+        precision: `float` or `int8`.
+        descent: the path's.
+        state: the last that keeps the budget.
+        best: its candidate.
+    """
+
+    precision: str
+    descent: Descent
+    state: State
+    best: Candidate
 
 
 @dataclass
@@ -96,15 +126,23 @@ class Search:
 
     def run(self) -> list[Candidate]:
         """Search, and return every candidate; exactly one is kept."""
+        with one_thread_each():
+            return self._run()
+
+    def _run(self) -> list[Candidate]:
         finalists: list[Candidate] = []
+        borders: list[Border] = []
         for precision in ("float", "int8"):
-            path = self._path(precision)
-            best = self._bisect(path, precision)
-            if best is None and precision == "int8":
-                best = self._mixed(())
-            if best is not None:
-                finalists.append(best)
-                finalists += self._variants(best)
+            descent = self._descent(precision)
+            border = self._bisect(descent, precision)
+            if border is not None:
+                borders.append(border)
+            elif precision == "int8" and (mixed := self._mixed(())) is not None:
+                finalists += [mixed, *self._variants(mixed)]
+        promising = self._promising(borders)
+        for border in borders:
+            best = self._refine(border) if border in promising else border.best
+            finalists += [best, *self._variants(best)]
         if not any(c.recipe and isinstance(c.recipe[0], StoreWeights) for c in finalists):
             stored = self._judge("weights in 8 bits", self._tail("float"))
             finalists += [stored] if self._accepts(stored) else []
@@ -119,39 +157,61 @@ class Search:
             else (store,)
         )
 
-    def _path(self, precision: str) -> list[tuple[Pass, ...]]:
-        """Recipes of the structure, from none to the smallest."""
-        integer = precision == "int8"
-        latency = {"latency": 0.7, "size": 0.1, "memory": 0.3}[self.objective]
-        how = Weighing(latency, 1 - latency, integer, self.target.channel_multiple)
-        sites = {id(s.node) for s in find_sites(self.trials.original)}
-        others = [
-            c
-            for n, c in zip(
-                self.trials.original.graph,
-                node_costs(self.trials.original, self.shapes, self.target),
-                strict=True,
-            )
-            if id(n) not in sites
-        ]
+    def _descent(self, precision: str) -> Descent:
+        """The path of structures for one precision."""
+        latency = LATENCY_SHARE[self.objective]
+        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple)
+        original = self.trials.original
+        sites = {site.name for site in find_sites(original)}
+        others = [c for c in node_costs(original, self.shapes, self.target) if c.name not in sites]
         fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
-        states = descend(self.options.layers, self.options.knobs, self.target, how, fixed)
-        return [self.options.recipe(state) for state, _ in states]
+        return Descent(self.options.layers, self.options.knobs, self.target, how, fixed)
 
-    def _bisect(self, path: Sequence[tuple[Pass, ...]], precision: str) -> Candidate | None:
-        """The smallest model of a path that keeps the budget, or None."""
-        low, high, best = 0, len(path), None
-        probe = min(len(path) // 2, high - 1)
+    def _bisect(self, descent: Descent, precision: str) -> Border | None:
+        """The smallest model of the path that keeps the budget, or None."""
+        path = descent.path()
+        low, high, found = 0, len(path), None
+        # Small nets keep a budget of a few percent at about this much predicted damage: a good first guess.
+        probe = sum(descent.damage(state) < FIRST_GUESS * self.budget_percent for state in path) - 1
         while low < high and not self._late():
-            candidate = self._judge(
-                f"{precision}, step {probe} of {len(path) - 1}", path[probe] + self._tail(precision)
-            )
+            label = f"{precision}, step {probe} of {len(path) - 1}"
+            candidate = self._judge(label, self.options.recipe(path[probe]) + self._tail(precision))
             if self._accepts(candidate):
-                best, low = candidate, probe + 1
+                found, low = Border(precision, descent, path[probe], candidate), probe + 1
             else:
                 high = probe
-            self.progress("search", 0.0, candidate.label)
+            self.progress("search", 0.0, label)
             probe = (low + high) // 2
+        return found
+
+    def _promising(self, borders: Sequence[Border]) -> list[Border]:
+        """The borders worth refining: those whose models, as one fold built them, are not clearly beaten."""
+        if len(borders) < 2:
+            return list(borders)
+        fold = self.trials.folds[0]
+        data = [save(self.trials.built(border.best.recipe, fold)) for border in borders]
+        if self.objective == "latency":
+            costs = self.timer(
+                [(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)]
+            )
+        else:
+            costs = [float(len(each)) for each in data]
+        return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
+
+    def _refine(self, border: Border) -> Candidate:
+        """Go on from the border, knob by knob: one whose next turn breaks the budget stays where it is."""
+        state, best, frozen = border.state, border.best, frozenset[int]()
+        for number in range(REFINEMENTS if len(self.trials.folds) > 1 else REFINEMENTS // 4):
+            following = border.descent.step(state, frozen)
+            if following is None or self._late():
+                break
+            label = f"{border.precision}, refinement {number + 1}"
+            candidate = self._judge(label, self.options.recipe(following) + self._tail(border.precision))
+            if self._accepts(candidate):
+                state, best = following, candidate
+            else:
+                frozen |= {border.descent.turned(state, following)}
+            self.progress("search", 0.0, label)
         return best
 
     def _mixed(self, structure: tuple[Pass, ...]) -> Candidate | None:
@@ -239,10 +299,9 @@ class Search:
             "original, normalised", (), model=self.trials.original, data=save(self.trials.original)
         )
         built = [original]
-        for candidate in {digest(c.recipe): c for c in finalists}.values():
-            self.progress("fit", 0.0, candidate.label)
-            model, skipped = self.trials.final(candidate.recipe)
-            built.append(replace(candidate, model=model, data=save(model), skipped=tuple(skipped)))
+        different = list({digest(c.recipe): c for c in finalists}.values())
+        built += [self._fitted(c) for c in different[:1]]  # what it works out, the others need, too
+        built += side_by_side(self._fitted, different[1:])
         times = self.timer([(digest(c.recipe), c.data) for c in built])
         built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
         best = min(built, key=lambda c: self._worth(c, built[0]))
@@ -251,6 +310,12 @@ class Search:
             why = self._reason(candidate, best, built[0])
             self.seen[digest(candidate.recipe)] = replace(candidate, kept=kept, why=why)
         return list(self.seen.values())
+
+    def _fitted(self, candidate: Candidate) -> Candidate:
+        """The candidate fitted to all samples."""
+        self.progress("fit", 0.0, candidate.label)
+        model, skipped = self.trials.final(candidate.recipe)
+        return replace(candidate, model=model, data=save(model), skipped=tuple(skipped))
 
     def _worth(self, candidate: Candidate, original: Candidate) -> float:
         """What is minimised: infinite for what is slower or larger than the original."""

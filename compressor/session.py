@@ -1,36 +1,55 @@
-"""The main job: a model and samples in, a smaller model, a judgement and a trail out. One direction, stage by stage."""
+"""The main job: a model and samples in, a smaller model, a judgement and a trail out, stage by stage."""
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
-from edgepress.compressor.budget import Budget, Judgement, Scores, judge, unverified
-from edgepress.compressor.cost import Shapes, node_costs
+from edgepress.compressor import guard
+from edgepress.compressor.budget import Budget, Scores, judge
+from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
-from edgepress.compressor.errors import DataError, DeviceError, EdgepressError, UsageError
-from edgepress.compressor.export.onnx import save, verify
-from edgepress.compressor.metrics import resolve_metric
+from edgepress.compressor.errors import (
+    DataError,
+    DeviceError,
+    EdgepressError,
+    MetricError,
+    ModelError,
+    UsageError,
+    nearest,
+)
+from edgepress.compressor.export.onnx import save
+from edgepress.compressor.finish import (
+    LOSSLESS,
+    export,
+    make_timer,
+    measure,
+    original,
+    take_back_if_slower,
+    verdict,
+)
+from edgepress.compressor.job import Findings, Host, Job
+from edgepress.compressor.metrics import BUILT_IN, resolve_metric
 from edgepress.compressor.model import input_specs, load, to_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
-from edgepress.compressor.observe import output_names
-from edgepress.compressor.options import Options, collect
+from edgepress.compressor.options import collect
 from edgepress.compressor.passes import Pass, StoreWeights
-from edgepress.compressor.passes.base import Context, Skipped
-from edgepress.compressor.protocols import Array, Engine, Feeds, Latency, Stopwatch, Target
+from edgepress.compressor.passes.base import Context, Skipped, site_name
+from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import observed_shapes, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_rows
-from edgepress.compressor.search import Candidate, Objective, Progress, Search, Timer
+from edgepress.compressor.search import Candidate, Search
 from edgepress.compressor.trials import Trials, make_trials
+from edgepress.compressor.userfunction import is_function_name
 
-LOSSLESS = 1e-4
-"""Largest change of an output, as a share of its largest value, that a lossless step may make (rounding)."""
+__all__ = ["Findings", "Host", "Job", "look", "run"]
 
 SEARCH_ROWS = 1024
 """Samples that the search works on at most; more make it slower rather than better."""
@@ -39,90 +58,7 @@ FOLD_ROWS = 200
 """From so many samples on, two folds are judged; below, or where one run is dear, a quarter is held out."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What the user asked for; fields as in `compress --help`."""
-
-    model: Path
-    data: str | Path | dict[str, Array] | None = None
-    test: str | Path | dict[str, Array] | None = None
-    metric: str | None = None
-    output: str | None = None
-    budget: float = 2.0
-    objective: Objective = "latency"
-    recipe: tuple[Pass, ...] | None = None
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    leave: tuple[str, ...] = ()
-    preprocess: Path | None = None
-    time_limit_minutes: float | None = None
-    seed: int = 0
-    threads: int = 1
-    timings: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the session needs from outside; `cli` brings it.
-
-    Attributes:
-        engine: runs models.
-        target: the device.
-        stopwatch: times models on the target, or None where it can only be predicted.
-        memory: peak bytes of a serialized model on feeds, or None.
-        progress: told what goes on.
-    """
-
-    engine: Engine
-    target: Target
-    stopwatch: Stopwatch | None
-    memory: Callable[[bytes, Feeds], int] | None
-    progress: Progress
-
-
-@dataclass
-class Result:
-    """Everything that a session found out; `report.build` makes the record from it."""
-
-    job: Job
-    host: Host
-    source: ir.Model
-    normalized: Normalized
-    shapes: Shapes
-    data: Dataset | None = None
-    test: Dataset | None = None
-    metric: Metric | None = None
-    options: Options | None = None
-    candidates: list[Candidate] = field(default_factory=list)
-    best: Candidate | None = None
-    exported: bytes = b""
-    judgement: Judgement | None = None
-    latencies: tuple[Latency | None, Latency | None] = (None, None)
-    predicted_ns: tuple[float, float] = (0.0, 0.0)
-    memory: tuple[int | None, int | None] = (None, None)
-    one_row: Feeds = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    left_alone: tuple[Skipped, ...] = ()
-    time_limit_hit: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """The verdict's, or 1 where a demanded recipe broke the budget."""
-        return self.judgement.exit_code if self.judgement is not None else 4
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and announce it."""
-        started = time.monotonic()
-        self.host.progress(name, 0.0, "")
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-
-
-def run(job: Job, host: Host) -> Result:
+def run(job: Job, host: Host) -> Findings:
     """Do the whole job, short of writing files.
 
     Raises:
@@ -130,128 +66,235 @@ def run(job: Job, host: Host) -> Result:
     """
     started = time.monotonic()
     deadline = math.inf if job.time_limit_minutes is None else started + 60 * job.time_limit_minutes
-    result, trials = look(job, host)
+    found, trials = look(job, host)
+    if job.data is not None and job.test is None:
+        found.warnings.append("No --test: half of --data was set aside for the verdict before the search.")
     context = trials.full if trials is not None else Context(None, host.target, job.seed, job.leave)
     if job.recipe is not None:
-        _follow_recipe(result, job.recipe, context)
+        _follow_recipe(found, job.recipe, context)
     elif trials is None:
-        _without_data(result, context)
+        _without_data(found, context)
     else:
-        _search(result, trials, deadline)
-    with result.stage("export"):
-        _export(result)
-    with result.stage("measure"):
-        _measure(result)
-    with result.stage("judge"):
-        result.judgement = _judge(result)
-    result.seconds["total"] = time.monotonic() - started
-    return result
+        _search(found, trials, deadline)
+    with found.stage("export"):
+        export(found)
+        take_back_if_slower(found, make_timer(found))
+    with found.stage("measure"):
+        measure(found)
+    with found.stage("judge"):
+        found.judgement = verdict(found)
+    found.seconds["total"] = time.monotonic() - started
+    return found
 
 
-def look(job: Job, host: Host) -> tuple[Result, Trials | None]:
+def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
     """Load, normalise and open the samples, without changing anything; for `inspect`, and the start of a run.
+
+    What can be wrong with the user's input comes to light here, before any long work.
 
     Raises:
         EdgepressError: with what is wrong, where, and what to do.
     """
+    Budget(job.budget)
+    _check_names(job)
+    started = time.monotonic()
     source = load(job.model, job.shapes or None)
-    data, test, warnings = open_samples(job, source)
-    result = Result(job, host, source, Normalized(source, (), ()), {}, data, test, warnings=warnings)
-    with result.stage("normalise"):
-        _normalise(result)
-    with result.stage("samples"):
-        result.metric, answers = _metrics(result)
-        trials = None if result.metric is None else _trials(result, result.metric, answers)
-    return result, trials
+    size, external = on_disk(job.model)
+    found = Findings(job, host, source, size, external, Normalized(source, (), ()))
+    found.seconds["load"] = time.monotonic() - started
+    if job.output is not None and job.output not in (names := [v.name or "" for v in source.graph.outputs]):
+        raise MetricError(f"--output: the model has no output {job.output!r}.", nearest(job.output, names))
+    with found.stage("samples"):
+        found.data, found.test = open_samples(job, source, found.warnings)
+    with found.stage("normalise"):
+        _normalise(found)
+    with found.stage("samples"):
+        found.metric, answers = _metrics(found)
+        if found.metric is None:
+            return found, None
+        _check_baseline(found, found.metric)
+        return found, _trials(found, found.metric, answers)
 
 
-def open_samples(job: Job, model: ir.Model) -> tuple[Dataset | None, Dataset | None, list[str]]:
-    """Calibration samples and unseen ones, apart from each other; and what the user should know of them."""
-    warnings: list[str] = []
+def _check_names(job: Job) -> None:
+    """Names and patterns that can be judged without the model."""
+    if job.metric is not None:
+        known = job.metric.partition(":")[0] in BUILT_IN or is_function_name(job.metric)
+        if not known:
+            raise MetricError(
+                f"unknown metric {job.metric!r}", nearest(job.metric, BUILT_IN) + " Or module:function."
+            )
+    for pattern in job.leave:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(
+                f"--leave: {pattern!r} is no regular expression: {error}.",
+                "Brackets and the like in names are escaped with a backslash.",
+            ) from error
+
+
+def on_disk(path: Path) -> tuple[int, tuple[Path, ...]]:
+    """Bytes of a model with its external data, and the files of those.
+
+    Args:
+        path: a model that `load` takes.
+    """
+    outside = [
+        tensor
+        for tensor in guard.tensors(onnx.load(str(path), load_external_data=False))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    locations = {
+        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
+    }
+    total = path.stat().st_size + sum(guard.nbytes(tensor) for tensor in outside)
+    return total, tuple(sorted(path.parent / location for location in locations))
+
+
+def open_samples(job: Job, model: ir.Model, warnings: list[str]) -> tuple[Dataset | None, Dataset | None]:
+    """Calibration samples and unseen ones, apart from each other.
+
+    Args:
+        job: names them.
+        model: whose inputs they feed.
+        warnings: what the user should know is added.
+
+    Raises:
+        DataError: they are damaged, do not fit, or share rows.
+    """
     if job.data is None:
         if job.test is not None:
             raise UsageError(
                 "--test without --data: there is nothing to calibrate on.", "Give samples with --data."
             )
-        return None, None, warnings
+        return None, None
     specs = input_specs(model)
     data = open_data(job.data, specs, job.preprocess)
     if job.test is None:
-        kept, test = split(data, 0.5, job.seed)
-        warnings.append(
-            "No --test: half of --data was set aside for the verdict before anything looked at it."
-        )
-        return kept, test, warnings
+        kept, test = split(_without_copies(data, warnings), 0.5, job.seed)
+        return kept, test
     test = open_data(job.test, specs, job.preprocess)
     data, dropped = without_overlap(data, test)
     if dropped:
         warnings.append(f"{dropped} rows of --test were found in --data and dropped from it.")
-    return data, test, warnings
+    return data, test
 
 
-def first_batch(result: Result, rows: int) -> Batch | None:
+def _without_copies(data: Dataset, warnings: list[str]) -> Dataset:
+    """Each row once, so that no row comes to lie on both sides when the data are split."""
+    first = {row: number for number, row in reversed(list(enumerate(data.row_hashes())))}
+    copies = data.rows - len(first)
+    if not copies:
+        return data
+    if len(first) < 2:
+        raise DataError(f"All {data.rows} rows of {data.name} are the same.", "Give different samples.")
+    warnings.append(f"{copies} rows of --data are copies of others; each row is used once.")
+    return data.subset(sorted(first.values()))
+
+
+def first_batch(found: Findings, rows: int) -> Batch | None:
     """The first rows of the calibration samples, or None without."""
-    return None if result.data is None else next(iter(result.data.batches(rows)))
+    return None if found.data is None else next(iter(found.data.batches(rows)))
 
 
-def _normalise(result: Result) -> None:
+def _normalise(found: Findings) -> None:
     """Canonical form, each lossless step checked on samples (or on synthetic input where there are none)."""
-    engine, threads = result.host.engine, result.job.threads
-    batch, one = first_batch(result, 8), first_batch(result, 1)
-    load_checked = engine.load(to_bytes(result.source), threads)
-    if batch is not None and one is not None:
-        feeds: Feeds | None = batch.feeds
-        result.one_row = one.feeds
-    else:
-        feeds = synthetic_feeds(result.source, load_checked, result.job.seed)
-        result.one_row = feeds or {}
-        if feeds is None:
-            result.warnings.append(
-                "No input was found that the model accepts: fix its shape with --shape NAME=1,3,224,224."
-            )
-    check = None
-    if feeds is not None:
-        expected = load_checked(feeds)
+    engine, threads = found.host.engine, found.job.threads
+    expected, feeds = _first_run(found)
 
-        def check(candidate: ir.Model) -> bool:
-            try:
-                return same_outputs(expected, engine.load(to_bytes(candidate), threads)(feeds), LOSSLESS)
-            except EdgepressError:
-                return False
+    def check(candidate: ir.Model) -> bool:
+        try:
+            return same_outputs(expected, engine.load(to_bytes(candidate), threads)(feeds), LOSSLESS)
+        except EdgepressError:
+            return False
 
-    result.normalized = normalize(result.source, check)
-    result.shapes = observed_shapes(result.normalized.model, engine, result.one_row)
-    for step in result.normalized.steps:
+    found.normalized = normalize(found.source, check if feeds else None)
+    found.shapes = observed_shapes(found.normalized.model, engine, found.one_row)
+    found.left_alone = found.normalized.left_alone
+    for step in found.normalized.steps:
         if step.changed and not step.kept:
-            result.warnings.append(f"Normalisation step {step.name!r} was rolled back: {step.why}.")
+            found.warnings.append(f"Normalisation step {step.name!r}: {step.why}.")
+    sites = [site_name(node) for node in found.normalized.model.graph]
+    for pattern in found.job.leave:
+        if not any(re.search(pattern, site) for site in sites):
+            found.warnings.append(f"--leave {pattern!r} matches no site; `compress inspect` names them.")
 
 
-def _metrics(result: Result) -> tuple[Metric | None, Metric | None]:
+def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
+    """Outputs of the original on some feeds, and those feeds; both empty where it cannot be run.
+
+    Raises:
+        ModelError: the engine does not take the model, and there are samples to run it on.
+        DataError: the model does not run on the samples.
+    """
+    engine, name = found.host.engine, found.job.model
+    try:
+        runner = engine.load(to_bytes(found.source), found.job.threads)
+    except DeviceError as error:
+        if found.data is not None:
+            raise ModelError(f"{name}: {error}", error.hint) from error
+        found.warnings.append(f"The model cannot be run here, so it is handed back as it is: {error}")
+        return {}, {}
+    batch, one = first_batch(found, 8), first_batch(found, 1)
+    if batch is None or one is None:
+        feeds = synthetic_feeds(found.source, runner, found.job.seed)
+        found.one_row = feeds or {}
+        if feeds is None:
+            found.warnings.append(
+                "No input was found that the model accepts, so it is handed back as it is: "
+                "fix its shape with --shape NAME=1,3,224,224, or give samples with --data."
+            )
+            return {}, {}
+        return runner(feeds), feeds
+    found.one_row = one.feeds
+    try:
+        return runner(batch.feeds), batch.feeds
+    except DeviceError as error:
+        raise DataError(
+            f"The model does not run on these samples: {error}",
+            "Compare their shape and the order of their axes with `compress inspect MODEL`.",
+        ) from error
+
+
+def _metrics(found: Findings) -> tuple[Metric | None, Metric | None]:
     """The metric of the budget, and agreement where the model gives classes."""
-    data, job = result.data, result.job
+    data, job = found.data, found.job
     if data is None:
         return None, None
     batch = next(iter(data.batches(64)))
-    outputs = result.host.engine.load(to_bytes(result.source), job.threads)(batch.feeds)
+    outputs = found.host.engine.load(to_bytes(found.source), job.threads)(batch.feeds)
     metric = resolve_metric(job.metric, outputs, batch, job.output)
     if metric.whole or metric.name not in ("top1", "top5", "agreement"):
         return metric, None
     return metric, resolve_metric("agreement", outputs, batch, job.output)
 
 
-def _trials(result: Result, metric: Metric, answers: Metric | None) -> Trials:
+def _check_baseline(found: Findings, metric: Metric) -> None:
+    """Score the original on the unseen rows, so that wrong labels or a useless score are told at once.
+
+    Only an error leaves this function: the search learns nothing of those rows.
+    """
+    if found.test is None:
+        return
+    run_original = found.host.engine.load(to_bytes(found.source), found.job.threads)
+    rows = score_rows(metric, run_original, found.test.batches(64), lambda b: run_original(b.feeds))
+    judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
+
+
+def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
     """Folds of the calibration samples, at most `SEARCH_ROWS` of them."""
-    data, job, host = result.data, result.job, result.host
+    data, job, host = found.data, found.job, found.host
     if data is None:
         raise ValueError("trials need samples")
     if data.rows > SEARCH_ROWS:
         data = data.subset(np.random.default_rng(job.seed).permutation(data.rows)[:SEARCH_ROWS])
-    activations = sum(math.prod(s) * 4 for s in result.shapes.values())
+    activations = sum(math.prod(s) * 4 for s in found.shapes.values())
     batch = int(np.clip((128 << 20) // max(activations, 1), 1, 64))
-    macs = sum(c.macs for c in node_costs(result.normalized.model, result.shapes, None))
+    macs = sum(c.macs for c in node_costs(found.normalized.model, found.shapes, None))
     folds = 2 if data.rows >= FOLD_ROWS and macs * data.rows < 2e10 else 1
     return make_trials(
-        result.normalized.model,
+        found.normalized.model,
         host.engine,
         metric,
         answers,
@@ -264,146 +307,71 @@ def _trials(result: Result, metric: Metric, answers: Metric | None) -> Trials:
     )
 
 
-def _search(result: Result, trials: Trials, deadline: float) -> None:
-    host, job = result.host, result.job
-    with result.stage("options"):
+def _search(found: Findings, trials: Trials, deadline: float) -> None:
+    host, job = found.host, found.job
+    with found.stage("options"):
         multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
-        result.options = collect(
-            trials.original,
-            trials.folds[0].context,
-            result.shapes,
-            multiple,
-            lambda share, what: host.progress("options", share, what),
+        found.options = collect(
+            trials.original, trials.folds[0].context, found.shapes, multiple, _telling(host, "options")
         )
-    with result.stage("search"):
-        timer = make_timer(result)
+    with found.stage("search"):
         search = Search(
             trials,
-            result.options,
+            found.options,
             host.target,
             job.objective,
             job.budget,
-            result.shapes,
-            timer,
+            found.shapes,
+            make_timer(found),
             host.progress,
             deadline,
         )
-        result.candidates = search.run()
-        result.time_limit_hit = search.time_limit_hit
-    result.best = next(c for c in result.candidates if c.kept)
-    left = {s.site: s for s in (*result.options.skipped, *result.best.skipped)}
-    result.left_alone = (*result.normalized.left_alone, *left.values())
+        found.candidates = search.run()
+        found.time_limit_hit = search.time_limit_hit
+    found.best = next(c for c in found.candidates if c.kept)
+    left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}
+    found.left_alone = (*found.normalized.left_alone, *left.values())
 
 
-def _follow_recipe(result: Result, recipe: tuple[Pass, ...], context: Context) -> None:
+def _telling(host: Host, stage: str) -> Callable[[float, str], None]:
+    return lambda share, what: host.progress(stage, share, what)
+
+
+def _follow_recipe(found: Findings, recipe: tuple[Pass, ...], context: Context) -> None:
     """Apply what the user wrote, nothing else."""
-    with result.stage("rewrite"):
-        model, skipped = result.normalized.model.clone(), []
+    skipped: list[Skipped] = []
+    with found.stage("rewrite"):
+        model = found.normalized.model.clone()
         for step in recipe:
-            result.host.progress("rewrite", 0.0, step.kind)
+            found.host.progress("rewrite", 0.0, step.kind)
             skipped += step.apply(model, context).skipped
-    result.best = Candidate(
+    found.best = Candidate(
         "recipe", recipe, model=model, data=save(model), kept=True, why="as the recipe says"
     )
-    result.candidates = [result.best]
-    result.left_alone = (*result.normalized.left_alone, *skipped)
+    found.candidates = [found.best]
+    found.left_alone = (*found.normalized.left_alone, *skipped)
 
 
-def _without_data(result: Result, context: Context) -> None:
+def _without_data(found: Findings, context: Context) -> None:
     """Steps that need no samples: weights stored in 8 bits, where that pays."""
-    original = Candidate(
-        "original, normalised", (), model=result.normalized.model, data=save(result.normalized.model)
-    )
-    model = result.normalized.model.clone()
+    before = original(found)
+    model = found.normalized.model.clone()
     step = StoreWeights()
-    outcome = step.apply(model, context)
-    stored = Candidate("weights in 8 bits", (step,), model=model, data=save(model), why="needs no samples")
-    smaller = outcome.modified and len(stored.data) < len(original.data)
-    times = (
-        make_timer(result)([(digest(c.recipe), c.data) for c in (original, stored)])
-        if smaller
-        else [1.0, 2.0]
+    with found.stage("rewrite"):
+        outcome = step.apply(model, context)
+        after = Candidate("weights in 8 bits", (step,), model=model, data=save(model))
+    smaller = outcome.modified and len(after.data) < min(len(before.data), found.source_bytes)
+    pays, why = (
+        False,
+        "saves nothing" if found.one_row else "could not be checked: the model does not run here",
     )
-    pays = smaller and times[1] <= 1.01 * times[0]
-    result.best = stored if pays else original
-    result.candidates = [original, stored]
-    result.left_alone = (*result.normalized.left_alone, *outcome.skipped)
-
-
-def make_timer(result: Result) -> Timer:
-    """Times models by the stopwatch, by what `--timings` says, or by prediction."""
-    host = result.host
-
-    def timer(models: Sequence[tuple[str, bytes]]) -> list[float]:
-        known = {**result.job.timings, **result.timings}
-        if not all(name in known for name, _ in models):
-            if host.stopwatch is not None and result.one_row:
-                host.progress("time", 0.0, f"{len(models)} models")
-                found = [
-                    latency.median_ns
-                    for latency in host.stopwatch([data for _, data in models], result.one_row)
-                ]
-            else:
-                found = [predicted(result, data) for _, data in models]
-            known.update({name: ns for (name, _), ns in zip(models, found, strict=True)})
-        times = [known[name] for name, _ in models]
-        result.timings.update({name: ns for (name, _), ns in zip(models, times, strict=True)})
-        return times
-
-    return timer
-
-
-def predicted(result: Result, data: bytes) -> float:
-    """Predicted nanoseconds of a serialized model on the target."""
-    model = ir.from_proto(ir.serde.onnx.ModelProto.FromString(data))
-    shapes = observed_shapes(model, result.host.engine, result.one_row)
-    return sum(cost.latency_ns for cost in node_costs(model, shapes, result.host.target))
-
-
-def _export(result: Result) -> None:
-    """Serialize the chosen model; check it, load it again, run it and compare with what was judged."""
-    best = result.best
-    if best is None or best.model is None:
-        raise ValueError("nothing to export")
-    result.exported = best.data or save(best.model)
-    original_size = result.job.model.stat().st_size if result.job.model.is_file() else 0
-    if len(result.exported) > original_size > 0 and not best.recipe:
-        result.exported = result.job.model.read_bytes()
-    verify(result.source, result.exported)
-    if result.one_row:
-        engine, threads = result.host.engine, result.job.threads
-        before = engine.load(to_bytes(best.model), threads)(result.one_row)
-        if not same_outputs(before, engine.load(result.exported, threads)(result.one_row), LOSSLESS):
-            raise DeviceError(
-                "The written model gives other outputs than the one that was judged.", "Please report this."
-            )
-
-
-def _measure(result: Result) -> None:
-    """Latency and memory of what came in and what goes out, as files that users have."""
-    host = result.host
-    pair = [to_bytes(result.source), result.exported]
-    result.predicted_ns = (
-        (predicted(result, pair[0]), predicted(result, pair[1])) if result.one_row else (0.0, 0.0)
-    )
-    if not result.one_row:
-        return
-    if host.stopwatch is not None:
-        first, second = host.stopwatch(pair, result.one_row)
-        result.latencies = (first, second)
-    if host.memory is not None:
-        result.memory = (host.memory(pair[0], result.one_row), host.memory(pair[1], result.one_row))
-
-
-def _judge(result: Result) -> Judgement:
-    """The verdict on unseen rows."""
-    budget = Budget(result.job.budget)
-    if result.test is None or result.metric is None:
-        return unverified(budget)
-    engine, threads = result.host.engine, result.job.threads
-    original = engine.load(to_bytes(result.source), threads)
-    compressed = engine.load(result.exported, threads)
-    batch = 64
-    base = score_rows(result.metric, original, result.test.batches(batch), lambda b: original(b.feeds))
-    ours = score_rows(result.metric, compressed, result.test.batches(batch), lambda b: original(b.feeds))
-    return judge(budget, result.metric, Scores(base, ours), rows=result.test.rows, seed=result.job.seed)
+    if smaller and found.one_row:
+        times = make_timer(found)([(digest(c.recipe), c.data) for c in (before, after)])
+        before, after = replace(before, latency_ns=times[0]), replace(after, latency_ns=times[1])
+        pays = times[1] <= 1.01 * times[0]
+        why = "smaller, and needs no samples" if pays else "slower than the original"
+    before = replace(before, kept=not pays, why="" if pays else "nothing that needs no samples pays")
+    after = replace(after, kept=pays, why=why)
+    found.best = after if pays else before
+    found.candidates = [before, after]
+    found.left_alone = (*found.normalized.left_alone, *outcome.skipped)

@@ -1,18 +1,23 @@
 """Sites: the nodes whose weights can be compressed, seen as matrices.
 
-A dense site computes Y = X Wᵀ + b with X [rows, in], W [out, in], Y [rows, out]: for Gemm and MatMul the rows are the
-samples (and positions of leading axes), for Conv they are the output positions and `in` is channels × taps (im2col).
+A dense site computes Y = X Wᵀ + b with X [rows, in], W [out, in], Y [rows, out]: for Gemm and MatMul the rows
+are the samples (and positions of leading axes), for Conv they are the output positions and `in` is channels ×
+taps (im2col).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.protocols import Array
+
+
+def site_name(node: ir.Node) -> str:
+    """The name under which users meet a node: its own, or its first output's."""
+    return node.name or node.outputs[0].name or node.op_type
 
 
 def attribute(node: ir.Node, name: str, default: object = None) -> object:
@@ -66,13 +71,18 @@ def replace_constant(node: ir.Node, index: int, array: Array) -> None:
     node.replace_input_with(index, new_constant(graph, name, array))
 
 
-def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Add an initializer under a free name derived from `name`."""
-    taken = graph.initializers
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name.1`, `name.2`, … where it is taken."""
     free, n = name, 0
     while free in taken:
         n += 1
         free = f"{name}.{n}"
+    return free
+
+
+def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Add an initializer under a free name derived from `name`."""
+    free = free_name(name, ir.convenience.create_value_mapping(graph, include_subgraphs=True))
     tensor = ir.Tensor(np.ascontiguousarray(array), name=free)
     value = ir.Value(
         name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
@@ -177,7 +187,7 @@ class Site:
         if len(inputs) <= self.bias_index or inputs[self.bias_index] is None:
             return np.zeros(self.outputs, np.float32)
         value = constant(inputs[self.bias_index])
-        if value is None or value.size not in (1, self.outputs):
+        if value is None or value.size not in (1, self.outputs) or value.size != math.prod(value.shape[-1:]):
             return None
         return np.broadcast_to(value.reshape(-1), self.outputs).astype(np.float32)
 
@@ -211,7 +221,7 @@ def find_sites(model: ir.Model) -> list[Site]:
 
 
 def set_weights(site: Site, matrix: Array, bias: Array | None) -> None:
-    """Write W [out, in] and b [out] back into the node; a bias appears where there was none and it is not zero."""
+    """Write W [out, in] and b [out] back into the node; where there was no b, only one that is not zero."""
     node = site.node
     replace_constant(node, 1, site.from_matrix(matrix))
     if bias is None or site.bias_index is None:

@@ -5,7 +5,6 @@ the fold: every sample is judged, none by a model that was fitted to it. The mod
 to all of them, so these judgements are a little too strict rather than too mild.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ import onnx_ir as ir
 from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.model import to_bytes
 from edgepress.compressor.observe import Streamer
+from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Target
 from edgepress.compressor.recipe import digest
@@ -65,7 +65,7 @@ def make_context(
     engine: Engine, original: ir.Model, samples: Samples, target: Target, seed: int, leave: tuple[str, ...]
 ) -> Context:
     """What passes may look at: these samples, through the current and the original model."""
-    streamer = Streamer(engine, original, samples.feeds, threads=os.cpu_count() or 1)
+    streamer = Streamer(engine, original, samples.feeds)
     return Context(streamer, target, seed, leave, samples.dataset.rows)
 
 
@@ -104,11 +104,13 @@ def estimate(metric: Metric, base: Matrix, ours: Matrix, flips: Matrix | None) -
     """
     before, after = metric.finish(base), metric.finish(ours)
     n = len(base)
-    ratio = after / before if metric.higher_is_better else before / max(after, 1e-300)
+    # An original that is never right on these rows has no share to lose; changed answers still count.
+    ratio = (after / before if before else 1.0) if metric.higher_is_better else before / max(after, 1e-300)
     drop = 100 * (1 - ratio) if np.isfinite(ratio) else 100.0
     change = (base - ours) if metric.higher_is_better else (ours - base)
     scale = abs(float(np.mean(base))) or 1.0
-    margin = 0.0 if metric.whole or n < 2 else 100 * float(np.std(change)) / np.sqrt(n) / scale
+    with np.errstate(invalid="ignore", over="ignore"):  # a candidate may overflow; its drop says so
+        margin = 0.0 if metric.whole or n < 2 else 100 * float(np.std(change)) / np.sqrt(n) / scale
     if metric.name.startswith("psnr"):
         # A decibel is a logarithm: the relative change of the score is that of the loss over ln(10)/10 · score.
         margin = margin * 10 / np.log(10) / max(abs(before), 1e-9)
@@ -157,15 +159,11 @@ class Trials:
         """Judge a recipe on every fold."""
         key = digest(recipe)
         if key not in self.judged:
-            base, ours, flips = [], [], []
-            for fold in self.folds:
-                values = score_on(self, self.built(recipe, fold), fold)
-                base.append(fold.base[0])
-                ours.append(values[0])
-                if self.answers is not None:
-                    flips.append(1.0 - values[1])
-            together = np.concatenate(flips) if flips else None
-            self.judged[key] = estimate(self.metric, np.concatenate(base), np.concatenate(ours), together)
+            values = side_by_side(lambda fold: score_on(self, self.built(recipe, fold), fold), self.folds)
+            base = np.concatenate([fold.base[0] for fold in self.folds])
+            ours = np.concatenate([each[0] for each in values])
+            flips = None if self.answers is None else np.concatenate([1.0 - each[1] for each in values])
+            self.judged[key] = estimate(self.metric, base, ours, flips)
         return self.judged[key]
 
     def built(self, recipe: tuple[Pass, ...], fold: Fold) -> ir.Model:
@@ -192,11 +190,10 @@ class Trials:
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
     """Values of the metric, and of agreement, on a fold's samples."""
     metrics = [trials.metric, *([trials.answers] if trials.answers is not None else [])]
-    threads = os.cpu_count() or 1
-    reference = trials.engine.load(to_bytes(trials.original), threads)
+    reference = trials.engine.load(to_bytes(trials.original))
     return score_all(
         metrics,
-        trials.engine.load(to_bytes(model), threads),
+        trials.engine.load(to_bytes(model)),
         fold.judged.batches(),
         lambda b: reference(b.feeds),
     )

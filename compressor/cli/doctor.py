@@ -9,12 +9,13 @@ from importlib import metadata
 
 import click
 import numpy as np
-from edgepress.runtime.environment import FEATURES, Environment, describe, versions
-from edgepress.runtime.memory import null_model
-from edgepress.runtime.record import EngineError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from edgepress.runtime.environment import FEATURES, Environment, describe, versions
+from edgepress.runtime.memory import null_model
+from edgepress.runtime.record import EngineError
 
 _PACKAGE = "edgepress"
 _HIDDEN_EXTRAS = {

@@ -1,13 +1,17 @@
 """Where compressor, runtime and devices meet: engines, clocks and profiles as the compressor wants them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import click
+
 from edgepress.compressor.errors import DeviceError, UsageError, nearest
+from edgepress.compressor.job import Host
 from edgepress.compressor.protocols import Array, Feeds, Latency, Runner
-from edgepress.compressor.session import Host
 from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
 from edgepress.runtime.engines.ort import OrtEngine
+from edgepress.runtime.environment import describe
 from edgepress.runtime.measure import measure
 from edgepress.runtime.memory import memory_peak_bytes
 from edgepress.runtime.record import EngineError
@@ -42,9 +46,12 @@ class CheckedEngine:
 
 
 def find_target(name: str) -> DeviceSpec:
-    """A device profile by name or path; raises `UsageError` for unknown or damaged ones."""
+    """A device profile by name or path; raises `UsageError` for unknown or damaged ones.
+
+    The user's own profiles lie in `devices/` in the folder where the system keeps settings of programs.
+    """
     try:
-        return load_profile(name)
+        return load_profile(name, [Path(click.get_app_dir("edgepress")) / "devices"])
     except ProfileError as error:
         raise UsageError(str(error), nearest(name, error.known) if error.known else "") from error
 
@@ -77,4 +84,5 @@ def make_host(
             raise DeviceError(str(error), getattr(error, "hint", "")) from error
 
     measured = is_host(spec)
-    return Host(CheckedEngine(), spec, stopwatch if measured else None, memory, progress)
+    facts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(describe()).items()}
+    return Host(CheckedEngine(), spec, stopwatch if measured else None, memory, progress, facts)

@@ -1,25 +1,52 @@
 """`compress MODEL`: the main job."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from edgepress.compressor.cli.host import make_host
+from edgepress.compressor.cli.timings import read_timings, write_timings
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.job import Job
 from edgepress.compressor.outdir import staged
 from edgepress.compressor.recipe import parse
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.console import summary
-from edgepress.compressor.session import Job
+from edgepress.compressor.report.record import FILE_NAME, Report
 from edgepress.compressor.session import run as run_session
+from edgepress.compressor.userfunction import is_function_name
 
-STAGES = ("normalise", "samples", "options", "search", "fit", "time", "export", "measure", "judge")
+STAGES = (
+    "load",
+    "samples",
+    "normalise",
+    "rewrite",
+    "options",
+    "search",
+    "fit",
+    "time",
+    "export",
+    "measure",
+    "judge",
+)
+"""In the order in which they come."""
+
+TIMING_SECONDS = 10.0
+"""Time limit of one interleaved timing."""
+
+Tell = Callable[[str, float, str], None]
 
 
 def shape_option(
@@ -39,88 +66,110 @@ def shape_option(
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Any]:
-    """A line on stderr that says what goes on; silent when not a terminal."""
+def progress_bar(quiet: bool) -> Iterator[Tell]:
+    """A line on stderr that says what goes on and how long yet; silent when not a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda stage, share, detail: None
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description:9}"),
         BarColumn(20),
         TimeElapsedColumn(),
+        TextColumn("of which left"),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("load", total=float(len(STAGES)), detail="")
+        furthest = 0.0
 
         def tell(stage: str, share: float, detail: str) -> None:
-            place = STAGES.index(stage) if stage in STAGES else 0
-            bar.update(task, description=stage, completed=place + share, detail=detail[:50])
+            nonlocal furthest
+            # Stages come again (what was searched is timed, and searched on): the bar does not go back.
+            furthest = max(furthest, (STAGES.index(stage) if stage in STAGES else 0) + share)
+            bar.update(task, description=stage, completed=furthest, detail=detail[:40])
 
         yield tell
 
 
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """All options of the main job."""
+    path = click.Path(path_type=Path)
+    positive = click.FloatRange(0, min_open=True)
+    options: Sequence[Callable[[Callable[..., Any]], Callable[..., Any]]] = (
+        click.option(
+            "--target",
+            "--device",
+            default="local",
+            show_default=True,
+            help="Device profile: a name or a TOML file.",
+        ),
+        click.option(
+            "--data", help="Samples for calibration and search: .npz, folder of images, or module:function."
+        ),
+        click.option(
+            "--test", help="Unseen samples for the verdict; without it, half of --data is set aside."
+        ),
+        click.option("--metric", help="top1, top5, mse, mae, psnr, agreement, fidelity, or module:function."),
+        click.option("--output", help="Which output the metric reads (default: the first)."),
+        click.option(
+            "--budget",
+            type=click.FloatRange(0, 100, max_open=True),
+            default=2.0,
+            show_default=True,
+            help="Percent of the score that may be lost.",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(["latency", "size", "memory"]),
+            default="latency",
+            show_default=True,
+            help="What is to become small.",
+        ),
+        click.option("--out", type=path, help="Folder for the results (default: MODEL-compressed)."),
+        click.option("--recipe", type=path, help="TOML file of passes to apply, instead of a search."),
+        click.option(
+            "--time-limit", type=positive, help="Minutes after which the search begins nothing new."
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Seed of every random choice.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+        ),
+        click.option(
+            "--shape",
+            "shapes",
+            multiple=True,
+            callback=shape_option,
+            help="Fix dynamic dimensions: NAME=1,3,224,224.",
+        ),
+        click.option("--leave", multiple=True, help="Regular expression of sites not to touch."),
+        click.option("--preprocess", type=path, help="preprocess.toml for images."),
+        click.option(
+            "--timings", type=path, help="JSON file of timings: used where it has them, written after."
+        ),
+        click.option("--force", is_flag=True, help="Write into a folder that this tool did not write."),
+        click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table."),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("--debug", is_flag=True, help="Show tracebacks."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--target", "--device", default="local", show_default=True, help="Device profile: a name or a TOML file."
-)
-@click.option(
-    "--data", help="Samples for calibration and search: .npz, folder of images, or module:function."
-)
-@click.option("--test", help="Unseen samples for the verdict; without it, half of --data is set aside.")
-@click.option("--metric", help="top1, top5, mse, mae, psnr, agreement, fidelity, or module:function.")
-@click.option("--output", help="Which output the metric reads (default: the first).")
-@click.option(
-    "--budget",
-    type=click.FloatRange(0, 100, max_open=True),
-    default=2.0,
-    show_default=True,
-    help="Percent of the score that may be lost.",
-)
-@click.option(
-    "--objective",
-    type=click.Choice(["latency", "size", "memory"]),
-    default="latency",
-    show_default=True,
-    help="What is to become small.",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for the results (default: MODEL-compressed)."
-)
-@click.option(
-    "--recipe", type=click.Path(path_type=Path), help="TOML file of passes to apply, instead of a search."
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(0, min_open=True),
-    help="Minutes after which the search begins nothing new.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random choice.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    callback=shape_option,
-    help="Fix dynamic dimensions: NAME=1,3,224,224.",
-)
-@click.option("--leave", multiple=True, help="Regular expression of sites not to touch.")
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
-@click.option(
-    "--timings",
-    type=click.Path(path_type=Path),
-    help="JSON file of timings: used where it has them, written after.",
-)
-@click.option("--force", is_flag=True, help="Replace a folder that this tool did not write.")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@run_options
 def run(
+    *,
     model: Path,
     target: str,
     out: Path | None,
@@ -139,22 +188,36 @@ def run(
         model,
         recipe=None if recipe is None else parse(read_text(recipe)),
         time_limit_minutes=time_limit,
-        timings={} if timings is None or not timings.exists() else read_timings(timings),
         **rest,
     )
-    with staged(out, force) as folder:
+    with staged(out, force, input_paths(job, recipe, timings)) as folder:
         with progress_bar(quiet or as_json) as tell:
-            host = make_host(target, job.threads, job.seed, 10.0, tell)
-            result = run_session(job, host)
-        report = build_report(result)
-        write_result(result, report, folder, out, recipe)
+            host = make_host(target, job.threads, job.seed, TIMING_SECONDS, tell)
+            job = read_timings(timings, job, host.target.name)
+            found = run_session(job, host)
+        report = build_report(found)
+        write_result(found, report, folder, out, recipe)
         if timings is not None:
-            timings.write_text(json.dumps(result.timings, indent=2, sort_keys=True) + "\n")
+            write_timings(timings, found)
     if as_json:
-        click.echo((out / "report.json").read_text(), nl=False)
-    elif not quiet:
-        summary(report, Console(), out)
+        click.echo((out / FILE_NAME).read_text(encoding="utf-8"), nl=False)
+    show(report, found.warnings, out, table=not (as_json or quiet), warn=not quiet)
     return report.exit_code
+
+
+def show(report: Report, warnings: Sequence[str], out: Path, *, table: bool, warn: bool) -> None:
+    """The table on stdout, and what the user should know on stderr."""
+    if table:
+        summary(report.model_copy(update={"warnings": ()}), Console(), out)
+    for warning in warnings if warn else ():
+        click.echo(f"warning: {warning}", err=True)
+
+
+def input_paths(job: Job, *others: Path | None) -> list[Path]:
+    """Files and folders that a run reads; the output may not lie over them."""
+    sources = [source for source in (job.data, job.test) if isinstance(source, str | Path)]
+    named = [Path(s) for s in sources if not (isinstance(s, str) and is_function_name(s))]
+    return [job.model, *named, *(path for path in (job.preprocess, *others) if path is not None)]
 
 
 def read_text(path: Path) -> str:
@@ -162,15 +225,5 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read {path}: {error}.", "Give the path of a text file.") from error
-
-
-def read_timings(path: Path) -> dict[str, float]:
-    """Stored timings: candidate digest → nanoseconds; raises `UsageError` where the file is damaged."""
-    try:
-        document = json.loads(read_text(path))
-        return {str(name): float(ns) for name, ns in document.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"{path} holds no timings: {error}.", "Delete it; the next run writes it anew."
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"Cannot read {path}: {reason}.", "Give the path of a text file.") from error

@@ -7,7 +7,7 @@ only prepares numbers and coordinates, and the template alone makes markup.
 import importlib.resources
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgepress.compressor.report import words
@@ -97,6 +97,8 @@ def render(report: Report) -> str:
         scatters=[plot for plot in _scatters(report) if plot is not None],
         parameters=_parameters,
         saves=_saves,
+        plain=_plain,
+        seconds=_seconds(report),
         number=words.number,
         quantity=words.quantity,
         score=lambda value: words.score_text(value, report.metric_unit),
@@ -166,16 +168,33 @@ def _parameters(parameters: Mapping[str, object]) -> str:
     )
 
 
-def _saves(gain: Gain) -> str:
-    """What a step saves, in words; negative where it costs."""
-    parts = [
-        (gain.bytes, "bytes", ""),
-        (gain.macs, "count", " MACs"),
-        (gain.latency_ns_measured, "ns", ""),
-        (gain.latency_ns_predicted if gain.latency_ns_measured is None else None, "ns", " (predicted)"),
-    ]
-    kinds: Iterable[tuple[float | None, words.Kind, str]] = parts  # type: ignore[assignment]
-    return ", ".join(words.quantity(value, kind) + unit for value, kind, unit in kinds if value is not None)
+def _saves(gain: Gain) -> list[str]:
+    """What a step saves, in words, one a line; negative where it costs."""
+    found = []
+    if gain.bytes is not None:
+        found.append(words.quantity(gain.bytes, "bytes"))
+    if gain.macs is not None:
+        found.append(f"{words.quantity(gain.macs, 'count')} MACs")
+    if gain.latency_ns_measured is not None:
+        found.append(words.quantity(gain.latency_ns_measured, "ns"))
+    elif gain.latency_ns_predicted is not None:
+        found.append(f"{words.quantity(gain.latency_ns_predicted, 'ns')} (predicted)")
+    return found
+
+
+def _seconds(report: Report) -> tuple[float, list[tuple[str, float]]]:
+    """Wall time in all, and by stage; a stage named `total` is the sum that the run itself took."""
+    stages = [(name, value) for name, value in report.seconds.items() if name != "total"]
+    return report.seconds.get("total", sum(value for _, value in stages)), stages
+
+
+def _plain(value: object) -> str:
+    """A fact of the environment in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_plain(item) for item in value)
+    return words.number(value) if isinstance(value, float) else str(value)
 
 
 def _scatters(report: Report) -> list[Scatter | None]:

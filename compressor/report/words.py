@@ -155,7 +155,7 @@ def headline(report: Report) -> str:
     one, two = report.baseline, report.compressed
     size, _ = factor(one.size_bytes, two.size_bytes, "smaller", "larger")
     latency, _ = latency_change(report)
-    if latency in ("the same", "no clear difference"):
+    if latency.startswith(("the same", "no clear difference")):
         latency = "as fast"
     parts = ["same size" if size == "the same" else size, f"{latency} on {report.target}" if latency else ""]
     if one.score is not None and two.score is not None:

@@ -1,0 +1,161 @@
+"""The main job from Python: `edgepress.compressor.compress`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgepress.compressor.cli.host import make_host
+from edgepress.compressor.cli.run import TIMING_SECONDS, Tell, input_paths
+from edgepress.compressor.data import Source
+from edgepress.compressor.errors import UsageError, nearest
+from edgepress.compressor.job import Job
+from edgepress.compressor.outdir import staged
+from edgepress.compressor.protocols import Array
+from edgepress.compressor.recipe import Recipe
+from edgepress.compressor.report.build import build_report, write_result
+from edgepress.compressor.report.record import Report
+from edgepress.compressor.search import Objective
+from edgepress.compressor.session import run
+
+OBJECTIVES: dict[str, Objective] = {"latency": "latency", "size": "size", "memory": "memory"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compress` hands back.
+
+    Attributes:
+        model: the compressed model, an ONNX file's bytes.
+        report: what was found out, as in report.json; units stand in the field names.
+        recipe: the passes that made the model.
+        folder: where the files are, or None where none were asked for.
+    """
+
+    model: bytes
+    report: Report
+    recipe: Recipe
+    folder: Path | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`kept`, `broken`, `inconclusive` or `unverified`."""
+        return self.report.verdict
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model alone to a file, and return its path."""
+        path = Path(path)
+        path.write_bytes(self.model)
+        return path
+
+
+def compress(
+    model: str | Path,
+    data: Source | None = None,
+    *,
+    labels: Array | None = None,
+    test: Source | None = None,
+    test_labels: Array | None = None,
+    target: str | Path = "local",
+    budget: float = 2.0,
+    objective: str = "latency",
+    metric: str | None = None,
+    output: str | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    recipe: Recipe | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    leave: Sequence[str] = (),
+    preprocess: str | Path | None = None,
+    time_limit_minutes: float | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Tell | None = None,
+) -> Result:
+    """Compress a trained ONNX model for a device, within a budget: `compress MODEL` from Python.
+
+        result = compress("model.onnx", {"x": x_calib, "y": y_calib}, test={"x": x_test, "y": y_test})
+        result.verdict, result.report.compressed.latency_ns_median
+        result.save("small.onnx")
+
+    Args:
+        model: an .onnx file, its external data beside it.
+        data: samples for calibration and search: a dict of arrays by input name, rows first (labels under `y`
+            or `labels`), one array for a model with one input, a function that gives such, the path of an npz
+            file or a folder of images, or `module:function`. None: only what needs no samples is done.
+        labels: [rows] classes or [rows, ...] targets of `data`, where it does not hold them itself.
+        test: unseen samples for the verdict, likewise; None: half of `data` is set aside.
+        test_labels: of `test`.
+        target: device profile, a name or a TOML file.
+        budget: percent of the score that may be lost, from 0 to below 100.
+        objective: `latency`, `size` or `memory`.
+        metric: name or `module:function`; None: by what there is.
+        output: the output that the metric reads; None: the first.
+        out: folder to write model, report and manifest to; None: nothing is written.
+        force: write into a folder that is not ours.
+        recipe: passes to apply instead of a search.
+        shapes: input name → full shape, which fixes dynamic dimensions.
+        leave: regular expressions of sites not to touch.
+        preprocess: TOML file for images; None: the one beside them.
+        time_limit_minutes: after which the search begins nothing new.
+        seed: of every random choice.
+        threads: of the runtime.
+        progress: told (stage, share done, detail).
+
+    Returns:
+        The model and all that is known of it. A broken budget is no exception: look at `verdict`.
+
+    Raises:
+        EdgepressError: with what is wrong, where, and (`.hint`) what to do.
+    """
+    if objective not in OBJECTIVES:
+        raise UsageError(f"unknown objective {objective!r}", nearest(objective, OBJECTIVES))
+    job = Job(
+        Path(model),
+        data=_labelled(data, labels),
+        test=_labelled(test, test_labels),
+        metric=metric,
+        output=output,
+        budget=budget,
+        objective=OBJECTIVES[objective],
+        recipe=recipe,
+        shapes={name: tuple(dims) for name, dims in (shapes or {}).items()},
+        leave=tuple(leave),
+        preprocess=None if preprocess is None else Path(preprocess),
+        time_limit_minutes=time_limit_minutes,
+        seed=seed,
+        threads=threads,
+    )
+    host = make_host(str(target), threads, seed, TIMING_SECONDS, progress or _silent)
+    if out is None:
+        found = run(job, host)
+        report = build_report(found)
+    else:
+        with staged(Path(out), force, input_paths(job)) as folder:
+            found = run(job, host)
+            report = build_report(found)
+            write_result(found, report, folder, Path(out))
+    return Result(
+        found.exported, report, found.best.recipe if found.best else (), None if out is None else Path(out)
+    )
+
+
+def _labelled(source: Source | None, labels: Array | None) -> Source | None:
+    """Arrays with their labels beside them."""
+    if labels is None or source is None:
+        return source
+    if isinstance(source, np.ndarray):
+        return lambda: (source, np.asarray(labels))
+    if isinstance(source, Mapping):
+        return {
+            **{name: array for name, array in source.items() if name not in ("y", "labels")},
+            "labels": labels,
+        }
+    raise UsageError(
+        "Labels of their own go with arrays only.", "Put them beside the samples, under 'y', in the npz file."
+    )
+
+
+def _silent(stage: str, share: float, detail: str) -> None:
+    """Nobody asked."""

@@ -1,0 +1,101 @@
+"""The group of commands, and how errors are told."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+
+import click
+
+from edgepress.compressor.cli.doctor import doctor
+from edgepress.compressor.cli.inspect import inspect
+from edgepress.compressor.cli.replay import replay
+from edgepress.compressor.cli.run import run
+from edgepress.compressor.errors import EdgepressError, nearest
+
+COMMANDS = (run, inspect, replay, doctor)
+
+
+class DefaultGroup(click.Group):
+    """A group whose first command is meant where the first word is none of them: `compress model.onnx`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take `compress MODEL …` for `compress run MODEL …`."""
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let options come before the model, too."""
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultGroup, no_args_is_help=True, context_settings={"max_content_width": 100})
+@click.version_option(package_name="edgepress")
+def cli() -> None:
+    """Compress a trained ONNX model for a small device, within an accuracy budget.
+
+    \b
+    compress MODEL [OPTIONS]     the main job; see `compress run --help` for its options
+
+    \b
+    Exit codes: 0 kept · 1 broken · 2 bad input or usage · 3 device trouble
+                4 cannot tell (no samples, or too few) · 130 interrupted
+    """  # noqa: D301  click wants the character itself, to leave a paragraph's lines alone
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def execute(words: Sequence[str]) -> int:
+    """Run the command that `words` name, and return the exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+    """
+    try:
+        code = cli.main(list(words), prog_name="compress", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except EdgepressError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        return _fail(str(error), error.hint, error.exit_code)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.NoSuchOption as error:
+        return _fail(
+            f"No such option: {error.option_name}", nearest(error.option_name, _options(error.ctx)), 2
+        )
+    except click.BadParameter as error:
+        return _fail(error.format_message(), _hint(error), 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), "See `compress --help`.", error.exit_code)
+    except BrokenPipeError:
+        # `compress inspect … | head`: the reader has what it wanted; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _options(context: click.Context | None) -> Iterable[str]:
+    return [option for parameter in (context.command.params if context else ()) for option in parameter.opts]
+
+
+def _hint(error: click.BadParameter) -> str:
+    """The nearest of the choices, where there are some."""
+    kind = error.param.type if error.param is not None else None
+    given = error.message.split("'")[1] if error.message.count("'") > 1 else ""
+    if isinstance(kind, click.Choice) and given:
+        return nearest(given, [str(choice) for choice in kind.choices])
+    return "See `compress run --help`."
+
+
+def _fail(message: str, hint: str, code: int) -> int:
+    """One message on stderr: what is wrong, and what to do."""
+    text = message if message.endswith((".", "!", "?")) else f"{message}."
+    click.echo(f"compress: {text}" + (f"\n  {hint}" if hint else ""), err=True)
+    return code

@@ -1,0 +1,149 @@
+"""From the chosen candidate to what is handed over: timed, checked, measured and judged."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+import onnx_ir as ir
+
+from edgepress.compressor.budget import Budget, Judgement, Scores, judge, unverified
+from edgepress.compressor.errors import DeviceError
+from edgepress.compressor.export.onnx import save, verify
+from edgepress.compressor.job import Findings
+from edgepress.compressor.model import to_bytes
+from edgepress.compressor.normalize import same_outputs
+from edgepress.compressor.predict import predicted_ns
+from edgepress.compressor.recipe import digest
+from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.scoring import score_rows
+from edgepress.compressor.search import Candidate, Timer
+
+LOSSLESS = 1e-4
+"""Largest change of an output, as a share of its largest value, that a lossless step may make (rounding)."""
+
+SLOWER = 1.02
+"""A result that takes longer than the input by this factor, whatever the noise, is taken back."""
+
+_BATCH = 64
+
+
+def make_timer(found: Findings) -> Timer:
+    """Times models by what `--timings` says, by the stopwatch, or by prediction.
+
+    A time once used is never replaced, so that stored timings lead to the same choices again; later ones are
+    put on the same scale by the models that both measurements have in common.
+    """
+    host = found.host
+
+    def timer(models: Sequence[tuple[str, bytes]]) -> list[float]:
+        known = {**found.job.timings, **found.timings}
+        if not all(name in known for name, _ in models):
+            if host.stopwatch is not None and found.one_row:
+                host.progress("time", 0.0, f"{len(models)} models")
+                latencies = host.stopwatch([data for _, data in models], found.one_row)
+                times = [latency.median_ns for latency in latencies]
+            else:
+                times = [predicted(found, data) for _, data in models]
+            pairs = list(zip((name for name, _ in models), times, strict=True))
+            scale = next((known[name] / ns for name, ns in pairs if name in known and ns > 0), 1.0)
+            known = {**{name: ns * scale for name, ns in pairs}, **known}
+        found.timings.update({name: known[name] for name, _ in models})
+        return [known[name] for name, _ in models]
+
+    return timer
+
+
+def predicted(found: Findings, data: bytes) -> float:
+    """Predicted nanoseconds of a serialized model on the target, for one row."""
+    model = ir.from_proto(onnx.ModelProto.FromString(data))
+    shapes = observed_shapes(model, found.host.engine, found.one_row)
+    return predicted_ns(model, shapes, found.host.target)
+
+
+def original(found: Findings) -> Candidate:
+    """The candidate that changes nothing but the form."""
+    model = found.normalized.model
+    return Candidate("original, normalised", (), model=model, data=save(model))
+
+
+def export(found: Findings) -> None:
+    """Serialize the chosen model; check it, load it again, run it and compare with what was judged.
+
+    Where the passes did nothing, and the file would be larger than the one that came in, or nothing could be
+    run to check it, the file that came in is handed on as it is.
+
+    Raises:
+        DeviceError: the written model gives other outputs; OutputError: it fails the checker.
+    """
+    best = found.best
+    if best is None or best.model is None:
+        raise ValueError("nothing to export")
+    found.exported = best.data or save(best.model)
+    as_it_came = len(found.exported) > found.source_bytes or not found.one_row
+    if as_it_came and not best.recipe and not found.external and not found.job.shapes:
+        found.exported = found.job.model.read_bytes()
+    verify(found.source, found.exported)
+    if found.one_row:
+        engine, threads = found.host.engine, found.job.threads
+        before = engine.load(to_bytes(best.model), threads)(found.one_row)
+        if not same_outputs(before, engine.load(found.exported, threads)(found.one_row), LOSSLESS):
+            raise DeviceError(
+                "The written model gives other outputs than the one that was judged.", "Please report this."
+            )
+
+
+def take_back_if_slower(found: Findings, timer: Timer) -> None:
+    """Hand the original on where the exported model is slower than the very file that came in.
+
+    The search compares with the normalised original; this looks at what the user has.
+    """
+    best = found.best
+    if best is None or found.job.recipe is not None or not found.one_row:
+        return
+    name = digest(best.recipe)
+    times = timer([("input", to_bytes(found.source)), (f"output {name}", found.exported)])
+    if times[1] <= SLOWER * times[0]:
+        return
+    why = f"slower than the file that came in ({times[1] / times[0]:.2f} times its latency)"
+    kept = replace(original(found), kept=True, why="what was found is slower than the file that came in")
+    if best.recipe:
+        found.candidates = [
+            *(
+                replace(c, kept=False, why=why) if c.kept else c
+                for c in found.candidates
+                if c.recipe or c.kept
+            ),
+            kept,
+        ]
+        found.best = kept
+        export(found)
+    if not found.external and not found.job.shapes:
+        found.exported = found.job.model.read_bytes()
+    found.warnings.append(f"The result was taken back: {why}.")
+
+
+def measure(found: Findings) -> None:
+    """Latency and memory of what came in and what goes out, as files that users have."""
+    host = found.host
+    if not found.one_row:
+        return
+    pair = (to_bytes(found.source), found.exported)
+    found.predicted_ns = (predicted(found, pair[0]), predicted(found, pair[1]))
+    if host.stopwatch is not None:
+        first, second = host.stopwatch(pair, found.one_row)
+        found.latencies = (first, second)
+    if host.memory is not None:
+        found.memory = (host.memory(pair[0], found.one_row), host.memory(pair[1], found.one_row))
+
+
+def verdict(found: Findings) -> Judgement:
+    """Both models on the unseen rows."""
+    budget = Budget(found.job.budget)
+    if found.test is None or found.metric is None:
+        return unverified(budget)
+    engine, threads, metric = found.host.engine, found.job.threads, found.metric
+    before = engine.load(to_bytes(found.source), threads)
+    after = engine.load(found.exported, threads)
+    base = score_rows(metric, before, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    ours = score_rows(metric, after, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    return judge(budget, metric, Scores(base, ours), rows=found.test.rows, seed=found.job.seed)

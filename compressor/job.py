@@ -1,0 +1,155 @@
+"""What a session is asked for, what it needs from outside, and what it finds out."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+from pydantic import JsonValue
+
+from edgepress.compressor.budget import Judgement
+from edgepress.compressor.cost import Shapes
+from edgepress.compressor.data import Dataset, Source
+from edgepress.compressor.metrics import Metric
+from edgepress.compressor.normalize import Normalized
+from edgepress.compressor.options import Options
+from edgepress.compressor.passes import Pass
+from edgepress.compressor.passes.base import Skipped
+from edgepress.compressor.protocols import Engine, Feeds, Latency, Stopwatch, Target
+from edgepress.compressor.search import Candidate, Objective, Progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user asked for; fields as in `compress --help`.
+
+    Attributes:
+        model: an .onnx file.
+        data: samples for calibration and search, or None.
+        test: unseen samples for the verdict; None: half of `data`.
+        metric: name or `module:function`; None: by what there is.
+        output: the output that the metric reads; None: the first.
+        budget: percent of the score that may be lost.
+        objective: what is to become small.
+        recipe: passes to apply instead of a search.
+        shapes: input name → shape that fixes its dynamic dimensions.
+        leave: regular expressions of sites not to touch.
+        preprocess: TOML file for images; None: the one beside them.
+        time_limit_minutes: after which the search begins nothing new.
+        seed: of every random choice.
+        threads: of the runtime.
+        timings: nanoseconds by candidate, from an earlier run of the same model.
+    """
+
+    model: Path
+    data: Source | None = None
+    test: Source | None = None
+    metric: str | None = None
+    output: str | None = None
+    budget: float = 2.0
+    objective: Objective = "latency"
+    recipe: tuple[Pass, ...] | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    leave: tuple[str, ...] = ()
+    preprocess: Path | None = None
+    time_limit_minutes: float | None = None
+    seed: int = 0
+    threads: int = 1
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the session needs from outside; `cli` brings it.
+
+    Attributes:
+        engine: runs models.
+        target: the device.
+        stopwatch: times models on the target, or None where it can only be predicted.
+        memory: peak bytes of a serialized model on feeds, or None.
+        progress: told what goes on.
+        environment: facts of this machine that bear on timing, for the report.
+    """
+
+    engine: Engine
+    target: Target
+    stopwatch: Stopwatch | None
+    memory: Callable[[bytes, Feeds], int] | None
+    progress: Progress
+    environment: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass
+class Findings:
+    """Everything that a session found out; `report.build` makes the record from it.
+
+    Pairs are (what came in, what goes out).
+
+    Attributes:
+        job: what was asked for.
+        host: what it ran with.
+        source: the model as it came.
+        source_bytes: its size on disk, external data included.
+        external: files with its external data.
+        normalized: the model that all candidates start from.
+        shapes: observed for one row; empty where the model cannot be run.
+        data: samples for calibration and search.
+        test: unseen samples.
+        metric: of the budget.
+        options: what could be turned down where.
+        candidates: all that were considered.
+        best: the one that goes out.
+        exported: its file.
+        judgement: the verdict.
+        latencies: measured, or None.
+        predicted_ns: by the target's cost table.
+        memory: peak bytes, or None.
+        one_row: feeds of one row; empty where none is known.
+        timings: nanoseconds by candidate, as the search used them.
+        seconds: wall time by stage.
+        warnings: what the user should know.
+        left_alone: sites that nothing touched.
+        time_limit_hit: whether the time limit ended the search.
+    """
+
+    job: Job
+    host: Host
+    source: ir.Model
+    source_bytes: int
+    external: tuple[Path, ...]
+    normalized: Normalized
+    shapes: Shapes = field(default_factory=dict)
+    data: Dataset | None = None
+    test: Dataset | None = None
+    metric: Metric | None = None
+    options: Options | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    best: Candidate | None = None
+    exported: bytes = b""
+    judgement: Judgement | None = None
+    latencies: tuple[Latency | None, Latency | None] = (None, None)
+    predicted_ns: tuple[float, float] = (0.0, 0.0)
+    memory: tuple[int | None, int | None] = (None, None)
+    one_row: Feeds = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    left_alone: tuple[Skipped, ...] = ()
+    time_limit_hit: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """The verdict's; 4 before there is one."""
+        return self.judgement.exit_code if self.judgement is not None else 4
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and announce it."""
+        started = time.monotonic()
+        self.host.progress(name, 0.0, "")
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started

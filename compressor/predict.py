@@ -1,0 +1,89 @@
+"""Predicted latency of a whole model, as a runtime executes it rather than as the graph is written.
+
+Runtimes compute what depends on constants alone when they load a model, so unpacking stored weights costs
+nothing later; and between integer kernels QuantizeLinear and DequantizeLinear are part of the kernels.
+"""
+
+import math
+
+import onnx_ir as ir
+
+from edgepress.compressor.cost import Shapes, node_costs
+from edgepress.compressor.protocols import Target
+
+_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid"})
+_INTEGER_KERNELS = frozenset(
+    {
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "Add",
+        "Mul",
+        "AveragePool",
+        "GlobalAveragePool",
+        "MaxPool",
+        "Concat",
+        "Reshape",
+    }
+)
+
+
+def predicted_ns(model: ir.Model, shapes: Shapes, target: Target) -> float:
+    """Nanoseconds of one inference on a device, by its cost table.
+
+    Args:
+        model: nodes in topological order.
+        shapes: observed for a batch of one.
+        target: the device.
+    """
+    folded = _folded(model)
+    total = 0.0
+    for node, cost in zip(model.graph, node_costs(model, shapes, target), strict=True):
+        if node in folded or _fused(node):
+            continue
+        unpacked = sum(
+            math.prod(shapes.get(value.name or "", ())) * (1 if maker.op_type == "DequantizeLinear" else 4)
+            for value in node.inputs
+            if value is not None and (maker := value.producer()) is not None and maker in folded
+        )
+        total += cost.latency_ns + unpacked / target.bytes_per_ns
+    return total
+
+
+def _folded(model: ir.Model) -> set[ir.Node]:
+    """Nodes that depend on constants alone."""
+    found: set[ir.Node] = set()
+    for node in model.graph:
+        random = node.op_type.startswith("Random") or any(
+            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attribute in node.attributes.values()
+        )
+        constant = all(
+            value is None or value.const_value is not None or value.producer() in found
+            for value in node.inputs
+        )
+        if constant and not random:
+            found.add(node)
+    return found
+
+
+def _fused(node: ir.Node) -> bool:
+    """Whether a Q or DQ node becomes part of an integer kernel."""
+    if node.op_type == "DequantizeLinear":
+        users = [use.node for use in node.outputs[0].uses()]
+        return bool(users) and all(_integer(user) for user in users)
+    if node.op_type == "QuantizeLinear" and node.inputs[0] is not None:
+        maker = node.inputs[0].producer()
+        if maker is not None and maker.op_type in _ACTIVATIONS and maker.inputs[0] is not None:
+            maker = maker.inputs[0].producer()
+        return maker is not None and _integer(maker)
+    return False
+
+
+def _integer(node: ir.Node) -> bool:
+    """Whether a kernel takes 8 bits and gives 8 bits (or sums, where it is a product)."""
+    takes = any(
+        value is not None and (maker := value.producer()) is not None and maker.op_type == "DequantizeLinear"
+        for value in node.inputs
+    )
+    return node.op_type in _INTEGER_KERNELS and takes

@@ -1,0 +1,104 @@
+"""Cost by layer, before and after, and what was done to each."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgepress.compressor.cost import NodeCost, node_costs
+from edgepress.compressor.job import Findings
+from edgepress.compressor.passes import Pass
+from edgepress.compressor.passes.base import site_name
+from edgepress.compressor.report.record import SiteCost, SiteRow
+from edgepress.compressor.samples import observed_shapes
+
+_UNPACKING = frozenset({"DequantizeLinear", "Cast", "Mul"})
+_SECOND_HALF = "_v"
+"""What `low_rank` appends to a site's name for the first of the two layers that it becomes."""
+
+
+def site_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[SiteRow]:
+    """Cost by site, before and after; a site that was split is the sum of its parts.
+
+    Args:
+        found: by the session, for the normalised original.
+        model: the result, its nodes still named.
+        recipe: what made it.
+    """
+    engine, target = found.host.engine, found.host.target
+    parts: dict[str, list[NodeCost]] = {}
+    for cost in node_costs(model, observed_shapes(model, engine, found.one_row), target):
+        parts.setdefault(cost.name.removesuffix(_SECOND_HALF), []).append(cost)
+    stored = _weights_by_node(model)
+    rows = []
+    for cost in node_costs(found.normalized.model, found.shapes, target):
+        if not cost.macs:
+            continue
+        now = parts.get(cost.name, [])
+        rows.append(
+            SiteRow(
+                name=cost.name,
+                op=cost.op,
+                before=_sum([cost], {}),
+                after=_sum(now, stored) if now else None,
+                treatment=_treatment(cost, now, recipe),
+            )
+        )
+    return rows
+
+
+def _sum(parts: Sequence[NodeCost], stored: dict[str, tuple[int, int]]) -> SiteCost:
+    """Several nodes as one; `stored` has parameters and bytes of nodes whose weights are packed."""
+    weights = [stored.get(part.name, (part.parameters, part.weight_bytes)) for part in parts]
+    return SiteCost(
+        parameters=sum(count for count, _ in weights),
+        bytes=sum(size for _, size in weights),
+        macs=sum(part.macs for part in parts),
+        latency_ns=sum(part.latency_ns for part in parts),
+    )
+
+
+def _weights_by_node(model: ir.Model) -> dict[str, tuple[int, int]]:
+    """Parameters and bytes of each node's constants, seen through the nodes that only unpack them."""
+    found = {}
+    for node in model.graph:
+        count = size = 0
+        stack = [value for value in node.inputs if value is not None]
+        while stack:
+            value = stack.pop()
+            if value.const_value is not None:
+                count += value.const_value.size
+                size += value.const_value.nbytes
+                continue
+            maker = value.producer()
+            if maker is not None and maker.op_type in _UNPACKING and _constant_only(maker):
+                stack += [each for each in maker.inputs if each is not None]
+        found[site_name(node)] = (count, size)
+    return found
+
+
+def _constant_only(node: ir.Node) -> bool:
+    for value in node.inputs:
+        if value is None or value.const_value is not None:
+            continue
+        maker = value.producer()
+        if maker is None or not _constant_only(maker):
+            return False
+    return True
+
+
+def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass]) -> str:
+    """What was done to a site, in words."""
+    words = []
+    for step in recipe:
+        width = dict(getattr(step, "widths", ())).get(cost.name)
+        rank = dict(getattr(step, "ranks", ())).get(cost.name)
+        words += [f"{width} channels"] if width else []
+        words += [f"rank {rank}"] if rank else []
+        if step.kind == "quantize" and cost.name not in getattr(step, "leave", ()):
+            words.append("8-bit arithmetic")
+        elif step.kind == "store" and "8-bit arithmetic" not in words:
+            words.append("weights stored in 8 bits")
+    structure = any("channels" in word or "rank" in word for word in words)
+    if parts and not structure and sum(part.macs for part in parts) < cost.macs:
+        words.insert(0, "fewer inputs")
+    return ", ".join(words) or "as it was"

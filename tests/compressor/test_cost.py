@@ -1,0 +1,114 @@
+"""Counts of work and memory, by hand and by what arithmetic says."""
+
+import itertools
+
+import models
+import models_core
+import numpy as np
+import onnx_ir as ir
+import oracles
+import pytest
+from models import constants, text
+
+from edgepress.compressor.cost import kernel_ns, node_costs, peak_activation_bytes, positions, total_macs
+from edgepress.compressor.model import parameters
+from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.sites import find_sites
+from edgepress.runtime.engines.ort import OrtEngine
+
+
+def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    return dict(observed_shapes(model, OrtEngine(), models.feeds(model, 1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("mlp", 6 * 8 + 8 * 4),
+        ("matmul", 3 * (6 * 8 + 8 * 4)),
+        ("cnn", 64 * 4 * 2 * 9 + 16 * 8 * 4 * 9 + 8 * 3),
+        ("depthwise", 36 * (4 * 8 + 8 * 9 + 8 * 4)),
+        (
+            "conv_transpose",
+            16 * 4 * 16 + 16 * 4 * 16,
+        ),  # each input of a transposed one meets the whole kernel
+        ("conv1d", 10 * 6 * 2 * 3 + 6 * 3),
+    ],
+)
+def test_multiply_accumulates(name: str, macs: int) -> None:
+    model = models.ALL[name]()
+    assert total_macs(model, shapes(model)) == macs
+
+
+@pytest.mark.parametrize("name", sorted(models_core.ALL))
+def test_sites_cost_positions_times_weights(name: str) -> None:
+    model = models_core.ALL[name]()
+    known = shapes(model)
+    costs = node_costs(model, known, oracles.Board())
+    assert len(costs) == len(list(model.graph))
+    by_name = {c.name: c for c in costs}
+    for site in find_sites(model):
+        rows = 6 if name == "column_bias" else 1  # a batch of six that cannot be less
+        assert by_name[site.name].macs == positions(site, known) * site.macs_per_position * rows or rows > 1
+        assert by_name[site.name].weight_bytes >= site.weight.nbytes
+    assert sum(c.macs for c in costs) == total_macs(model, known)
+    assert all(c.latency_ns >= 100.0 for c in costs)
+    assert all(c.latency_ns == 0 for c in node_costs(model, known, None))
+
+
+def test_parameters_of_nodes_are_those_of_the_model() -> None:
+    for name in ("mlp", "cnn", "residual"):
+        model = models.ALL[name]()
+        assert sum(c.parameters for c in node_costs(model, shapes(model), None)) == parameters(model)
+
+
+def test_the_peak_is_what_must_be_held_at_once() -> None:
+    model = text(
+        "(float[N, 4] x) => (float[N, 2] y)",
+        "a = Gemm <transB = 1> (x, w1) b = Relu(a) c = Gemm <transB = 1> (b, w2) y = Add(c, c)",
+        constants(1, w1=(10, 4), w2=(2, 10)),
+    )
+    assert peak_activation_bytes(model, shapes(model)) == 4 * 20  # a and b together
+
+
+def test_the_peak_of_a_residual_holds_the_skipped_value() -> None:
+    model = models.residual()
+    known = shapes(model)
+    one = 4 * 8 * 36
+    assert peak_activation_bytes(model, known) == 3 * one  # r0 while c1 becomes r1
+
+
+def test_peaks_are_those_of_a_slow_count() -> None:
+    for name in ("concat", "two_inputs", "depthwise", "attention"):
+        model = models_core.ALL[name]()
+        known = shapes(model)
+        nodes = list(model.graph)
+        peak = 0
+        for index in range(len(nodes)):
+            before = {*model.graph.inputs, *itertools.chain(*(n.outputs for n in nodes[: index + 1]))}
+            later = {v for n in nodes[index:] for v in n.inputs if v is not None} | set(model.graph.outputs)
+            held = [v for v in before if v in later or v in nodes[index].outputs]
+            peak = max(peak, sum(4 * int(np.prod(known[v.name or ""])) for v in held))
+        first = sum(4 * int(np.prod(known[v.name or ""])) for v in model.graph.inputs)
+        assert peak_activation_bytes(model, known) == max(peak, first)
+
+
+def test_integers_are_faster_and_more_is_slower() -> None:
+    board = oracles.Board()
+    assert kernel_ns(board, 1000, 10, integer=True) < kernel_ns(board, 1000, 10, integer=False)
+    assert kernel_ns(board, 2000, 10, integer=True) > kernel_ns(board, 1000, 10, integer=True)
+    assert kernel_ns(board, 1000, 20, integer=True) > kernel_ns(board, 1000, 10, integer=True)
+
+
+def test_quantized_nodes_are_costed_as_integers() -> None:
+    from edgepress.compressor.passes import Quantize
+
+    model = models.cnn()
+    changed = model.clone()
+    Quantize().apply(changed, oracles.context(model))
+    before, after = (
+        {c.name: c for c in node_costs(m, shapes(m), oracles.Board(bytes_per_ns=1e9))}
+        for m in (model, changed)
+    )
+    assert after["c2"].macs == before["c2"].macs
+    assert after["c2"].latency_ns < before["c2"].latency_ns

@@ -1,0 +1,144 @@
+"""What flows through a net: moments of sites, batch by batch, of the current and of the original model."""
+
+from collections.abc import Iterator
+
+import models
+import numpy as np
+import onnx_ir as ir
+import oracles
+import pytest
+
+from edgepress.compressor.observe import (
+    HELD_EVERY,
+    KEPT,
+    ROWS_OF_MOMENTS,
+    Streamer,
+    kept_channels,
+    output_names,
+    own_moments,
+    site_moments,
+)
+from edgepress.compressor.passes.base import Context
+from edgepress.compressor.passes.shrink import Shrink
+from edgepress.compressor.protocols import Feeds
+from edgepress.compressor.shapes import infer_shapes
+from edgepress.compressor.sites import find_sites, set_weights
+from edgepress.runtime.engines.ort import OrtEngine
+
+
+def test_values_come_batch_by_batch_from_both_models() -> None:
+    original = models.mlp()
+    changed = original.clone()
+    site = find_sites(changed)[0]
+    set_weights(site, 2 * site.matrix(), None)
+    feeds = models.feeds(original, 20)
+    streamer = Streamer(OrtEngine(), original, lambda: oracles.batches(feeds, 8))
+    seen = list(streamer(changed, ["h", "y"], ["h"]))
+    assert [len(now["h"]) for now, _ in seen] == [8, 8, 4]
+    assert all(set(now) == {"h", "y"} and set(then) == {"h"} for now, then in seen)
+    bias = site.bias()
+    for now, then in seen:
+        np.testing.assert_allclose(now["h"] - bias, 2 * (then["h"] - bias), atol=1e-5)
+    assert all(not then for _, then in streamer(changed, ["h"]))
+
+
+def test_moments_are_those_of_the_rows() -> None:
+    model = models.mlp()
+    context = oracles.context(model, 100)
+    site = find_sites(model)[1]
+    fit, held = site_moments(model, site, context)
+    feeds = models.feeds(model, 100, 100)
+    seen = oracles.values(model, feeds, ["a", "y"])
+    chosen = np.arange(100) % HELD_EVERY == HELD_EVERY - 1
+    assert (fit.rows, held.rows) == (80, 20)
+    for part, rows in ((fit, ~chosen), (held, chosen)):
+        gram, cross, outputs = part.centred()
+        joint = np.cov(np.hstack([seen["a"][rows], seen["y"][rows]]).T.astype(np.float64), bias=True)
+        np.testing.assert_allclose(gram, joint[:8, :8], atol=1e-5)
+        np.testing.assert_allclose(cross, joint[:8, 8:], atol=1e-5)
+        np.testing.assert_allclose(outputs, joint[8:, 8:], atol=1e-5)
+
+
+def test_a_site_without_bias_has_moments_about_zero() -> None:
+    model = models.matmul()
+    fit, _ = site_moments(model, find_sites(model)[1], oracles.context(model))
+    np.testing.assert_array_equal(fit.x_sum, 0)
+    np.testing.assert_array_equal(fit.bias_for(np.ones((8, 4))), 0)
+
+
+def test_paired_moments_are_of_the_original_at_the_same_places() -> None:
+    """The current model's own weights on X, and the original's Y, differ by just what was changed."""
+    model = models.residual()
+    infer_shapes(model)
+    changed = model.clone()
+    site = find_sites(changed)[1]
+    bias = find_sites(model)[1].bias().astype(np.float64)
+    set_weights(site, site.matrix(), bias + 3)
+    context = oracles.context(model)
+    fit, held = site_moments(changed, find_sites(changed)[1], context, paired=True)
+    weights = site.matrix().T.astype(np.float64)
+    for part in (fit, held):
+        assert part.error(weights, bias) == pytest.approx(0, abs=1e-5)
+        assert part.error(weights, bias + 3) == pytest.approx(9 * 8, rel=1e-4)
+    again = site_moments(changed, find_sites(changed)[1], context, paired=True)  # targets are remembered now
+    for one, other in zip((fit, held), again, strict=True):
+        np.testing.assert_array_equal(one.xy, other.xy)
+        np.testing.assert_array_equal(one.yy, other.yy)
+
+
+def test_paired_moments_follow_the_channels_that_are_left() -> None:
+    model = models.residual()
+    infer_shapes(model)
+    shrunk = model.clone()
+    Shrink((("c0", 3), ("c1", 4)), compensate=False).apply(shrunk, oracles.context(model))
+    site = find_sites(shrunk)[2]
+    kept = kept_channels(site.y, 8)
+    assert len(kept) == 3
+    fit, held = site_moments(shrunk, site, oracles.context(model), paired=True)
+    y = oracles.values(model, models.feeds(model, 64, 100), ["c2"])["c2"][:, kept]
+    total = fit + held
+    assert total.rows == y.size // 3
+    np.testing.assert_allclose(total.y_sum / total.rows, y.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_clones_remember_which_channels_are_left() -> None:
+    model = models.mlp()
+    Shrink((("h", 3),)).apply(model, oracles.context(models.mlp()))
+    first, second = model.graph[0].outputs[0], model.clone().graph[0].outputs[0]
+    np.testing.assert_array_equal(first.meta[KEPT], second.meta[KEPT])
+
+
+def test_rows_are_bounded_whatever_the_number_of_samples() -> None:
+    model = models.cnn()
+    infer_shapes(model)
+    rows = 2000
+    few = models.feeds(model, 50)
+
+    def many() -> Iterator[Feeds]:
+        for _ in range(rows // 50):
+            yield few
+
+    context = Context(Streamer(OrtEngine(), model, many), rows=rows)
+    fit, held = site_moments(model, find_sites(model)[0], context)
+    assert 0.9 * ROWS_OF_MOMENTS < fit.rows + held.rows < 1.1 * ROWS_OF_MOMENTS
+
+
+def test_moments_of_the_original_are_remembered_and_of_a_shrunk_model_are_not() -> None:
+    model = models.mlp()
+    context = oracles.context(model)
+    site = find_sites(model)[1]
+    assert own_moments(model, site, context)[0] is own_moments(model, site, context)[0]
+    shrunk = model.clone()
+    Shrink((("h", 3),)).apply(shrunk, context)
+    assert own_moments(shrunk, find_sites(shrunk)[1], context)[0].inputs == 3
+
+
+def test_moments_need_samples() -> None:
+    model = models.mlp()
+    with pytest.raises(ValueError, match="samples"):
+        site_moments(model, find_sites(model)[0], Context())
+
+
+def test_outputs_have_names() -> None:
+    assert output_names(models.two_inputs()) == ["y", "middle"]
+    assert isinstance(models.two_inputs(), ir.Model)

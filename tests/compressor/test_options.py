@@ -1,0 +1,145 @@
+"""What can be turned down in a model, and what it is thought to cost."""
+
+import models
+import models_core
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepress.compressor.options import LADDER, Options, collect, divergence, ladder, stacked_outputs
+from edgepress.compressor.passes import LowRank, Shrink
+from edgepress.compressor.passes.base import Context
+from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.shapes import infer_shapes
+from edgepress.compressor.sites import find_sites
+from edgepress.runtime.engines.ort import OrtEngine
+
+arrays = st.integers(0, 10_000).map(
+    lambda s: np.random.default_rng(s).normal(size=(20, 4)).astype(np.float32)
+)
+
+
+@given(arrays, st.floats(0.01, 2.0), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_divergence_is_zero_for_the_same_and_grows_with_the_change(
+    scores: np.ndarray, size: float, seed: int
+) -> None:
+    change = np.random.default_rng(seed).normal(size=scores.shape).astype(np.float32)
+    assert divergence({"y": scores}, {"y": scores}) == pytest.approx(0, abs=1e-12)
+    near = divergence({"y": scores}, {"y": scores + size * change})
+    far = divergence({"y": scores}, {"y": scores + 2 * size * change})
+    assert 0 < near < far
+
+
+@given(arrays)
+@settings(max_examples=15, deadline=None)
+def test_scores_are_probabilities_up_to_a_shift(scores: np.ndarray) -> None:
+    """Logits that all move together give the same answer, and so do their probabilities."""
+    assert divergence({"y": scores}, {"y": scores + 3}) == pytest.approx(0, abs=1e-5)
+    other = scores[::-1]
+    soft = [np.exp(s) / np.exp(s).sum(1, keepdims=True) for s in (scores, other)]
+    p, q = soft
+    expected = float(np.mean(np.sum(p * np.log(p / q), axis=1)))
+    assert divergence({"y": scores}, {"y": other}) == pytest.approx(expected, rel=1e-4)
+    assert divergence({"y": p}, {"y": q}) == pytest.approx(expected, rel=1e-3)
+
+
+def test_pictures_diverge_by_their_relative_error() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.normal(size=(50, 1, 4, 4))
+    noise = 0.1 * rng.normal(size=picture.shape)
+    assert divergence({"y": picture}, {"y": picture + noise}) == pytest.approx(0.01, rel=0.2)
+
+
+def test_the_worst_output_counts_and_broken_ones_count_infinitely() -> None:
+    a, b = np.eye(4, dtype=np.float32), np.zeros((4, 4), np.float32)
+    assert divergence({"y": a, "z": a}, {"y": a, "z": b}) == divergence({"y": a}, {"y": b}) > 0
+    assert divergence({"y": a}, {"y": np.full_like(a, np.nan)}) == np.inf
+    assert divergence({"classes": np.arange(4)}, {"classes": np.arange(4)[::-1]}) == 0  # no scores
+
+
+@given(st.integers(1, 3000), st.sampled_from([1, 2, 4, 8, 16]))
+def test_a_ladder_goes_down_in_multiples_and_then_in_halves(full: int, multiple: int) -> None:
+    steps = ladder(full, multiple)
+    assert steps == sorted(set(steps), reverse=True)
+    assert len(steps) <= LADDER + 1
+    assert all(0 < s < full for s in steps)
+    assert all(s % multiple == 0 for s in steps if s > multiple and full > multiple)
+    if full > 4 * multiple:
+        assert steps[-1] <= multiple
+        assert steps[0] >= full - multiple
+
+
+def collected(name: str, leave: tuple[str, ...] = ()) -> tuple[Options, list[float]]:
+    model = models_core.ALL[name]()
+    infer_shapes(model)
+    told: list[float] = []
+    context = oracles.context(model, 64, target=oracles.Board(), leave=leave)
+    shapes = observed_shapes(model, OrtEngine(), models.feeds(model, 1))
+    return collect(model, context, shapes, 2, lambda share, _: told.append(share)), told
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "concat", "depthwise", "matmul", "net_excite", "zeros"])
+def test_options_of_a_model(name: str) -> None:
+    options, told = collected(name)
+    assert told == sorted(told)
+    assert options.knobs
+    for knob in options.knobs:
+        assert list(knob.values) == sorted(knob.values, reverse=True)
+        assert all(v < knob.full for v in knob.values)
+        assert list(knob.damage) == sorted(knob.damage)
+        assert all(0 < d < np.inf for d in knob.damage)
+    model = models_core.ALL[name]()
+    assert [layer.name for layer in options.layers] == [s.name for s in find_sites(model)]
+    for layer in options.layers:
+        for index in (layer.rows_knob, layer.columns_knob):
+            assert index == -1 or options.knobs[index].kind == "width"
+        assert layer.rank_knob == -1 or options.knobs[layer.rank_knob].name == layer.name
+
+
+@pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "net_excite", "net_multiplier"])
+def test_layers_foretell_what_shrinking_does_to_arrays(name: str) -> None:
+    options, _ = collected(name)
+    state = tuple(k.values[len(k.values) // 2] if k.kind == "width" else k.full for k in options.knobs)
+    model = models_core.ALL[name]()
+    infer_shapes(model)
+    for step in options.recipe(state):
+        step.apply(model, oracles.context(models_core.ALL[name]()))
+    sites = {s.name: s for s in find_sites(model)}
+    for layer in options.layers:
+        rows, columns = float(layer.rows), float(layer.columns)
+        if layer.rows_knob >= 0:
+            k = options.knobs[layer.rows_knob]
+            rows -= (k.full - state[layer.rows_knob]) * layer.rows_per_unit
+        if layer.columns_knob >= 0:
+            k = options.knobs[layer.columns_knob]
+            columns -= (k.full - state[layer.columns_knob]) * layer.per_unit
+        matrix = sites[layer.name].matrix()
+        if name == "concat":  # branches share one knob: the mean over both
+            assert abs(rows * columns / matrix.size - 1) < 0.7
+        else:
+            assert (round(rows), round(columns)) == matrix.shape
+
+
+def test_a_state_makes_a_recipe() -> None:
+    options, _ = collected("mlp")
+    full = tuple(k.full for k in options.knobs)
+    assert options.recipe(full) == ()
+    least = tuple(k.values[-1] for k in options.knobs)
+    recipe = options.recipe(least)
+    assert [type(step) for step in recipe] == [Shrink, LowRank][: len(recipe)]
+    assert dict(recipe[0].widths) == {k.name: k.values[-1] for k in options.knobs if k.kind == "width"}  # type: ignore[attr-defined]
+
+
+def test_what_the_user_leaves_has_no_knob() -> None:
+    assert collected("mlp", leave=("^h$", "^y$"))[0].knobs == ()
+
+
+def test_outputs_are_stacked_up_to_a_limit() -> None:
+    model = models.two_inputs()
+    found = stacked_outputs(model, oracles.context(model, 64), 40)
+    assert {name: len(a) for name, a in found.items()} == {"y": 40, "middle": 40}
+    with pytest.raises(ValueError, match="samples"):
+        stacked_outputs(model, Context())

@@ -1,0 +1,176 @@
+"""Candidates are judged on samples that they were not fitted to, and built once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import models
+import numpy as np
+import onnx_ir as ir
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepress.compressor.data import Dataset, open_data
+from edgepress.compressor.metrics import resolve_metric
+from edgepress.compressor.model import input_specs, to_bytes
+from edgepress.compressor.passes import LowRank, Pass, Shrink, StoreWeights
+from edgepress.compressor.protocols import Array, Runner
+from edgepress.compressor.scoring import BuiltIn
+from edgepress.compressor.trials import Estimate, Samples, Trials, estimate, make_trials
+from edgepress.runtime.engines.ort import OrtEngine
+
+
+@dataclass
+class Counting:
+    """onnxruntime that counts what it loads."""
+
+    name: str = "onnxruntime"
+    version: str = "?"
+    loaded: list[bytes] = field(default_factory=list)
+
+    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
+        assert isinstance(model, bytes)
+        self.loaded.append(model)
+        return OrtEngine().load(model, threads)
+
+
+def net(seed: int = 0) -> tuple[ir.Model, Dataset]:
+    """A wide net of little depth, and samples labelled by its own answers."""
+    model = models.mlp(32, 4)
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(300, 6)).astype(np.float32)
+    labels = models.run(model, {"x": x})["y"].argmax(1)
+    return model, open_data({"x": x, "y": labels}, input_specs(model))
+
+
+def trials(folds: int = 2, seed: int = 0, engine: Counting | None = None, rows: int = 300) -> Trials:
+    model, data = net()
+    data = data.subset(np.arange(rows))
+    batch = next(iter(data.batches(32)))
+    outputs = models.run(model, batch.feeds)
+    metric, answers = (resolve_metric(name, outputs, batch) for name in ("top1", "agreement"))
+    return make_trials(
+        model, engine or Counting(), metric, answers, data, oracles.Board(),
+        seed=seed, leave=(), batch=32, folds=folds,
+    )  # fmt: skip
+
+
+ERROR = BuiltIn("mse", "y", lambda a, b: a, higher_is_better=False)
+RIGHT = BuiltIn("top1", "y", lambda a, b: a, "%", scale=100.0)
+
+
+@pytest.mark.parametrize("folds", [1, 2, 3])
+def test_every_sample_is_judged_by_a_model_that_has_not_seen_it(folds: int) -> None:
+    made = trials(folds)
+    judged = [np.concatenate([b.rows for b in f.judged.batches()]) for f in made.folds]
+    index = [set(f.judged.dataset.index.tolist()) for f in made.folds]
+    assert sum(map(len, judged)) == (75 if folds == 1 else 300)
+    for fold, held in zip(made.folds, index, strict=True):
+        assert fold.context.rows == 300 - len(held)
+        fitted = list(fold.context.stream.batches())  # type: ignore[union-attr]
+        rows = np.concatenate([b["x"] for b in fitted])
+        own = np.concatenate([b.feeds["x"] for b in fold.judged.batches()])
+        assert not {r.tobytes() for r in rows} & {r.tobytes() for r in own}
+    assert made.full.rows == 300
+
+
+def test_the_original_loses_nothing() -> None:
+    found = trials().estimate(())
+    assert found == Estimate(100.0, 0.0, 0.0, 300)
+    assert found.within(0.0)
+
+
+def test_less_is_worse_and_the_same_recipe_is_judged_once() -> None:
+    engine = Counting()
+    made = trials(engine=engine)
+    scores = [made.estimate((Shrink((("h", width),)),)).drop_percent for width in (24, 8, 2)]
+    assert scores == sorted(scores)
+    assert scores[-1] > 5
+    before = len(engine.loaded)
+    again = made.estimate((Shrink((("h", 8),)),))
+    assert len(engine.loaded) == before
+    assert again.drop_percent == scores[1]
+
+
+def test_steps_in_common_are_built_once() -> None:
+    made = trials()
+    fold = made.folds[0]
+    first = made.built((Shrink((("h", 8),)),), fold)
+    data = to_bytes(first)
+    stored = made.built((Shrink((("h", 8),)), StoreWeights()), fold)
+    split = made.built((Shrink((("h", 8),)), LowRank((("y", 2),))), fold)
+    assert made.built((Shrink((("h", 8),)),), fold) is first
+    assert to_bytes(first) == data  # what came after worked on copies
+    assert len({data, to_bytes(stored), to_bytes(split)}) >= 2
+    assert to_bytes(made.original) == to_bytes(net()[0])
+
+
+def test_the_final_model_is_fitted_to_all_samples_and_tells_what_it_left() -> None:
+    made = trials()
+    recipe: tuple[Pass, ...] = (Shrink((("h", 8), ("nobody", 3))),)
+    model, skipped = made.final(recipe)
+    assert [s.site for s in skipped] == ["nobody"]
+    assert to_bytes(model) != to_bytes(made.built(recipe, made.folds[0]))
+    assert to_bytes(model) == to_bytes(trials().final(recipe)[0])
+
+
+def test_equal_seeds_part_equally() -> None:
+    one, same, other = trials(seed=1), trials(seed=1), trials(seed=2)
+    parts = [t.folds[0].judged.dataset.index.tolist() for t in (one, same, other)]
+    assert parts[0] == parts[1] != parts[2]
+
+
+@given(st.lists(st.booleans(), min_size=20, max_size=60), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_estimates_of_answers(right: list[bool], seed: int) -> None:
+    base = np.array([True, *right], np.float64)
+    ours = base * (np.random.default_rng(seed).random(len(base)) < 0.8)
+    found = estimate(RIGHT, base, ours, None)
+    assert found.score == pytest.approx(100 * ours.mean())
+    assert found.drop_percent == pytest.approx(100 * (1 - ours.mean() / base.mean()))
+    assert found.margin_percent >= 0
+    assert estimate(RIGHT, base, base, None).drop_percent == 0
+    flips = np.abs(base - ours)
+    with_flips = estimate(RIGHT, base, ours, flips)
+    assert (
+        with_flips.drop_percent + with_flips.margin_percent
+        >= found.drop_percent + found.margin_percent - 1e-9
+    )
+    changed_only = estimate(RIGHT, base, base, np.ones(len(base)))
+    assert changed_only.drop_percent > 0  # answers change though as many are right
+
+
+def test_estimates_of_losses() -> None:
+    base = np.random.default_rng(0).random(100) + 0.5
+    assert estimate(ERROR, base, base, None).drop_percent == 0
+    worse, better = estimate(ERROR, base, base * 1.25, None), estimate(ERROR, base, base * 0.9, None)
+    assert worse.drop_percent == pytest.approx(20.0)  # 1 / (1 − 20 %) times the loss
+    assert better.drop_percent < 0
+    assert estimate(ERROR, base, np.full(100, np.inf), None).drop_percent >= 100
+    assert not estimate(ERROR, base, np.full(100, np.nan), None).within(50)
+
+
+def test_more_samples_make_a_smaller_margin() -> None:
+    rng = np.random.default_rng(1)
+    margins = []
+    for n in (50, 500, 5000):
+        base = np.ones(n)
+        margins.append(estimate(RIGHT, base, (rng.random(n) < 0.9).astype(float), None).margin_percent)
+    assert margins == sorted(margins, reverse=True)
+
+
+def test_samples_are_decoded_once() -> None:
+    _, data = net()
+    samples = Samples(data, 64)
+    first, second = list(samples.feeds()), list(samples.feeds())
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert sum(len(b["x"]) for b in first) == data.rows
+
+
+def test_samples_read_in_part_are_read_anew() -> None:
+    _, data = net()
+    samples = Samples(data, 64)
+    next(samples.feeds())
+    rows: list[Array] = [b["x"] for b in samples.feeds()]
+    assert sum(map(len, rows)) == data.rows
