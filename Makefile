@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types wheel bench clean
+.PHONY: demo test lint types bench clean
 
 .venv/.ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("edgepress needs Python 3.11 or newer: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("edgepress needs Python 3.11 or newer: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
@@ -21,15 +21,17 @@ lint: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# On an installed copy: the packages lie in folders of other names than they are imported by.
 types: .venv/.ready
-	rm -rf .types
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target .types . 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .types .
+	rm -rf .types build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .types .
 	rm -rf build
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
+	$(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py
+	$(BIN)/python benchmarks/readme_table.py
 
 clean:
 	rm -rf .venv .types build dist *.egg-info demo-out

@@ -144,7 +144,8 @@ class Descent:
     def costs(self, state: State, layers: Sequence[int]) -> Matrix:
         """Nanoseconds and bytes [2] of some layers together."""
         each = [layer_cost(self.layers[i], state, self.knobs, self.target, self.how) for i in layers]
-        return np.asarray(each, dtype=np.float64).reshape(-1, 2).sum(0)
+        total: Matrix = np.asarray(each, dtype=np.float64).reshape(-1, 2).sum(0)
+        return total
 
     def step(self, state: State, frozen: frozenset[int] = frozenset()) -> State | None:
         """The next state: the one turn of a knob with the most gain per damage; None where nothing gains.

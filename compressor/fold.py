@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from edgepress.compressor.protocols import Array
 
 Vector = npt.NDArray[np.float64]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from edgepress.compressor.errors import ModelError
 from edgepress.compressor.protocols import Array
 

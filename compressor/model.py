@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+
 from edgepress.compressor import guard, specs
 from edgepress.compressor.errors import ModelError, OutputError, nearest
 from edgepress.compressor.specs import InputSpec, dims, input_specs

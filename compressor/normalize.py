@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
+
 from edgepress.compressor.fold import constant, fold_affine, taken, unique
 from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.shapes import infer_shapes, quiet
-from onnx_ir.passes import common
-from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _SMALL = 4096

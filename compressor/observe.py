@@ -15,6 +15,10 @@ from edgepress.compressor.sites import Site, sampled_rows
 ROWS_OF_MOMENTS = 12_000
 """Rows of X (samples × positions) that second moments are taken from; more change little (FINDINGS)."""
 
+WIDEST = 2560
+"""Inputs (channels × taps) of a site up to which second moments of the inputs are kept: they take inputs² × 8 bytes,
+several times over. A wider site is not refitted, and what it reads does not shrink."""
+
 HELD_EVERY = 5
 """Every fifth sample is held out where a ridge strength is chosen."""
 
@@ -79,6 +83,11 @@ class Streamer:
         return self.runners[names]
 
 
+def wide(site: Site) -> bool:
+    """Whether a site has more inputs than second moments are kept of."""
+    return site.macs_per_position // max(site.weight.shape[site.out_axis], 1) > WIDEST
+
+
 def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
     """`site_moments`, unpaired; of the model before any pass, the last few are remembered in the context."""
     if restructured(model):
@@ -106,9 +115,9 @@ def site_moments(
 
     Returns:
         Moments of four fifths of the samples, and of the fifth that is held out. Those of a MatMul, which has
-        no bias to take up a mean, are about zero.
+        no bias to take up a mean, are about zero. Of a site that is wider than `WIDEST` they hold Y alone.
     """
-    inputs = site.matrix().shape[1]
+    inputs = 0 if wide(site) else site.matrix().shape[1]
     fit, held = Moments(inputs, site.outputs), Moments(inputs, site.outputs)
     kept = kept_channels(site.y, site.outputs) if paired else slice(None)
     targets = _remembered_targets(site, context) if paired else None
@@ -116,7 +125,7 @@ def site_moments(
     for part, rows, found in _rows(model, site, context, paired=paired, known=targets is not None):
         outputs = found if targets is None else targets[len(fresh)]
         fresh.append(outputs)
-        (held if part else fit).update(rows, outputs[:, kept])
+        (held if part else fit).update(rows[:, :inputs], outputs[:, kept])
     if paired and targets is None and sum(a.nbytes for a in fresh) < TARGET_BYTES:
         context.memo["targets", site.y.name] = fresh
     if site.bias_index is None:

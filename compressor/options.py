@@ -30,6 +30,9 @@ TRIAL_ERROR = 0.05
 TRIAL_ROWS = 256
 """Samples of a sensitivity trial."""
 
+WORTH_A_SPLIT = 0.02
+"""A site with less than this share of both the MACs and the weights is not looked at for low rank."""
+
 LADDER = 14
 """Most strengths offered per knob."""
 
@@ -65,7 +68,7 @@ class Options:
 
 
 def divergence(reference: dict[str, Array], outputs: dict[str, Array]) -> float:
-    """How far outputs moved: mean KL divergence for rows of class scores, else relative squared error; the worst output.
+    """How far outputs moved: mean KL divergence of class scores, else relative squared error; the worst output.
 
     Args:
         reference: the original's outputs, [n, …] each.
@@ -126,7 +129,7 @@ def collect(
     sites = find_sites(model)
     reference = stacked_outputs(model, context, TRIAL_ROWS)
     jobs: list[Group | Site] = [g for g in groups if not any(context.left_by_user(p) for p in g.producers)]
-    jobs += [s for s in sites if refusal(s, 1, context) is None]
+    jobs += [s for s in sites if s.name in _large(sites, shapes) and refusal(s, 1, context) is None]
     order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
     jobs.sort(key=lambda job: order[job.name if isinstance(job, Site) else job.consumers[0].name])
 
@@ -142,13 +145,25 @@ def collect(
     return Options(tuple(knobs), layers, tuple(skipped))
 
 
+def _large(sites: Sequence[Site], shapes: Shapes) -> set[str]:
+    """Names of the sites with a share of MACs or weights that is worth a trial."""
+    macs = {s.name: s.macs_per_position * positions(s, shapes) for s in sites}
+    weights = {s.name: s.weight.size for s in sites}
+    return {
+        name
+        for costs in (macs, weights)
+        for name, cost in costs.items()
+        if cost >= WORTH_A_SPLIT * sum(costs.values())
+    }
+
+
 def ladder(full: int, multiple: int, lowest: int = 1) -> list[int]:
     """Descending values below `full`: multiples of `multiple`, then halves of it, geometrically thinned."""
     fine = [m for m in (multiple, multiple // 2, multiple // 4) if m >= 1]
     values = (
-        {v for v in range(multiple, full, multiple)}
+        set(range(multiple, full, multiple))
         | {m for m in fine if m < full}
-        | {v for v in (full * 3 // 4 // 4 * 4, full // 2) if 0 < v < full and full <= multiple}
+        | {v for v in (full * 3 // 4 // 4 * 4, full // 2) if 0 < v < full <= multiple}
     )
     ordered = sorted((v for v in values if v >= lowest), reverse=True)
     if len(ordered) <= LADDER:

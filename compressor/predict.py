@@ -36,7 +36,7 @@ def predicted_ns(model: ir.Model, shapes: Shapes, target: Target) -> float:
         shapes: observed for a batch of one.
         target: the device.
     """
-    folded = _folded(model)
+    folded = computed_at_load(model)
     total = 0.0
     for node, cost in zip(model.graph, node_costs(model, shapes, target), strict=True):
         if node in folded or _fused(node):
@@ -50,7 +50,7 @@ def predicted_ns(model: ir.Model, shapes: Shapes, target: Target) -> float:
     return total
 
 
-def _folded(model: ir.Model) -> set[ir.Node]:
+def computed_at_load(model: ir.Model) -> set[ir.Node]:
     """Nodes that depend on constants alone."""
     found: set[ir.Node] = set()
     for node in model.graph:

@@ -74,7 +74,7 @@ class Target(Protocol):
 
     @property
     def runtime_version(self) -> str:
-        """onnxruntime release on the device, such as `1.23`; bounds opset and IR version."""
+        """Onnxruntime release on the device, such as `1.23`; bounds opset and IR version."""
 
     @property
     def macs_per_ns_fp32(self) -> float:

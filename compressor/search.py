@@ -37,6 +37,9 @@ Progress = Callable[[str, float, str], None]
 SIZE_AGAINST_LATENCY = 0.1
 """When latency is the objective: a model may be so much slower (in log) as it is smaller, times this."""
 
+PLAIN = {"float": "weights in 8 bits", "int8": "8-bit arithmetic"}
+"""Precision → what it is called where the structure stays."""
+
 LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
 """Weight of latency in the allocation; the rest is size."""
 
@@ -130,9 +133,12 @@ class Search:
             return self._run()
 
     def _run(self) -> list[Candidate]:
-        finalists: list[Candidate] = []
+        plain = [self._judge(label, self._tail(precision)) for precision, label in PLAIN.items()]
+        finalists = [candidate for candidate in plain if self._accepts(candidate)]
         borders: list[Border] = []
-        for precision in ("float", "int8"):
+        # Where a candidate takes minutes, the arithmetic that is faster as it stands comes first and alone.
+        quick = self.trials.dear and self._accepts(plain[1])
+        for precision in ("int8",) if quick else ("float", "int8"):
             descent = self._descent(precision)
             border = self._bisect(descent, precision)
             if border is not None:
@@ -143,9 +149,6 @@ class Search:
         for border in borders:
             best = self._refine(border) if border in promising else border.best
             finalists += [best, *self._variants(best)]
-        if not any(c.recipe and isinstance(c.recipe[0], StoreWeights) for c in finalists):
-            stored = self._judge("weights in 8 bits", self._tail("float"))
-            finalists += [stored] if self._accepts(stored) else []
         return self._choose(finalists)
 
     def _tail(self, precision: str, leave: tuple[str, ...] = ()) -> tuple[Pass, ...]:
@@ -201,7 +204,7 @@ class Search:
     def _refine(self, border: Border) -> Candidate:
         """Go on from the border, knob by knob: one whose next turn breaks the budget stays where it is."""
         state, best, frozen = border.state, border.best, frozenset[int]()
-        for number in range(REFINEMENTS if len(self.trials.folds) > 1 else REFINEMENTS // 4):
+        for number in range(REFINEMENTS // 4 if self.trials.dear else REFINEMENTS):
             following = border.descent.step(state, frozen)
             if following is None or self._late():
                 break

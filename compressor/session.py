@@ -54,8 +54,14 @@ __all__ = ["Findings", "Host", "Job", "look", "run"]
 SEARCH_ROWS = 1024
 """Samples that the search works on at most; more make it slower rather than better."""
 
-FOLD_ROWS = 200
-"""From so many samples on, two folds are judged; below, or where one run is dear, a quarter is held out."""
+FOLD_ROWS = 400
+"""Below so many samples four folds are judged, so that enough are left to fit to; from here on two."""
+
+DEAR_MACS = 2e10
+"""Multiply-accumulates for all samples together from which on a layer-by-layer refit is judged on one fold only."""
+
+DEAR_MINUTES = 2.5
+"""Default time limit there: after so long no new candidate is begun, and the best one is fitted and judged."""
 
 
 def run(job: Job, host: Host) -> Findings:
@@ -75,6 +81,8 @@ def run(job: Job, host: Host) -> Findings:
     elif trials is None:
         _without_data(found, context)
     else:
+        if trials.dear and job.time_limit_minutes is None:
+            deadline = started + 60 * DEAR_MINUTES
         _search(found, trials, deadline)
     with found.stage("export"):
         export(found)
@@ -292,7 +300,7 @@ def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
     activations = sum(math.prod(s) * 4 for s in found.shapes.values())
     batch = int(np.clip((128 << 20) // max(activations, 1), 1, 64))
     macs = sum(c.macs for c in node_costs(found.normalized.model, found.shapes, None))
-    folds = 2 if data.rows >= FOLD_ROWS and macs * data.rows < 2e10 else 1
+    folds = 1 if data.rows < 8 else 4 if data.rows < FOLD_ROWS else 2
     return make_trials(
         found.normalized.model,
         host.engine,
@@ -304,6 +312,7 @@ def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
         leave=job.leave,
         batch=batch,
         folds=folds,
+        dear=macs * data.rows > DEAR_MACS,
     )
 
 

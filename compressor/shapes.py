@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx_ir as ir
+from onnx_ir.passes import common
+
 from edgepress.compressor.model import dims, prefix, to_bytes
 from edgepress.compressor.protocols import Array, Feeds
-from onnx_ir.passes import common
 
 Run = Callable[[bytes, Feeds], dict[str, Array]]
 """Runs a serialized model once: feeds → outputs by name."""

@@ -294,10 +294,10 @@ def sampled_rows(
     """
     if not site.is_conv:
         flat = [a.reshape(-1, a.shape[-1]) for a in (x, *ys)]
-        take = (
-            slice(None) if len(flat[0]) <= limit else np.sort(rng.choice(len(flat[0]), limit, replace=False))
-        )
-        yield from (a[take] for a in flat)
+        if len(flat[0]) > limit:
+            take = np.sort(rng.choice(len(flat[0]), limit, replace=False))
+            flat = [a[take] for a in flat]
+        yield from flat
         return
     view = windows(site, x)
     rank = len(site.weight.shape) - 2
@@ -305,6 +305,7 @@ def sampled_rows(
     total = math.prod(positions)
     chosen = np.arange(total) if total <= limit else np.sort(rng.choice(total, limit, replace=False))
     n, *where = np.unravel_index(chosen, positions)
-    yield view[(n, slice(None), *where)].reshape(len(chosen), -1)
+    at: tuple[Array | slice, ...] = (n, slice(None), *where)
+    yield view[at].reshape(len(chosen), -1)
     for y in ys:
-        yield y[(n, slice(None), *where)]
+        yield y[at]

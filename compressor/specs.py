@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
 from edgepress.compressor.errors import ModelError, UsageError, nearest
 
 

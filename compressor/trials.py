@@ -15,6 +15,7 @@ from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.model import to_bytes
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.parallel import side_by_side
+from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Target
 from edgepress.compressor.recipe import digest
@@ -144,6 +145,7 @@ class Trials:
         answers: agreement with the original, where the model gives classes.
         folds: see the module's docstring.
         full: the context over all samples, for what is shipped.
+        dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
     """
 
     original: ir.Model
@@ -152,6 +154,7 @@ class Trials:
     answers: Metric | None
     folds: Sequence[Fold]
     full: Context
+    dear: bool = False
     judged: dict[str, Estimate] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -159,8 +162,10 @@ class Trials:
         """Judge a recipe on every fold."""
         key = digest(recipe)
         if key not in self.judged:
-            values = side_by_side(lambda fold: score_on(self, self.built(recipe, fold), fold), self.folds)
-            base = np.concatenate([fold.base[0] for fold in self.folds])
+            refits = any(isinstance(step, Shrink | LowRank) for step in recipe)
+            folds = self.folds[:1] if self.dear and refits else self.folds
+            values = side_by_side(lambda fold: score_on(self, self.built(recipe, fold), fold), folds)
+            base = np.concatenate([fold.base[0] for fold in folds])
             ours = np.concatenate([each[0] for each in values])
             flips = None if self.answers is None else np.concatenate([1.0 - each[1] for each in values])
             self.judged[key] = estimate(self.metric, base, ours, flips)
@@ -181,7 +186,8 @@ class Trials:
 
     def final(self, recipe: tuple[Pass, ...]) -> tuple[ir.Model, list[Skipped]]:
         """The model fitted to all samples, and the sites that were left alone on the way."""
-        model, skipped = self.original.clone(), []
+        model = self.original.clone()
+        skipped: list[Skipped] = []
         for step in recipe:
             skipped += step.apply(model, self.full).skipped
         return model, skipped
@@ -211,6 +217,7 @@ def make_trials(
     leave: tuple[str, ...],
     batch: int,
     folds: int,
+    dear: bool = False,
 ) -> Trials:
     """Part the samples and run the original on each part.
 
@@ -225,9 +232,10 @@ def make_trials(
         leave: sites not to touch.
         batch: rows a batch.
         folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
+        dear: see `Trials`.
     """
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
-    trials = Trials(original, engine, metric, answers, [], full)
+    trials = Trials(original, engine, metric, answers, [], full, dear)
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
     made = []

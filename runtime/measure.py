@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from edgepress.runtime import stats
 from edgepress.runtime.engines.base import Engine, Feeds
 from edgepress.runtime.record import Measurement

@@ -10,6 +10,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
+
 from edgepress.compressor.model import input_specs, serialized
 
 OPSET = 18

@@ -3,6 +3,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+
 from edgepress.compressor.cli import doctor as module
 from edgepress.compressor.cli.doctor import Package, diagnose, doctor, notes, packages
 from edgepress.runtime.environment import Environment

@@ -14,6 +14,7 @@ from string import ascii_letters, digits
 
 import onnx
 import onnx_ir as ir
+
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.export.releases import bound, oldest_runtime

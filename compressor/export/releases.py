@@ -8,6 +8,7 @@ in the wheels of 1.15 to 1.31.1. The table names IR 8 for 1.15, whose wheel read
 from dataclasses import dataclass
 
 import onnx_ir as ir
+
 from edgepress.compressor.errors import ModelError, UsageError
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.low_rank import factorise
-from edgepress.compressor.observe import NEW, own_moments, restructured, site_moments
+from edgepress.compressor.observe import NEW, own_moments, restructured, site_moments, wide
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.passes.shrink import refit_site, refittable
 from edgepress.compressor.protocols import Matrix
@@ -96,7 +96,7 @@ def split(model: ir.Model, site: Site, rank: int, context: Context, *, moved: bo
         context: with a stream.
         moved: its inputs differ from the original's, so it is refitted towards the original first.
     """
-    moved = moved and NEW not in site.y.meta
+    moved = moved and NEW not in site.y.meta and not wide(site)
     fit, held = (
         site_moments(model, site, context, paired=True) if moved else own_moments(model, site, context)
     )

@@ -15,10 +15,21 @@ import onnx_ir as ir
 
 from edgepress.compressor.channels import Channels, Group, Track, analyse, groups_of
 from edgepress.compressor.numerics.least_squares import Consumer, eliminate, refit
-from edgepress.compressor.observe import KEPT, NEW, kept_channels, own_moments, restructured, site_moments
+from edgepress.compressor.observe import (
+    KEPT,
+    NEW,
+    WIDEST,
+    kept_channels,
+    own_moments,
+    restructured,
+    site_moments,
+    wide,
+)
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.sites import Site, constant, find_sites, replace_constant, set_weights, site_of
+
+TOO_WIDE = f"a site that reads its channels has over {WIDEST} inputs"
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,9 @@ class Shrink(Pass):
         removed: set[int] = set()
         for name, width in self.widths:
             group = known.get(name)
-            if group is None or left_by_user(group, context):
+            if group is not None and any(wide(s) for s in group.consumers):
+                skipped.append(Skipped(name, TOO_WIDE))
+            elif group is None or left_by_user(group, context):
                 why = "--leave names it" if group else reasons.get(name, "no channels to shrink here")
                 skipped.append(Skipped(name, why))
             elif 0 < width < len(group.units):
@@ -235,7 +248,7 @@ def refittable(site: Site, context: Context) -> bool:
     """Whether a closed form can and may change this site's weights and bias, towards an original."""
     if context.stream is None or context.left_by_user(site.name) or NEW in site.y.meta:
         return False
-    return site.dense and (site.bias_index is None or site.bias() is not None)
+    return site.dense and not wide(site) and (site.bias_index is None or site.bias() is not None)
 
 
 def refit_site(model: ir.Model, site: Site, context: Context) -> None:
@@ -288,4 +301,6 @@ def shrinkable(model: ir.Model) -> tuple[Channels, list[Group], list[Skipped]]:
     """Groups of a model that can shrink, for search and inspection."""
     channels = analyse(model)
     groups, skipped = groups_of(model, channels)
-    return channels, groups, skipped
+    narrow = [g for g in groups if not any(wide(s) for s in g.consumers)]
+    skipped += [Skipped(g.name, TOO_WIDE) for g in groups if g not in narrow]
+    return channels, narrow, skipped

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from edgepress.compressor.job import Findings
 from edgepress.compressor.model import parameters
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
+from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.recipe import to_json
 from edgepress.compressor.report import manifest as manifests
 from edgepress.compressor.report.html import MissingExtra, render
@@ -126,6 +127,9 @@ def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float |
     """One model's numbers; `which` is 0 for what came in and 1 for what goes out."""
     latency, memory = found.latencies[which], found.memory[which]
     shapes = observed_shapes(model, found.host.engine, found.one_row)
+    at_load = computed_at_load(model)
+    unpacked = {value.name for node in at_load for value in node.outputs}
+    passing = {value: shape for value, shape in shapes.items() if value not in unpacked}
     name, size = (
         (found.job.model.name, found.source_bytes) if which == 0 else (MODEL_FILE, len(found.exported))
     )
@@ -139,11 +143,23 @@ def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float |
         latency_ns_ci95=latency.ci95_ns if latency else None,
         latency_samples_ns=tuple(latency.samples_ns) if latency else (),
         memory_peak_bytes=memory,
-        activation_bytes=peak_activation_bytes(model, shapes) if shapes else None,
-        parameters=parameters(model),
+        activation_bytes=peak_activation_bytes(model, passing) if shapes else None,
+        parameters=parameters(model) - _scales(at_load),
         macs=total_macs(model, shapes) if shapes else None,
         files=files,
     )
+
+
+def _scales(at_load: Iterable[ir.Node]) -> int:
+    """Scales of stored weights: like those of a DequantizeLinear, they are no parameters of the net."""
+    found: dict[str, int] = {}
+    for node in at_load:
+        makers = [value.producer() for value in node.inputs if value is not None]
+        if node.op_type == "Mul" and any(maker is not None and maker.op_type == "Cast" for maker in makers):
+            for value in node.inputs:
+                if value is not None and value.const_value is not None:
+                    found[value.name or ""] = value.const_value.size
+    return sum(found.values())
 
 
 def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequence[Step]:

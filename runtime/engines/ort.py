@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import onnxruntime as ort
+
 from edgepress.runtime.engines.base import Array, Feeds, Port
 from edgepress.runtime.record import EngineError
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from edgepress.compressor import guard
 from edgepress.compressor.errors import ModelError, OutputError, UsageError
 from edgepress.compressor.export.onnx import save, verify

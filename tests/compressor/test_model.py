@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgepress.compressor import guard
 from edgepress.compressor.errors import ModelError, OutputError, UsageError
 from edgepress.compressor.model import (
@@ -25,8 +28,6 @@ from edgepress.compressor.model import (
     weights_bytes,
 )
 from edgepress.compressor.shapes import infer_shapes
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def saved(proto: onnx.ModelProto | ir.Model, folder: Path) -> Path:

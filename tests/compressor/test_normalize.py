@@ -4,12 +4,13 @@ import models
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgepress.compressor import shapes
 from edgepress.compressor.fold import batchnorm_affine, per_channel, scaled_weight
 from edgepress.compressor.model import dims, to_bytes
 from edgepress.compressor.normalize import Normalized, interface_difference, normalize, same_outputs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def kinds(model: ir.Model) -> Counter[str]:

@@ -2,6 +2,7 @@ from importlib import resources
 
 import onnxruntime
 import pytest
+
 from edgepress.devices.profile import (
     DeviceSpec,
     ProfileError,

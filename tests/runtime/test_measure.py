@@ -2,6 +2,7 @@ import gc
 
 import numpy as np
 import pytest
+
 from edgepress.runtime import measure as module
 from edgepress.runtime.measure import measure, ratio_interval
 from edgepress.runtime.memory import null_model

@@ -6,10 +6,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-import edgepress.runtime
 import numpy as np
 import onnx
 import pytest
+
+import edgepress.runtime
 from edgepress.runtime import worker
 from edgepress.runtime.memory import memory_peak_bytes, null_model
 from edgepress.runtime.record import EngineError

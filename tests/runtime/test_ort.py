@@ -1,6 +1,7 @@
 import numpy as np
 import onnx
 import pytest
+
 from edgepress.runtime.engines.ort import OrtEngine, shorten
 from edgepress.runtime.record import EngineError
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from edgepress.runtime import stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgepress.runtime import stats
 
 positive = st.floats(1.0, 1e6)
 

@@ -1,0 +1,99 @@
+"""The measured tables of README.md, drawn from the JSON files that the benchmarks stored.
+
+    python benchmarks/readme_table.py [--check]
+
+Between `<!-- results: NAME -->` and `<!-- end -->` is the table of `benchmarks/results/NAME.json`, written
+by acceptance.py. With `--check` nothing is written; the exit code is 1 where a table differs from its file.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+RESULTS = HERE / "results"
+SECTION = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render(document: dict[str, Any]) -> str:
+    """A Markdown table of one results file, and a line on where its numbers come from.
+
+    Args:
+        document: as acceptance.py stores it.
+    """
+    runs: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in document["rows"]:
+        runs.setdefault(row["model"], {})[row["run"]] = row
+    lines = [
+        "| model | score before → after | size before → after | smaller | faster "
+        "| smaller with `--objective size` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, by_run in runs.items():
+        row = by_run.get("latency")
+        if row is None or not row["size_bytes"][1]:
+            continue
+        size = by_run.get("size")
+        before, after = row["size_bytes"]
+        only_small = f"{size['smaller']:.1f}×" if size and size["size_bytes"][1] else ""
+        lines.append(
+            f"| {model} | {_score(row)} | {_kilobytes(before)} → {_kilobytes(after)} kB "
+            f"| {row['smaller']:.1f}× | {row['faster']:.1f}× | {only_small} |"
+        )
+    versions, machine = document["versions"], document["machine"]
+    lines += [
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, one thread, batch of one; "
+        f"onnxruntime {versions['onnxruntime']}, edgepress {versions['edgepress']}. "
+        f"Scores are on unseen rows. Made by `python {document['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _score(row: dict[str, Any]) -> str:
+    before, after = row["score"]
+    unit = {"top1": " %", "agreement": " %", "psnr": " dB"}.get(row["metric"].partition(":")[0], "")
+    if before is None or after is None:
+        return "–"
+    return f"{before:.2f} → {after:.2f}{unit} {row['metric']}"
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.1f}" if count < 100_000 else f"{count / 1000:,.0f}"
+
+
+def drawn(text: str, results: Path) -> str:
+    """README's text with every table drawn anew; a section whose file is missing says so.
+
+    Args:
+        text: of the README.
+        results: folder of the JSON files.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        path = results / f"{match[2]}.json"
+        table = render(json.loads(path.read_text("utf-8"))) if path.exists() else "Not measured yet."
+        return f"{match[1]}{table}\n{match[3]}"
+
+    return SECTION.sub(section, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Draw the measured tables of README.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a table is old")
+    given = parser.parse_args(argv)
+    text = README.read_text("utf-8")
+    new = drawn(text, RESULTS)
+    if given.check:
+        return int(new != text)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

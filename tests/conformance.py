@@ -1,0 +1,128 @@
+"""What every pass promises, whatever it does: a suite for passes of our own and of others.
+
+Give `check` a pass, a model and samples; it applies the pass to copies and asserts on what users notice.
+"""
+
+from collections.abc import Callable, Mapping
+
+import models
+import numpy as np
+import onnx
+import onnx_ir as ir
+import oracles
+
+from edgepress.compressor.channels import analyse, groups_of
+from edgepress.compressor.model import to_bytes, to_proto
+from edgepress.compressor.passes import LowRank, Pass, Quantize, Shrink, StoreWeights
+from edgepress.compressor.passes.base import Context, Outcome
+from edgepress.compressor.sites import find_sites
+from edgepress.runtime.engines.ort import OrtEngine
+
+
+def shrink(model: ir.Model) -> Pass:
+    """Half of every group."""
+    groups, _ = groups_of(model, analyse(model))
+    return Shrink(tuple((g.name, max(1, len(g.units) // 2)) for g in groups))
+
+
+def shrink_bare(model: ir.Model) -> Pass:
+    """A quarter of every group, and nothing put back."""
+    groups, _ = groups_of(model, analyse(model))
+    return Shrink(tuple((g.name, max(1, len(g.units) // 4)) for g in groups), compensate=False)
+
+
+def low_rank(model: ir.Model) -> Pass:
+    """Every site that can be split."""
+    return LowRank(tuple((s.name, max(1, min(s.matrix().shape) // 3)) for s in find_sites(model) if s.dense))
+
+
+STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
+    "shrink": shrink,
+    "shrink, bare": shrink_bare,
+    "low rank": low_rank,
+    "quantize": lambda _: Quantize(),
+    "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", per_channel=False),
+    "store": lambda _: StoreWeights(min_elements=2),
+}
+"""Each pass, set to do as much as it can on a given model."""
+
+NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
+    "shrink": lambda m: Shrink(tuple((g.name, len(g.units)) for g in groups_of(m, analyse(m))[0])),
+    "shrink, bare": lambda _: Shrink(),
+    "low rank": lambda m: LowRank(tuple((s.name, min(s.matrix().shape)) for s in find_sites(m) if s.dense)),
+    "quantize": lambda _: Quantize(sites=("^nobody$",)),
+    "quantize, 4 bits": lambda m: Quantize(leave=tuple(s.name for s in find_sites(m))),
+    "store": lambda _: StoreWeights(min_elements=10**9),
+}
+"""The same passes, set to change nothing."""
+
+
+def check(model: ir.Model, step: Pass, seed: int = 0) -> ir.Model:
+    """Apply a pass to copies and assert on all that holds for every pass; gives the changed model.
+
+    Args:
+        model: stays as it is.
+        step: the pass.
+        seed: of the samples and of the pass.
+    """
+    before = to_bytes(model)
+    changed, outcome = applied(step, model, oracles.context(model, 24, seed))
+    again, _ = applied(step, model, oracles.context(model, 24, seed))
+    assert to_bytes(model) == before, "the input changed"
+    assert (to_bytes(changed) != before) == outcome.modified
+    assert to_bytes(again) == to_bytes(changed), "the same seed gave other bytes"
+    sound(model, changed)
+    names = {s.site for s in outcome.skipped} | set(outcome.changed)
+    assert all(s.reason for s in outcome.skipped)
+    assert all(names), "a site without a name"
+    return changed
+
+
+def check_neutral(model: ir.Model, step: Pass) -> None:
+    """A pass that was told to change nothing, or may look at nothing, or may touch nothing."""
+    changed, outcome = applied(step, model, oracles.context(model, 24))
+    assert not outcome.modified
+    assert not outcome.changed
+    assert to_bytes(changed) == to_bytes(model)
+
+
+def check_without_samples(model: ir.Model, step: Pass) -> None:
+    """Without samples a pass does what it can without them, and says why it leaves the rest."""
+    changed, outcome = applied(step, model, Context())
+    assert outcome.modified == (to_bytes(changed) != to_bytes(model))
+    sound(model, changed)
+
+
+def check_left(model: ir.Model, step: Pass) -> None:
+    """`--leave` names every site."""
+    changed, outcome = applied(step, model, oracles.context(model, 24, leave=(".",)))
+    assert not outcome.modified
+    assert to_bytes(changed) == to_bytes(model)
+    assert {s.reason for s in outcome.skipped if "leave" in s.reason} <= {"--leave names it"}
+
+
+def applied(step: Pass, model: ir.Model, context: Context) -> tuple[ir.Model, Outcome]:
+    """The pass on a copy."""
+    changed = model.clone()
+    outcome = step.apply(changed, context)
+    return changed, outcome
+
+
+def sound(model: ir.Model, changed: ir.Model) -> None:
+    """The changed model is valid, keeps its interface, and runs on as many rows as are fed."""
+    onnx.checker.check_model(to_proto(changed), full_check=True)
+    for one, other in zip(_ports(model), _ports(changed), strict=True):
+        assert one == other, "an input or output changed"
+    names = [v.name for node in changed.graph for v in node.outputs if v.name]
+    assert len(set(names)) == len(names)
+    for rows in (1, 5):
+        feeds = models.feeds(model, rows)
+        expected, found = models.run(model, feeds), OrtEngine().load(to_bytes(changed))(feeds)
+        for name, array in expected.items():
+            assert found[name].shape == array.shape, name
+            assert found[name].dtype == array.dtype, name
+            assert np.isfinite(found[name].astype(np.float64)).all() or not np.isfinite(array).all(), name
+
+
+def _ports(model: ir.Model) -> list[tuple[object, ...]]:
+    return [(v.name, v.dtype, str(v.shape)) for v in (*model.graph.inputs, *model.graph.outputs)]

@@ -1,0 +1,198 @@
+"""The job from Python, and what the session decides by itself."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from clicase import rows
+
+from edgepress.compressor import compress
+from edgepress.compressor.budget import Judgement, Verdict
+from edgepress.compressor.cli import host
+from edgepress.compressor.errors import DataError, UsageError
+from edgepress.compressor.finish import make_timer, take_back_if_slower
+from edgepress.compressor.job import Findings, Host, Job
+from edgepress.compressor.model import to_proto
+from edgepress.compressor.passes import StoreWeights
+from edgepress.compressor.protocols import Feeds, Latency
+from edgepress.compressor.report.build import interval_percent
+from edgepress.compressor.session import run
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory_peak_bytes", lambda *_, **__: 1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    onnx.save(to_proto(models.mlp(32)), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def silent(stage: str, share: float, detail: str) -> None:
+    """Nobody listens."""
+
+
+def test_arrays_in_model_out(model: Path) -> None:
+    calib, test = rows(1, 80), rows(2, 60)
+    result = compress(model, calib, test=test, target="arm")
+    assert result.verdict == "kept"
+    assert result.folder is None
+    assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
+    saved = result.save(model.parent / "small.onnx")
+    assert saved.stat().st_size == result.report.compressed.size_bytes < model.stat().st_size
+    session = ort.InferenceSession(saved, providers=["CPUExecutionProvider"])
+    assert np.asarray(session.run(None, {"x": test["x"]})[0]).shape == (60, 4)
+
+
+def test_one_array_with_labels_is_the_same_as_named_arrays(model: Path) -> None:
+    calib, test = rows(1, 80), rows(2, 60)
+    named = compress(model, calib, test=test, target="arm")
+    plain = compress(
+        model, calib["x"], labels=calib["y"], test={"x": test["x"]}, test_labels=test["y"], target="arm"
+    )
+    assert plain.model == named.model
+    assert plain.report.metric == named.report.metric == "top1"
+
+
+def test_function_as_data(model: Path) -> None:
+    result = compress(model, lambda: rows(1, 80), test=lambda: rows(2, 60), target="arm")
+    assert result.report.n_test == 60
+
+
+def test_results_go_to_a_folder_when_asked(model: Path) -> None:
+    out = model.parent / "out"
+    result = compress(model, rows(1, 80), test=rows(2, 60), target="arm", out=out)
+    assert result.folder == out
+    assert (out / "model.onnx").read_bytes() == result.model
+
+
+def test_labels_of_calibration_that_are_all_wrong_do_not_end_the_search(model: Path) -> None:
+    calib = rows(1, 80)
+    wrong = {"x": calib["x"], "y": (calib["y"] + 1) % 4}
+    assert compress(model, wrong, test=rows(2, 60), target="arm").report.exit_code in (0, 1)
+
+
+def test_recipe_from_python(model: Path) -> None:
+    result = compress(
+        model, rows(1, 80), test=rows(2, 60), target="arm", recipe=(StoreWeights(min_elements=1),)
+    )
+    assert [step.kind for step in result.recipe] == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("error", "changed"),
+    [
+        (UsageError, {"objective": "speed"}),
+        (UsageError, {"target": "toaster"}),
+        (UsageError, {"budget": 100.0}),
+        (DataError, {"data": np.ones((80, 7), np.float32)}),
+        (UsageError, {"data": "calib.npz", "labels": np.zeros(80)}),
+    ],
+)
+def test_mistakes_are_errors_with_a_hint(
+    model: Path, error: type[Exception], changed: dict[str, Any]
+) -> None:
+    arguments: dict[str, Any] = {"data": rows(1, 80), "test": rows(2, 60), **changed}
+    data = arguments.pop("data")
+    with pytest.raises(error) as raised:
+        compress(model, data, **arguments)
+    assert getattr(raised.value, "hint", "")
+
+
+def test_importing_the_package_loads_no_runtime() -> None:
+    code = (
+        "import sys, edgepress.compressor\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "from edgepress.compressor import compress\n"
+        "assert callable(compress)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def with_clock(times: dict[str, float], given: Host) -> Host:
+    """A host whose stopwatch reads the model's size class from a table."""
+
+    def stopwatch(datas: Any, feeds: Feeds) -> list[Latency]:
+        found = [times["small"] if len(data) < times["limit"] else times["large"] for data in datas]
+        return [Latency(ns, (ns, ns), (int(ns),)) for ns in found]
+
+    return replace(given, stopwatch=stopwatch, memory=None)
+
+
+def test_what_is_slower_is_not_handed_over(model: Path) -> None:
+    onnx.save(to_proto(models.mlp(400)), model)
+    plain = host.make_host("arm", 1, 0, 1.0, silent)
+    job = Job(model, data=rows(1, 80)["x"], test=rows(2, 60)["x"])
+    slow = with_clock({"small": 2000.0, "large": 1000.0, "limit": 10_000}, plain)
+    found = run(job, slow)
+    assert found.exported == model.read_bytes() or len(found.exported) >= 10_000
+    assert found.best is not None
+    assert not found.best.recipe
+    fast = with_clock({"small": 500.0, "large": 1000.0, "limit": 10_000}, plain)
+    assert len(run(job, fast).exported) < 10_000
+
+
+def test_a_result_slower_than_the_very_file_is_taken_back(model: Path) -> None:
+    onnx.save(to_proto(models.mlp(400)), model)
+    job = Job(model, data=rows(1, 80)["x"], test=rows(2, 60)["x"])
+    found = run(job, host.make_host("arm", 1, 0, 1.0, silent))
+    assert found.best is not None
+    assert found.best.recipe
+    take_back_if_slower(found, lambda named: [100.0, 103.0])
+    assert found.exported == model.read_bytes()
+    assert not found.best.recipe
+    assert [c.kept for c in found.candidates].count(True) == 1
+    assert "taken back" in found.warnings[-1]
+
+
+def test_times_once_used_stay_and_new_ones_are_put_on_their_scale(model: Path) -> None:
+    readings = iter([[100.0, 50.0], [220.0, 60.0]])
+
+    def stopwatch(datas: Any, feeds: Feeds) -> list[Latency]:
+        return [Latency(ns, (ns, ns), (int(ns),)) for ns in next(readings)]
+
+    given = replace(host.make_host("arm", 1, 0, 1.0, silent), stopwatch=stopwatch)
+    found = run_findings(model, given)
+    timer = make_timer(found)
+    assert timer([("a", b""), ("b", b"")]) == [100.0, 50.0]
+    assert timer([("a", b""), ("c", b"")]) == [100.0, pytest.approx(60 * 100 / 220)]
+    assert timer([("c", b""), ("b", b"")])[1] == 50.0
+
+
+def run_findings(model: Path, given: Host) -> Findings:
+    """Findings with a row to run on, before anything was timed."""
+    from edgepress.compressor.session import look
+
+    found, _ = look(Job(model, data=rows(1, 80), test=rows(2, 60)), given)
+    return found
+
+
+def test_unpacking_weights_at_load_is_not_predicted_to_take_time(model: Path) -> None:
+    onnx.save(to_proto(models.mlp(400)), model)
+    stored = compress(model, target="arm")
+    assert stored.report.exit_code == 4
+    assert [step.kind for step in stored.recipe] == ["store"]
+    assert 3 * stored.report.compressed.size_bytes < stored.report.baseline.size_bytes
+    before, after = (side.latency_ns_median for side in (stored.report.baseline, stored.report.compressed))
+    assert before is not None
+    assert after == pytest.approx(before, rel=0.01)
+    assert stored.report.compressed.activation_bytes == stored.report.baseline.activation_bytes
+    assert stored.report.compressed.parameters == stored.report.baseline.parameters
+
+
+def test_interval_is_in_percent_of_the_original_like_the_drop() -> None:
+    top1 = Judgement(Verdict.KEPT, 2.0, 100, 80.0, 79.0, drop=1.0, drop_interval_95=(-0.8, 2.4))
+    assert interval_percent(top1, higher_is_better=True) == pytest.approx((-1.0, 3.0))
+    loss = Judgement(Verdict.KEPT, 2.0, 100, 0.4, 0.5, drop=0.1, drop_interval_95=(0.0, 0.4))
+    assert interval_percent(loss, higher_is_better=False) == pytest.approx((0.0, 50.0))
+    gone = Judgement(Verdict.KEPT, 2.0, 100, 0.4, 0.1, drop=-0.3, drop_interval_95=(-0.4, 0.0))
+    assert interval_percent(gone, higher_is_better=False) is None
