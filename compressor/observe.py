@@ -85,7 +85,7 @@ class Streamer:
 
 def wide(site: Site) -> bool:
     """Whether a site has more inputs than second moments are kept of."""
-    return site.macs_per_position // max(site.weight.shape[site.out_axis], 1) > WIDEST
+    return site.macs_per_position // max(int(site.weight.shape[site.out_axis]), 1) > WIDEST
 
 
 def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:

@@ -20,7 +20,7 @@ from edgepress.compressor.observe import output_names, own_moments
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.passes.low_rank import LowRank, refusal
-from edgepress.compressor.passes.shrink import Shrink, group_curve, shrinkable, shrunk_alone
+from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user, shrinkable, shrunk_alone
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import Site, find_sites
 
@@ -114,7 +114,12 @@ def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict
 
 
 def collect(
-    model: ir.Model, context: Context, shapes: Shapes, multiple: int, progress: Callable[[float, str], None]
+    model: ir.Model,
+    context: Context,
+    shapes: Shapes,
+    multiple: int,
+    progress: Callable[[float, str], None],
+    late: Callable[[], bool] = lambda: False,
 ) -> Options:
     """Measure every knob of a model.
 
@@ -124,17 +129,21 @@ def collect(
         shapes: observed for a batch of one.
         multiple: widths and ranks are multiples of this.
         progress: called with the share done and what is being looked at.
+        late: once it says so, knobs that were not looked at yet are left out.
+        late: once it says so, knobs that were not looked at yet are left out.
     """
     channels, groups, skipped = shrinkable(model)
     sites = find_sites(model)
     reference = stacked_outputs(model, context, TRIAL_ROWS)
-    jobs: list[Group | Site] = [g for g in groups if not any(context.left_by_user(p) for p in g.producers)]
+    jobs: list[Group | Site] = [g for g in groups if not left_by_user(g, context)]
     jobs += [s for s in sites if s.name in _large(sites, shapes) and refusal(s, 1, context) is None]
     order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
     jobs.sort(key=lambda job: order[job.name if isinstance(job, Site) else job.consumers[0].name])
 
     def measured(job: Group | Site) -> Knob | None:
         progress(jobs.index(job) / len(jobs), job.name)
+        if late():
+            return None
         if isinstance(job, Group):
             return width_knob(model, channels, job, context, multiple, reference)
         return rank_knob(model, job, context, multiple, reference)

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Descent, State, Weighing
 from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
 from edgepress.compressor.export.onnx import save
-from edgepress.compressor.options import Options, divergence, stacked_outputs
+from edgepress.compressor.options import TRIAL_ROWS, Options, divergence, stacked_outputs
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.base import Skipped, site_name
@@ -36,9 +36,6 @@ Progress = Callable[[str, float, str], None]
 
 SIZE_AGAINST_LATENCY = 0.1
 """When latency is the objective: a model may be so much slower (in log) as it is smaller, times this."""
-
-PLAIN = {"float": "weights in 8 bits", "int8": "8-bit arithmetic"}
-"""Precision → what it is called where the structure stays."""
 
 LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
 """Weight of latency in the allocation; the rest is size."""
@@ -113,6 +110,9 @@ class Search:
         timer: times serialized models.
         progress: told what goes on.
         deadline: `time.monotonic()` after which no new candidate is begun.
+        seen: every candidate judged, by the digest of its recipe.
+        time_limit_hit: whether the deadline cut the search short.
+        leave: sites that 8-bit arithmetic leaves in float, once that is settled.
     """
 
     trials: Trials
@@ -126,6 +126,7 @@ class Search:
     deadline: float = math.inf
     seen: dict[str, Candidate] = field(default_factory=dict)
     time_limit_hit: bool = False
+    leave: tuple[str, ...] = ()
 
     def run(self) -> list[Candidate]:
         """Search, and return every candidate; exactly one is kept."""
@@ -133,18 +134,20 @@ class Search:
             return self._run()
 
     def _run(self) -> list[Candidate]:
-        plain = [self._judge(label, self._tail(precision)) for precision, label in PLAIN.items()]
-        finalists = [candidate for candidate in plain if self._accepts(candidate)]
+        finalists: list[Candidate] = []
         borders: list[Border] = []
-        # Where a candidate takes minutes, the arithmetic that is faster as it stands comes first and alone.
-        quick = self.trials.dear and self._accepts(plain[1])
-        for precision in ("int8",) if quick else ("float", "int8"):
-            descent = self._descent(precision)
-            border = self._bisect(descent, precision)
-            if border is not None:
-                borders.append(border)
-            elif precision == "int8" and (mixed := self._mixed(())) is not None:
-                finalists += [mixed, *self._variants(mixed)]
+        stored = self._judge("weights in 8 bits", self._tail("float"))
+        integer = self._integer()
+        if self._accepts(stored):
+            finalists.append(stored)
+        if integer is not None:
+            finalists += [integer, *self._variants(integer)]
+        # Where a candidate takes minutes, the arithmetic that is faster as it stands comes alone.
+        alone = self.trials.dear and integer is not None
+        for precision in ("int8",) if alone else ("float", "int8"):
+            if precision == "float" or integer is not None:
+                border = self._bisect(self._descent(precision), precision)
+                borders += [] if border is None else [border]
         promising = self._promising(borders)
         for border in borders:
             best = self._refine(border) if border in promising else border.best
@@ -154,6 +157,7 @@ class Search:
     def _tail(self, precision: str, leave: tuple[str, ...] = ()) -> tuple[Pass, ...]:
         """The passes that settle the precision, after those that change the structure."""
         store = StoreWeights()
+        leave = leave or self.leave
         return (
             (Quantize(weight_bits=self.target.weight_bits, leave=leave), store)
             if precision == "int8"
@@ -175,7 +179,7 @@ class Search:
         path = descent.path()
         low, high, found = 0, len(path), None
         # Small nets keep a budget of a few percent at about this much predicted damage: a good first guess.
-        probe = sum(descent.damage(state) < FIRST_GUESS * self.budget_percent for state in path) - 1
+        probe = sum(descent.damage(state) <= FIRST_GUESS * self.budget_percent for state in path) - 1
         while low < high and not self._late():
             label = f"{precision}, step {probe} of {len(path) - 1}"
             candidate = self._judge(label, self.options.recipe(path[probe]) + self._tail(precision))
@@ -217,32 +221,52 @@ class Search:
             self.progress("search", 0.0, label)
         return best
 
-    def _mixed(self, structure: tuple[Pass, ...]) -> Candidate | None:
-        """8 bits but for the sites that they hurt most: as few of those as the budget allows."""
-        fold = self.trials.folds[0]
-        model = self.trials.built(structure, fold)
-        reference = stacked_outputs(model, fold.context, 128)
-        harm: dict[str, float] = {}
-        for site in find_sites(model):
-            if self._late():
-                return None
-            alone = model.clone()
-            Quantize(weight_bits=self.target.weight_bits, sites=(f"^{re.escape(site.name)}$",)).apply(
-                alone, fold.context
-            )
-            harm[site.name] = divergence(reference, stacked_outputs(alone, fold.context, 128))
-            self.progress("search", 0.0, f"8 bits at {site.name}")
-        worst = sorted(harm, key=lambda name: -harm[name])
-        low, high, best = 1, len(worst), None
-        while low < high and not self._late():
-            middle = (low + high) // 2
-            leave = tuple(sorted(worst[:middle]))
-            candidate = self._judge(f"int8 but for {middle} sites", structure + self._tail("int8", leave))
+    def _integer(self) -> Candidate | None:
+        """8-bit arithmetic on the structure as it is; where that breaks the budget, the worst sites stay float."""
+        plain = self._judge("8-bit arithmetic", self._tail("int8"))
+        if self._accepts(plain):
+            return plain
+        worst = self._most_harmed()
+        tried, count, best = 0, 1, None
+        while count < len(worst) and not self._late():
+            best = self._leaving(worst[:count])
+            if self._accepts(best):
+                break
+            tried, count, best = count, 2 * count, None
+        while best is not None and count - tried > 1 and not self._late():
+            middle = (tried + count) // 2
+            candidate = self._leaving(worst[:middle])
             if self._accepts(candidate):
-                best, high = candidate, middle
+                best, count = candidate, middle
             else:
-                low = middle + 1
+                tried = middle
+        if best is not None:
+            self.leave = tuple(sorted(worst[:count]))
         return best
+
+    def _leaving(self, sites: Sequence[str]) -> Candidate:
+        label = f"8-bit arithmetic but for {len(sites)} sites"
+        self.progress("search", 0.0, label)
+        return self._judge(label, self._tail("int8", tuple(sorted(sites))))
+
+    def _most_harmed(self) -> list[str]:
+        """Sites of the original by how far 8-bit arithmetic at that site alone moves the outputs, worst first."""
+        model, context = self.trials.original, self.trials.probe
+        reference = stacked_outputs(model, context, TRIAL_ROWS)
+
+        def harm(name: str) -> float:
+            if self._late():
+                return 0.0
+            self.progress("search", 0.0, f"8 bits at {name}")
+            alone = model.clone()
+            Quantize(weight_bits=self.target.weight_bits, sites=(f"^{re.escape(name)}$",)).apply(
+                alone, context
+            )
+            return divergence(reference, stacked_outputs(alone, context, TRIAL_ROWS))
+
+        names = [site.name for site in find_sites(model)]
+        found = dict(zip(names, side_by_side(harm, names), strict=True))
+        return sorted(names, key=lambda name: -found[name])
 
     def _variants(self, best: Candidate) -> Iterable[Candidate]:
         """The same model without what may not pay: splits, and 8-bit arithmetic where it can hardly be faster."""

@@ -60,7 +60,7 @@ FOLD_ROWS = 400
 DEAR_MACS = 2e10
 """Multiply-accumulates for all samples together from which on a layer-by-layer refit is judged on one fold only."""
 
-DEAR_MINUTES = 2.5
+DEAR_MINUTES = 3.5
 """Default time limit there: after so long no new candidate is begun, and the best one is fitted and judged."""
 
 
@@ -320,8 +320,15 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
     host, job = found.host, found.job
     with found.stage("options"):
         multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
+        now = time.monotonic()
+        a_third = now + (deadline - now) / 3
         found.options = collect(
-            trials.original, trials.folds[0].context, found.shapes, multiple, _telling(host, "options")
+            trials.original,
+            trials.folds[0].context,
+            found.shapes,
+            multiple,
+            _telling(host, "options"),
+            lambda: time.monotonic() > a_third,
         )
     with found.stage("search"):
         search = Search(

@@ -28,6 +28,9 @@ COST_OF_A_CHANGE = 0.6
 """Right answers lost per changed answer on unseen samples: some were wrong before, some become right. Over small nets
 it was between 0.1 and 0.65 (Fashion-MNIST, MNIST; candidates at 0.5 to 5 % changed answers)."""
 
+PROBE_ROWS = 32
+"""Samples of a trial of one site where runs are dear."""
+
 MARGIN = 0.5
 """Standard errors added to an estimated drop. The folds fit candidates to half of the samples, which already makes
 them look worse than what is shipped."""
@@ -145,6 +148,7 @@ class Trials:
         answers: agreement with the original, where the model gives classes.
         folds: see the module's docstring.
         full: the context over all samples, for what is shipped.
+        probe: a context over fewer samples where runs are dear, for trials of single sites.
         dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
     """
 
@@ -154,6 +158,7 @@ class Trials:
     answers: Metric | None
     folds: Sequence[Fold]
     full: Context
+    probe: Context
     dear: bool = False
     judged: dict[str, Estimate] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -235,7 +240,9 @@ def make_trials(
         dear: see `Trials`.
     """
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
-    trials = Trials(original, engine, metric, answers, [], full, dear)
+    few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
+    probe = make_context(engine, original, few, target, seed, leave)
+    trials = Trials(original, engine, metric, answers, [], full, probe, dear)
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
     made = []

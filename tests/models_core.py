@@ -194,7 +194,7 @@ class Growing:
         self.value = self.put("Add", self.value, self.put("Mul", self.value, self.value))
 
     def _split(self) -> None:
-        if self.channels % 2:
+        if self.channels % 2 or self.channels < 4:
             return self._conv()
         self.count += 2
         a, b = f"v{self.count - 1}", f"v{self.count}"
@@ -203,8 +203,11 @@ class Growing:
         return None
 
     def _slice(self) -> None:
+        if self.channels < 3:
+            return self._conv()
         bounds = (self.integers(1), self.integers(self.channels), self.integers(1))
         self.value, self.channels = self.put("Slice", self.value, *bounds), self.channels - 1
+        return None
 
     def _transposed(self) -> None:
         wide = self._wide()
@@ -331,7 +334,7 @@ def column_bias() -> ir.Model:
 
 
 def captured() -> ir.Model:
-    """A value and its neighbour that only the bodies of an If read."""
+    """A value that a dense layer reads, and the bodies of an If."""
     return text(
         "(float[N, 4] x) => (float[N, 3] y)",
         """
@@ -340,9 +343,10 @@ def captured() -> ir.Model:
         z = If <
             then_branch = up () => (t) { t = Mul(a, s) }, else_branch = down () => (e) { e = Neg(a) }
         > (positive)
-        y = Gemm <transB = 1> (z, w2, b2)
+        direct = Gemm <transB = 1> (a, w2, b2) other = Gemm <transB = 1> (z, w3) y = Add(direct, other)
         """,
-        constants(27, w1=(6, 4), b1=(6,), s=(6,), w2=(3, 6), b2=(3,)) | {"zero": np.array(0, np.float32)},
+        constants(27, w1=(6, 4), b1=(6,), s=(6,), w2=(3, 6), b2=(3,), w3=(3, 6))
+        | {"zero": np.array(0, np.float32)},
     )
 
 

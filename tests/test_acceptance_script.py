@@ -123,13 +123,20 @@ def test_it_runs_compress_and_stores_no_path(
 ) -> None:
     monkeypatch.setenv("EDGEPRESS_ZOO", str(zoo))
     out = zoo.parent / "stored.json"
-    code = script.main(["--objective", "latency", "--out", str(out), "--quick"])
+    code = script.main(["--objective", "latency", "--out", str(out), "--quick", "--no-arm"])
     text = out.read_text("utf-8")
     stored = json.loads(text)
-    assert [row["run"] for row in stored["rows"]] == ["latency", "arm", "arm, no data"]
+    assert [row["run"] for row in stored["rows"]] == ["latency"]
     assert code == int(any(row["misses"] for row in stored["rows"]))
     assert stored["machine"]["cores"] > 0
     assert "onnxruntime" in stored["versions"]
     assert str(zoo) not in text
     assert str(ROOT) not in text
     assert MODEL in capsys.readouterr().out
+
+
+def test_every_model_is_tried_on_arm_with_and_without_data(script: ModuleType, zoo: Path) -> None:
+    planned = {run: options for _, run, options in script.plan([MODEL], zoo, "both", arm=True)}
+    assert list(planned) == ["latency", "arm", "arm, no data"]
+    assert "--data" in planned["arm"]
+    assert planned["arm, no data"] == ["--target", "arm"]

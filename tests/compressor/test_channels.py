@@ -57,7 +57,7 @@ def assert_masked(model: ir.Model, shrunk: ir.Model) -> None:
 
 
 @given(nets, st.floats(0.1, 0.9), st.integers(0, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_shrinking_is_masking(model: ir.Model, share: float, seed: int) -> None:
     before = to_bytes(model)
     shrunk = cut(model, share, seed)

@@ -53,7 +53,7 @@ def test_npz_rows_and_labels_come_in_order(tmp_path: Path, compressed: bool) -> 
     dtype=st.sampled_from(["<f4", ">f4", "<f8", "u1", "<i8", "?"]),
     draw=st.data(),
 )
-def test_any_rows_are_what_numpy_reads(  # noqa: PLR0917 hypothesis passes them by name
+def test_any_rows_are_what_numpy_reads(
     tmp_path: Path, count: int, size: int, compressed: bool, fortran: bool, dtype: str, draw: st.DataObject
 ) -> None:
     whole = (np.random.default_rng(count).random((count, 3)) * 9).astype(dtype)

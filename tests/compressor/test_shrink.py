@@ -51,7 +51,7 @@ def test_what_is_removed_is_put_back() -> None:
 
 
 @given(st.integers(0, 500), st.sampled_from(["relu", "leaky", "sigmoid", "batchnorm", "residual", "concat"]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_compensation_does_not_hurt_on_the_samples(seed: int, kind: str) -> None:
     model = models_core.random_net(["relu", kind, "conv", "relu"], "gap", seed)
     infer_shapes(model)
