@@ -102,7 +102,7 @@ class Search:
 
     Attributes:
         trials: builds and judges.
-        options: what can be turned down where; empty without samples.
+        measure: finds out what can be turned down where; told how to ask whether time is up.
         target: the device.
         objective: what is to become small.
         budget_percent: Z.
@@ -113,10 +113,13 @@ class Search:
         seen: every candidate judged, by the digest of its recipe.
         time_limit_hit: whether the deadline cut the search short.
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
+        settled: candidates of the structure as it is that keep the budget.
+        integer: the one of them with 8-bit arithmetic.
+        options: what `measure` found.
     """
 
     trials: Trials
-    options: Options
+    measure: Callable[[Callable[[], bool]], Options]
     target: Target
     objective: Objective
     budget_percent: float
@@ -127,21 +130,28 @@ class Search:
     seen: dict[str, Candidate] = field(default_factory=dict)
     time_limit_hit: bool = False
     leave: tuple[str, ...] = ()
+    settled: tuple[Candidate, ...] = ()
+    integer: Candidate | None = None
+    options: Options = field(default_factory=lambda: Options((), (), ()))
 
     def run(self) -> list[Candidate]:
         """Search, and return every candidate; exactly one is kept."""
         with one_thread_each():
-            return self._run()
+            self._settle()
+            self.options = self.measure(self._late)
+            return self._choose(self._finalists())
 
-    def _run(self) -> list[Candidate]:
-        finalists: list[Candidate] = []
-        borders: list[Border] = []
+    def _settle(self) -> None:
+        """What 8 bits do to the structure as it is: cheap to know, and good to have whatever time is left after."""
         stored = self._judge("weights in 8 bits", self._tail("float"))
         integer = self._integer()
-        if self._accepts(stored):
-            finalists.append(stored)
+        self.settled = tuple(c for c in (stored, integer) if c is not None and self._accepts(c))
+        self.integer = integer
+
+    def _finalists(self) -> list[Candidate]:
+        finalists, borders, integer = list(self.settled), list[Border](), self.integer
         if integer is not None:
-            finalists += [integer, *self._variants(integer)]
+            finalists += self._variants(integer)
         # Where a candidate takes minutes, the arithmetic that is faster as it stands comes alone.
         alone = self.trials.dear and integer is not None
         for precision in ("int8",) if alone else ("float", "int8"):
@@ -152,7 +162,7 @@ class Search:
         for border in borders:
             best = self._refine(border) if border in promising else border.best
             finalists += [best, *self._variants(best)]
-        return self._choose(finalists)
+        return finalists
 
     def _tail(self, precision: str, leave: tuple[str, ...] = ()) -> tuple[Pass, ...]:
         """The passes that settle the precision, after those that change the structure."""

@@ -38,7 +38,7 @@ from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, resolve_metric
 from edgepress.compressor.model import input_specs, load, to_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
-from edgepress.compressor.options import collect
+from edgepress.compressor.options import Options, collect
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
@@ -60,7 +60,7 @@ FOLD_ROWS = 400
 DEAR_MACS = 2e10
 """Multiply-accumulates for all samples together from which on a layer-by-layer refit is judged on one fold only."""
 
-DEAR_MINUTES = 3.5
+DEAR_MINUTES = 2.5
 """Default time limit there: after so long no new candidate is begun, and the best one is fitted and judged."""
 
 
@@ -298,7 +298,7 @@ def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
     if data.rows > SEARCH_ROWS:
         data = data.subset(np.random.default_rng(job.seed).permutation(data.rows)[:SEARCH_ROWS])
     activations = sum(math.prod(s) * 4 for s in found.shapes.values())
-    batch = int(np.clip((128 << 20) // max(activations, 1), 1, 64))
+    batch = int(np.clip((32 << 20) // max(activations, 1), 1, 64))
     macs = sum(c.macs for c in node_costs(found.normalized.model, found.shapes, None))
     folds = 1 if data.rows < 8 else 4 if data.rows < FOLD_ROWS else 2
     return make_trials(
@@ -318,22 +318,17 @@ def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
 
 def _search(found: Findings, trials: Trials, deadline: float) -> None:
     host, job = found.host, found.job
-    with found.stage("options"):
-        multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
-        now = time.monotonic()
-        a_third = now + (deadline - now) / 3
-        found.options = collect(
-            trials.original,
-            trials.folds[0].context,
-            found.shapes,
-            multiple,
-            _telling(host, "options"),
-            lambda: time.monotonic() > a_third,
-        )
+    multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
+
+    def measured(late: Callable[[], bool]) -> Options:
+        with found.stage("options"):
+            context, tell = trials.folds[0].context, _telling(host, "options")
+            return collect(trials.original, context, found.shapes, multiple, tell, late)
+
     with found.stage("search"):
         search = Search(
             trials,
-            found.options,
+            measured,
             host.target,
             job.objective,
             job.budget,
@@ -344,6 +339,8 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
         )
         found.candidates = search.run()
         found.time_limit_hit = search.time_limit_hit
+    found.options = search.options
+    found.seconds["search"] -= found.seconds.get("options", 0.0)
     found.best = next(c for c in found.candidates if c.kept)
     left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}
     found.left_alone = (*found.normalized.left_alone, *left.values())

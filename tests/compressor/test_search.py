@@ -77,7 +77,15 @@ def search(
     made, found = prepared
     shapes = observed_shapes(made.original, made.engine, models.feeds(made.original, 1))
     return Search(
-        made, options or found, oracles.Board(), objective, budget, shapes, timer, lambda *_: None, deadline
+        made,
+        lambda late: options or found,
+        oracles.Board(),
+        objective,
+        budget,
+        shapes,
+        timer,
+        lambda *_: None,
+        deadline,
     )
 
 
