@@ -140,3 +140,17 @@ def test_every_model_is_tried_on_arm_with_and_without_data(script: ModuleType, z
     assert list(planned) == ["latency", "arm", "arm, no data"]
     assert "--data" in planned["arm"]
     assert planned["arm, no data"] == ["--target", "arm"]
+
+
+def test_without_an_npz_file_of_test_rows_the_other_bars_are_still_held(
+    script: ModuleType, zoo: Path
+) -> None:
+    out = result(zoo, tool_peak_rss_bytes=3 << 30)
+    (zoo / MODEL / "test.npz").unlink()
+    assert misses(script, zoo, out, faster=1.9) == ["over 2048 MB", "faster < 1.9×"]
+
+
+def test_a_model_that_does_not_run_does_not_hide_the_other_misses(script: ModuleType, zoo: Path) -> None:
+    out = result(zoo, tool_peak_rss_bytes=3 << 30)
+    (out / "model.onnx").write_bytes(b"nothing")
+    assert "over 2048 MB" in misses(script, zoo, out)
