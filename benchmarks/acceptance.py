@@ -367,7 +367,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = given.models.split(",") if given.models else [m for m in known if m in QUICK or not given.quick]
     if unknown := sorted(set(models) - set(known)):
         raise SystemExit(f"no such model in the zoo: {', '.join(unknown)}; there are: {', '.join(known)}")
-    about = {"command": " ".join(["benchmarks/acceptance.py", *(argv or sys.argv[1:])]), "machine": machine()}
+    words = list(sys.argv[1:] if argv is None else argv)
+    if given.out:  # where it is stored is nobody's business
+        pairs = list(zip(words, ["", *words], strict=False))
+        words = [word for word, last in pairs if last != "--out" and not word.startswith("--out")]
+    about = {"command": " ".join(["benchmarks/acceptance.py", *words]), "machine": machine()}
     console = Console(width=max(120, Console().width))
     rows = []
     for model, run, options in plan(models, zoo, given.objective, not given.no_arm):

@@ -43,7 +43,7 @@ LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 
 FIRST_GUESS = 0.02
 """Predicted damage per percent of budget at which bisection begins."""
 
-REFINEMENTS = 12
+REFINEMENTS = 18
 """Single turns of knobs tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
 
 CLOSE = 0.15

@@ -66,6 +66,7 @@ def _cleaned(data: bytes, *, short_names: bool) -> bytes:
     proto = onnx.ModelProto.FromString(data)
     _strip(proto)
     _share_equal(proto.graph)
+    _drop_unread(proto.graph)
     _drop_unused_opsets(proto)
     if short_names:
         _shorten(proto)
@@ -163,6 +164,16 @@ def _share_equal(graph: onnx.GraphProto) -> None:
         del graph.initializer[:]
         graph.initializer.extend(copies)
         _rename([graph, *_bodies(graph)], same)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Initializers that nothing reads go: they take bytes, and onnxruntime warns of each."""
+    read = {name for each in (graph, *_bodies(graph)) for node in each.node for name in node.input}
+    read |= {value.name for each in (graph, *_bodies(graph)) for value in each.output}
+    read |= {value.name for value in graph.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in read:
+            del graph.initializer[index]
 
 
 def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -201,3 +201,11 @@ def test_newer_releases_read_what_older_ones_read() -> None:
         assert older.opset <= newer.opset
         assert older.ml_opset <= newer.ml_opset
         assert older.ir_version <= newer.ir_version
+
+
+def test_initializers_that_nothing_reads_are_dropped() -> None:
+    model = models.ALL["cnn"]()
+    before = len(onnx.ModelProto.FromString(save(model)).graph.initializer)
+    tensor = ir.tensor(np.ones(1000, np.float32), name="unread")
+    model.graph.register_initializer(ir.Value(name="unread", const_value=tensor))
+    assert len(onnx.ModelProto.FromString(save(model)).graph.initializer) == before
