@@ -301,7 +301,7 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.seconds:.0f}",
             f"{row.peak_mb:.0f}",
             bars.format(bar) if bar else "",
-            Text("; ".join(row.misses), style="red") if row.misses else Text("pass", style="green"),
+            Text("; ".join(row.misses) or f"pass, {row.verdict}", style="red" if row.misses else "green"),
         )
     return made
 

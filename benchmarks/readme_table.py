@@ -31,8 +31,8 @@ def render(document: dict[str, Any]) -> str:
         runs.setdefault(row["model"], {})[row["run"]] = row
     lines = [
         "| model | score before → after | size before → after | smaller | faster "
-        "| smaller with `--objective size` |",
-        "|---|---|---|---|---|---|",
+        "| budget | smaller with `--objective size` |",
+        "|---|---|---|---|---|---|---|",
     ]
     for model, by_run in runs.items():
         row = by_run.get("latency")
@@ -40,10 +40,10 @@ def render(document: dict[str, Any]) -> str:
             continue
         size = by_run.get("size")
         before, after = row["size_bytes"]
-        only_small = f"{size['smaller']:.1f}×" if size and size["size_bytes"][1] else ""
+        only_small = f"{size['smaller']:.1f}×, {size['verdict']}" if size and size["size_bytes"][1] else ""
         lines.append(
             f"| {model} | {_score(row)} | {_kilobytes(before)} → {_kilobytes(after)} kB "
-            f"| {row['smaller']:.1f}× | {row['faster']:.1f}× | {only_small} |"
+            f"| {row['smaller']:.1f}× | {row['faster']:.1f}× | {row['verdict']} | {only_small} |"
         )
     versions, machine = document["versions"], document["machine"]
     lines += [

@@ -6,11 +6,12 @@ to all of them, so these judgements are a little too strict rather than too mild
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.columns import ArrayColumn
 from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.model import to_bytes
 from edgepress.compressor.observe import Streamer
@@ -36,33 +37,35 @@ MARGIN = 0.5
 them look worse than what is shipped."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Samples:
-    """Batches of a dataset, decoded once where they are small."""
+    """Batches of a dataset."""
 
     dataset: Dataset
     batch: int
-    kept: list[Batch] | None = None
 
     def batches(self) -> Iterator[Batch]:
         """All batches, in order."""
-        if self.kept is not None:
-            yield from self.kept
-            return
-        fresh: list[Batch] | None = []
-        size = 0
-        for batch in self.dataset.batches(self.batch):
-            size += sum(a.nbytes for a in batch.feeds.values())
-            if fresh is not None:
-                fresh.append(batch)
-            if size > CACHE_BYTES:
-                fresh = None
-            yield batch
-        self.kept = fresh
+        return self.dataset.batches(self.batch)
 
     def feeds(self) -> Iterator[Feeds]:
         """Feeds of all batches."""
         return (batch.feeds for batch in self.batches())
+
+
+def decoded(data: Dataset) -> Dataset:
+    """The same rows in memory, where they are small: folds share them and nothing is read twice."""
+    first = next(iter(data.batches(1)))
+    if sum(a.nbytes for a in first.feeds.values()) // max(len(first.rows), 1) * data.rows > CACHE_BYTES:
+        return data
+    batches = list(data.batches(64))
+    columns = tuple(
+        ArrayColumn(slot.name, np.concatenate([b.feeds[slot.name][: len(b.rows)] for b in batches]))
+        for slot in data.inputs
+    )
+    labels = [b.labels for b in batches if b.labels is not None]
+    column = ArrayColumn("labels", np.concatenate(labels)) if labels else None
+    return replace(data, columns=columns, label_column=column, index=np.arange(data.rows))
 
 
 def make_context(
@@ -239,6 +242,7 @@ def make_trials(
         folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
         dear: see `Trials`.
     """
+    data = decoded(data)
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
     few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
     probe = make_context(engine, original, few, target, seed, leave)

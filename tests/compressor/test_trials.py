@@ -17,7 +17,7 @@ from edgepress.compressor.model import input_specs, to_bytes
 from edgepress.compressor.passes import LowRank, Pass, Shrink, StoreWeights
 from edgepress.compressor.protocols import Array, Runner
 from edgepress.compressor.scoring import BuiltIn
-from edgepress.compressor.trials import Estimate, Samples, Trials, estimate, make_trials
+from edgepress.compressor.trials import Estimate, Samples, Trials, decoded, estimate, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 
@@ -160,12 +160,18 @@ def test_more_samples_make_a_smaller_margin() -> None:
     assert margins == sorted(margins, reverse=True)
 
 
-def test_samples_are_decoded_once() -> None:
-    _, data = net()
-    samples = Samples(data, 64)
-    first, second = list(samples.feeds()), list(samples.feeds())
-    assert all(a is b for a, b in zip(first, second, strict=True))
-    assert sum(len(b["x"]) for b in first) == data.rows
+def test_small_samples_are_read_once_and_stay_the_same_rows(tmp_path: Path) -> None:
+    model, _ = net()
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(90, 6)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=x, y=rng.integers(0, 4, 90))
+    some = open_data(tmp_path / "rows.npz", input_specs(model)).subset([80, 2, 5])
+    before = list(some.batches(2))
+    inside = decoded(some)
+    (tmp_path / "rows.npz").unlink()
+    for one, other in zip(before, inside.batches(2), strict=True):
+        assert np.array_equal(one.feeds["x"], other.feeds["x"])
+        assert np.array_equal(one.labels, other.labels)
 
 
 def test_samples_read_in_part_are_read_anew() -> None:
