@@ -102,7 +102,7 @@ class Search:
 
     Attributes:
         trials: builds and judges.
-        measure: finds out what can be turned down where; told how to ask whether time is up.
+        options: what can be turned down where; may be given after `settle`, which does without.
         target: the device.
         objective: what is to become small.
         budget_percent: Z.
@@ -115,11 +115,10 @@ class Search:
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
         settled: candidates of the structure as it is that keep the budget.
         integer: the one of them with 8-bit arithmetic.
-        options: what `measure` found.
     """
 
     trials: Trials
-    measure: Callable[[Callable[[], bool]], Options]
+    options: Options
     target: Target
     objective: Objective
     budget_percent: float
@@ -132,21 +131,20 @@ class Search:
     leave: tuple[str, ...] = ()
     settled: tuple[Candidate, ...] = ()
     integer: Candidate | None = None
-    options: Options = field(default_factory=lambda: Options((), (), ()))
 
     def run(self) -> list[Candidate]:
         """Search, and return every candidate; exactly one is kept."""
+        if not self.seen:
+            self.settle()
         with one_thread_each():
-            self._settle()
-            self.options = self.measure(self._late)
             return self._choose(self._finalists())
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """What 8 bits do to the structure as it is: cheap to know, and good to have whatever time is left after."""
-        stored = self._judge("weights in 8 bits", self._tail("float"))
-        integer = self._integer()
-        self.settled = tuple(c for c in (stored, integer) if c is not None and self._accepts(c))
-        self.integer = integer
+        with one_thread_each():
+            stored = self._judge("weights in 8 bits", self._tail("float"))
+            self.integer = self._integer()
+        self.settled = tuple(c for c in (stored, self.integer) if c is not None and self._accepts(c))
 
     def _finalists(self) -> list[Candidate]:
         finalists, borders, integer = list(self.settled), list[Border](), self.integer
@@ -190,7 +188,7 @@ class Search:
         low, high, found = 0, len(path), None
         # Small nets keep a budget of a few percent at about this much predicted damage: a good first guess.
         probe = sum(descent.damage(state) <= FIRST_GUESS * self.budget_percent for state in path) - 1
-        while low < high and not self._late():
+        while low < high and not self.late():
             label = f"{precision}, step {probe} of {len(path) - 1}"
             candidate = self._judge(label, self.options.recipe(path[probe]) + self._tail(precision))
             if self._accepts(candidate):
@@ -220,7 +218,7 @@ class Search:
         state, best, frozen = border.state, border.best, frozenset[int]()
         for number in range(REFINEMENTS // 4 if self.trials.dear else REFINEMENTS):
             following = border.descent.step(state, frozen)
-            if following is None or self._late():
+            if following is None or self.late():
                 break
             label = f"{border.precision}, refinement {number + 1}"
             candidate = self._judge(label, self.options.recipe(following) + self._tail(border.precision))
@@ -238,12 +236,12 @@ class Search:
             return plain
         worst = self._most_harmed()
         tried, count, best = 0, 1, None
-        while count < len(worst) and not self._late():
+        while count < len(worst) and not self.late():
             best = self._leaving(worst[:count])
             if self._accepts(best):
                 break
             tried, count, best = count, 2 * count, None
-        while best is not None and count - tried > 1 and not self._late():
+        while best is not None and count - tried > 1 and not self.late():
             middle = (tried + count) // 2
             candidate = self._leaving(worst[:middle])
             if self._accepts(candidate):
@@ -256,7 +254,7 @@ class Search:
 
     def _leaving(self, sites: Sequence[str]) -> Candidate:
         label = f"8-bit arithmetic but for {len(sites)} sites"
-        self.progress("search", 0.0, label)
+        self.progress("precision", 0.0, label)
         return self._judge(label, self._tail("int8", tuple(sorted(sites))))
 
     def _most_harmed(self) -> list[str]:
@@ -265,9 +263,9 @@ class Search:
         reference = stacked_outputs(model, context, TRIAL_ROWS)
 
         def harm(name: str) -> float:
-            if self._late():
+            if self.late():
                 return 0.0
-            self.progress("search", 0.0, f"8 bits at {name}")
+            self.progress("precision", 0.0, f"8 bits at {name}")
             alone = model.clone()
             Quantize(weight_bits=self.target.weight_bits, sites=(f"^{re.escape(name)}$",)).apply(
                 alone, context
@@ -291,7 +289,7 @@ class Search:
                 fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
                 found.append(("small sites in float", (*best.recipe[:-2], fewer, best.recipe[-1])))
         for label, recipe in found:
-            if not self._late():
+            if not self.late():
                 candidate = self._judge(f"{best.label}, {label}", recipe)
                 if self._accepts(candidate):
                     yield candidate
@@ -325,7 +323,8 @@ class Search:
     def _accepts(self, candidate: Candidate) -> bool:
         return candidate.estimate is not None and candidate.estimate.within(self.budget_percent)
 
-    def _late(self) -> bool:
+    def late(self) -> bool:
+        """Whether the deadline has passed; remembered."""
         late = time.monotonic() > self.deadline
         self.time_limit_hit |= late
         return late

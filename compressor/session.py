@@ -320,27 +320,26 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
     host, job = found.host, found.job
     multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
 
-    def measured(late: Callable[[], bool]) -> Options:
-        with found.stage("options"):
-            context, tell = trials.folds[0].context, _telling(host, "options")
-            return collect(trials.original, context, found.shapes, multiple, tell, late)
-
+    search = Search(
+        trials,
+        Options((), (), ()),
+        host.target,
+        job.objective,
+        job.budget,
+        found.shapes,
+        make_timer(found),
+        host.progress,
+        deadline,
+    )
+    with found.stage("precision"):
+        search.settle()
+    with found.stage("options"):
+        context, tell = trials.folds[0].context, _telling(host, "options")
+        search.options = collect(trials.original, context, found.shapes, multiple, tell, search.late)
     with found.stage("search"):
-        search = Search(
-            trials,
-            measured,
-            host.target,
-            job.objective,
-            job.budget,
-            found.shapes,
-            make_timer(found),
-            host.progress,
-            deadline,
-        )
         found.candidates = search.run()
         found.time_limit_hit = search.time_limit_hit
     found.options = search.options
-    found.seconds["search"] -= found.seconds.get("options", 0.0)
     found.best = next(c for c in found.candidates if c.kept)
     left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}
     found.left_alone = (*found.normalized.left_alone, *left.values())

@@ -33,6 +33,7 @@ STAGES = (
     "samples",
     "normalise",
     "rewrite",
+    "precision",
     "options",
     "search",
     "fit",

@@ -78,7 +78,7 @@ def search(
     shapes = observed_shapes(made.original, made.engine, models.feeds(made.original, 1))
     return Search(
         made,
-        lambda late: options or found,
+        options or found,
         oracles.Board(),
         objective,
         budget,
