@@ -40,7 +40,7 @@ class Scale(Protocol):
 
     @property
     def whole(self) -> bool:
-        """Whether values are one for all rows."""
+        """Whether it wants all rows at once, and gives one value for them."""
 
     @property
     def higher_is_better(self) -> bool:
@@ -51,7 +51,7 @@ class Scale(Protocol):
         """The score is `scale` times the mean of the values; None where it is not a mean."""
 
     def finish(self, values: Matrix) -> float:
-        """The score of values [n]."""
+        """The score of values [n], in the metric's unit."""
 
 
 class Verdict(enum.StrEnum):

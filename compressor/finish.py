@@ -14,7 +14,7 @@ from edgepress.compressor.model import to_bytes
 from edgepress.compressor.normalize import same_outputs
 from edgepress.compressor.predict import predicted_ns
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import score_rows
 from edgepress.compressor.search import Candidate, Timer
 
@@ -56,7 +56,7 @@ def make_timer(found: Findings) -> Timer:
 def predicted(found: Findings, data: bytes) -> float:
     """Predicted nanoseconds of a serialized model on the target, for one row."""
     model = ir.from_proto(onnx.ModelProto.FromString(data))
-    shapes = observed_shapes(model, found.host.engine, found.one_row)
+    shapes = shapes_in_one_run(model, found.host.engine, found.one_row)
     return predicted_ns(model, shapes, found.host.target)
 
 

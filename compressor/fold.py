@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgepress.compressor.protocols import Array
+from edgepress.compressor.sites import constant, taken, unique
 
 Vector = npt.NDArray[np.float64]
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -143,14 +144,6 @@ def _bias_of_matmul(add: ir.Node) -> tuple[ir.Node, ir.Value] | None:
         ):
             return producer, bias
     return None
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """The array of an initializer that nobody can feed, or None."""
-    if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
-        return None
-    array: Array = value.const_value.numpy()
-    return array
 
 
 def _own(value: ir.Value | None, what: str) -> ir.Value:
@@ -311,22 +304,3 @@ def _absorb(node: ir.Node, producer: ir.Node) -> None:
     source.name = name
     source.shape = shape if shape is not None else source.shape
     source.type = kind if kind is not None else source.type
-
-
-def taken(model: ir.Model) -> set[str]:
-    """Names of all values in all graphs."""
-    return {
-        name
-        for graph in model.graphs()
-        for name in ir.convenience.create_value_mapping(graph, include_subgraphs=True)
-    }
-
-
-def unique(name: str, names: set[str]) -> str:
-    """`name`, or `name_1`, `name_2`, … where it is taken; the answer is added to `names`."""
-    candidate, number = name, 0
-    while candidate in names:
-        number += 1
-        candidate = f"{name}_{number}"
-    names.add(candidate)
-    return candidate

@@ -22,11 +22,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
-from edgepress.compressor.fold import constant, fold_affine, taken, unique
+from edgepress.compressor.fold import fold_affine
 from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.shapes import infer_shapes, quiet
+from edgepress.compressor.sites import constant, taken, unique
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _SMALL = 4096

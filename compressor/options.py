@@ -130,7 +130,6 @@ def collect(
         multiple: widths and ranks are multiples of this.
         progress: called with the share done and what is being looked at.
         late: once it says so, knobs that were not looked at yet are left out.
-        late: once it says so, knobs that were not looked at yet are left out.
     """
     channels, groups, skipped = shrinkable(model)
     sites = find_sites(model)

@@ -50,7 +50,7 @@ def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
             return
 
 
-def observed_shapes(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
+def shapes_in_one_run(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
     """Shapes of all tensors of the main graph in one run; what cannot be run is missing.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgepress.compressor.budget import Scale
 from edgepress.compressor.data import Batch
 from edgepress.compressor.errors import MetricError, nearest
 from edgepress.compressor.protocols import Array, Matrix, Runner
@@ -16,28 +17,12 @@ from edgepress.compressor.protocols import Array, Matrix, Runner
 Outputs = Mapping[str, Array]
 
 
-class Metric(Protocol):
+class Metric(Scale, Protocol):
     """How good a model is, row by row."""
-
-    @property
-    def name(self) -> str:
-        """As the user writes it."""
 
     @property
     def unit(self) -> str:
         """Of the score: `%`, `dB`, or empty."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether it wants all rows at once, and gives one value for them."""
-
-    @property
-    def higher_is_better(self) -> bool:
-        """False for losses."""
-
-    @property
-    def scale(self) -> float | None:
-        """The score is `scale` times the mean of the values; None where it is not a mean."""
 
     @property
     def needs_reference(self) -> bool:
@@ -58,9 +43,6 @@ class Metric(Protocol):
         Raises:
             MetricError: where labels or outputs do not fit, or the user's function fails.
         """
-
-    def finish(self, values: Matrix) -> float:
-        """The score of values [n], in `unit`."""
 
 
 Values = Callable[[Array, Array], Matrix]
@@ -111,7 +93,7 @@ class BuiltIn:
         return self.compare(output, truth)
 
     def finish(self, values: Matrix) -> float:
-        """See `Metric`."""
+        """See `Scale`."""
         mean = float(np.mean(values))
         if self.scale is not None:
             return self.scale * mean

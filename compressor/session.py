@@ -43,7 +43,7 @@ from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.samples import observed_shapes, synthetic_feeds
+from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_rows
 from edgepress.compressor.search import Candidate, Search
 from edgepress.compressor.trials import Trials, make_trials
@@ -218,7 +218,7 @@ def _normalise(found: Findings) -> None:
             return False
 
     found.normalized = normalize(found.source, check if feeds else None)
-    found.shapes = observed_shapes(found.normalized.model, engine, found.one_row)
+    found.shapes = shapes_in_one_run(found.normalized.model, engine, found.one_row)
     found.left_alone = found.normalized.left_alone
     for step in found.normalized.steps:
         if step.changed and not step.kept:

@@ -6,7 +6,7 @@ taps (im2col).
 """
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +39,8 @@ def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[in
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The array of an initializer that nobody can override, or None."""
-    if value is None or value.const_value is None or value.is_graph_input():
+    """The array of an initializer that nobody can feed, or None."""
+    if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
         return None
     return value.const_value.numpy()
 
@@ -71,18 +71,28 @@ def replace_constant(node: ir.Node, index: int, array: Array) -> None:
     node.replace_input_with(index, new_constant(graph, name, array))
 
 
-def free_name(name: str, taken: Container[str]) -> str:
-    """`name`, or `name.1`, `name.2`, … where it is taken."""
-    free, n = name, 0
-    while free in taken:
-        n += 1
-        free = f"{name}.{n}"
-    return free
+def taken(model: ir.Model) -> set[str]:
+    """Names of all values in all graphs."""
+    return {
+        name
+        for graph in model.graphs()
+        for name in ir.convenience.create_value_mapping(graph, include_subgraphs=True)
+    }
+
+
+def unique(name: str, names: set[str]) -> str:
+    """`name`, or `name_1`, `name_2`, … where it is taken; the answer is added to `names`."""
+    candidate, number = name, 0
+    while candidate in names:
+        number += 1
+        candidate = f"{name}_{number}"
+    names.add(candidate)
+    return candidate
 
 
 def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Add an initializer under a free name derived from `name`."""
-    free = free_name(name, ir.convenience.create_value_mapping(graph, include_subgraphs=True))
+    free = unique(name, set(ir.convenience.create_value_mapping(graph, include_subgraphs=True)))
     tensor = ir.Tensor(np.ascontiguousarray(array), name=free)
     value = ir.Value(
         name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor

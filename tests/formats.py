@@ -1,4 +1,4 @@
-"""Samples, a target and a look at the kernels that really run, for tests of number formats."""
+"""Samples, and a look at the kernels that really run, for tests of number formats."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,21 +31,6 @@ class Samples:
         for start in range(0, rows, 8):
             batch = {k: v[start : start + 8] for k, v in self.feeds.items() if k in names}
             yield models.run(part, batch), {}
-
-
-@dataclass(frozen=True)
-class Board:
-    """A target."""
-
-    name: str = "board"
-    activation_dtype: str = "uint8"
-    weight_bits: int = 8
-    channel_multiple: int = 4
-    runtime_version: str = "1.31"
-    macs_per_ns_fp32: float = 1.0
-    macs_per_ns_int8: float = 1.0
-    bytes_per_ns: float = 1.0
-    node_overhead_ns: float = 1.0
 
 
 def kernels(model: ir.Model, folder: Path) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Slow, obviously right versions of what the core does fast, and the samples that its tests run on."""
+"""Slow, obviously right versions of what the core does fast, and the samples and the target that its tests run on."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -2,32 +2,19 @@
 
 import errno
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from clicase import Case, Outcome, files_below, make_case, rows
+from clicase import Case, Outcome, files_below, rows
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.compressor import outdir
-from edgepress.compressor.cli import host, run
-from edgepress.compressor.job import Host
+from edgepress.compressor.cli import run
 from edgepress.compressor.report import build, manifest
-
-
-@pytest.fixture
-def case(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Case:
-    monkeypatch.setattr(host, "memory_peak_bytes", lambda *_, **__: 1)
-    monkeypatch.chdir(tmp_path)
-    return make_case(tmp_path, capsys)
 
 
 def refused(case: Case, job: Callable[[], Outcome], *wanted: str) -> None:
@@ -323,82 +310,18 @@ def test_read_only_folder(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(case, case.compress, "Cannot write", str(case.out), "Permission denied")
 
 
-def test_full_disk(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: object) -> str:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def disk_full(_: object) -> str:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(build, "dump_report", full)
+
+def test_full_disk(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "dump_report", disk_full)
     refused(case, case.compress, "disk is full", str(case.out))
 
 
 def test_a_failed_run_leaves_the_last_result_as_it_was(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert case.compress().code == 0
 
-    def full(_: object) -> str:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(build, "dump_report", full)
+    monkeypatch.setattr(build, "dump_report", disk_full)
     refused(case, case.compress, "disk is full")
     assert manifest.verify(case.out) == []
-
-
-# Ctrl-C
-
-
-@pytest.mark.parametrize(
-    "moment", ["samples", "normalise", "options", "search", "fit", "export", "measure", "judge"]
-)
-def test_interrupted(case: Case, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    plain = host.make_host
-
-    def interrupted(*arguments: Any) -> Host:
-        def tell(stage: str, share: float, detail: str) -> None:
-            if stage == moment:
-                raise KeyboardInterrupt
-
-        return replace(plain(*arguments), progress=tell)
-
-    monkeypatch.setattr(run, "make_host", interrupted)
-    before = files_below(case.folder)
-    outcome = case.compress()
-    assert outcome.code == 130
-    assert "Interrupted" in outcome.err
-    assert "Traceback" not in outcome.err
-    assert files_below(case.folder) == before
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_from_outside(case: Case, number: signal.Signals) -> None:
-    before = files_below(case.folder)
-    words = [case.model, "--data", case.folder / "calib.npz", "--out", case.out]
-    command = [sys.executable, "-c", "from edgepress.compressor.cli import main; main()", *map(str, words)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while files_below(case.folder) == before and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Interrupted" in said
-    assert "Traceback" not in said
-    assert files_below(case.folder) == before
-
-
-def test_interrupted_while_libraries_load(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("edgepress.compressor.cli.commands.execute", interrupted)
-    assert case.compress().code == 130
-
-
-# Not the user's mistake
-
-
-def test_a_crash_is_no_broken_budget(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "run_session", never)
-    before = files_below(case.folder)
-    outcome = case.compress()
-    assert outcome.code == 70
-    assert "please report" in outcome.err
-    assert files_below(case.folder) == before

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from clicase import Case, make_case, rows
+from clicase import Case, rows
 
 from edgepress.compressor.cli import host, run
 from edgepress.compressor.model import to_proto
@@ -17,13 +17,6 @@ from edgepress.compressor.report import manifest
 from edgepress.compressor.report.record import load_report
 
 ZOO = Path(__file__).parent.parent / "benchmarks" / "zoo" / "digits_cnn"
-
-
-@pytest.fixture
-def case(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Case:
-    monkeypatch.setattr(host, "memory_peak_bytes", lambda *_, **__: 1)
-    monkeypatch.chdir(tmp_path)
-    return make_case(tmp_path, capsys)
 
 
 def edges(path: Path) -> list[Any]:

@@ -97,7 +97,7 @@ class Moments:
 
 
 STRENGTHS: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Ridge strengths, in units of the mean variance of an input."""
+"""Ridge strengths, in units of the mean square of an input, its mean not taken off."""
 
 
 def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:

@@ -1,8 +1,7 @@
 """Ranges of activations from a stream of batches, in memory that does not grow with it.
 
 A histogram's bins are multiples of a power of two, [k·w, (k+1)·w): when the range outgrows the bins, w
-doubles and neighbours merge. So the counts depend neither on the order nor on the size of the batches, and
-histograms add exactly.
+doubles and neighbours merge. So the counts depend neither on the order nor on the size of the batches.
 """
 
 import math
@@ -86,15 +85,6 @@ def observe(histogram: Histogram, x: Array, sample: int = SAMPLE) -> Histogram:
     return replace(grown, counts=grown.counts + np.bincount(index, minlength=BINS))
 
 
-def merge(a: Histogram, b: Histogram) -> Histogram:
-    """The histogram of what `a` and `b` saw together."""
-    left, right = _stretch(a, b.minimum, b.maximum), _stretch(b, a.minimum, a.maximum)
-    if not left.finite:
-        return left
-    left = _fit(left, b.exponent)
-    return replace(left, counts=left.counts + _fit(right, left.exponent).counts)
-
-
 def _stretch(h: Histogram, low: float, high: float) -> Histogram:
     """`h` with a wider extent; NaN stays."""
     return replace(h, minimum=float(np.minimum(h.minimum, low)), maximum=float(np.maximum(h.maximum, high)))
@@ -105,10 +95,10 @@ def _stride(size: int, sample: int) -> int:
     return -(-size // sample) | 1 if size > sample else 1
 
 
-def _fit(h: Histogram, at_least: int = _FINEST) -> Histogram:
-    """The same counts in the finest bins that cover the whole extent, none narrower than 2**at_least."""
+def _fit(h: Histogram) -> Histogram:
+    """The same counts in the finest bins that cover the whole extent."""
     span = max(h.maximum - h.minimum, abs(h.minimum) * 2.0**-40, abs(h.maximum) * 2.0**-40)
-    exponent = max(h.exponent, at_least, math.ceil(math.log2(span / (BINS - 1))) if span > 0 else _FINEST)
+    exponent = max(h.exponent, math.ceil(math.log2(span / (BINS - 1))) if span > 0 else _FINEST)
     while math.floor(math.ldexp(h.maximum, -exponent)) - math.floor(math.ldexp(h.minimum, -exponent)) >= BINS:
         exponent += 1
     first = math.floor(math.ldexp(h.minimum, -exponent))

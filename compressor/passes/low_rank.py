@@ -22,12 +22,12 @@ from edgepress.compressor.protocols import Matrix
 from edgepress.compressor.sites import (
     Site,
     find_sites,
-    free_name,
     new_constant,
     replace_constant,
     set_weights,
     site_name,
     site_of,
+    unique,
 )
 
 
@@ -122,9 +122,9 @@ def replace_by_two(site: Site, u: Matrix, v: Matrix) -> None:
     if not isinstance(graph, ir.Graph):
         raise ValueError(f"{site.name} is not in the main graph")
     dtype = site.weight.dtype
-    values = ir.convenience.create_value_mapping(graph, include_subgraphs=True)
-    name = free_name(f"{site.name}_v", {site_name(each) for each in graph})
-    middle = ir.Value(name=free_name(f"{site.y.name}_middle", values), type=site.y.type)
+    values = set(ir.convenience.create_value_mapping(graph, include_subgraphs=True))
+    name = unique(f"{site.name}_v", {site_name(each) for each in graph})
+    middle = ir.Value(name=unique(f"{site.y.name}_middle", values), type=site.y.type)
     inner = ir.Node(
         node.domain,
         node.op_type,

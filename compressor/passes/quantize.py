@@ -19,7 +19,6 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.fold import taken, unique
 from edgepress.compressor.numerics.grids import (
     BIAS_GRID,
     Affine,
@@ -43,7 +42,7 @@ from edgepress.compressor.passes.integer_forms import (
     raise_opset,
 )
 from edgepress.compressor.passes.qdq import Plan, already_quantized, given, place, share_grids
-from edgepress.compressor.sites import Site, find_sites
+from edgepress.compressor.sites import Site, find_sites, taken, unique
 
 HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"])
 

@@ -16,7 +16,6 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.fold import taken, unique
 from edgepress.compressor.numerics.grids import (
     Array,
     best_scale,
@@ -27,7 +26,15 @@ from edgepress.compressor.numerics.grids import (
 )
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
 from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_of
-from edgepress.compressor.sites import Site, constant, int_attribute, replace_constant, site_of
+from edgepress.compressor.sites import (
+    Site,
+    constant,
+    int_attribute,
+    replace_constant,
+    site_of,
+    taken,
+    unique,
+)
 
 WEIGHTS = {
     "Conv": (1,),

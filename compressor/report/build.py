@@ -36,7 +36,7 @@ from edgepress.compressor.report.record import (
     dump_report,
 )
 from edgepress.compressor.report.sites import site_rows
-from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Candidate
 from edgepress.compressor.userfunction import is_function_name
 
@@ -126,7 +126,7 @@ def interval_percent(judgement: Judgement, higher_is_better: bool) -> tuple[floa
 def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float | None) -> Side:
     """One model's numbers; `which` is 0 for what came in and 1 for what goes out."""
     latency, memory = found.latencies[which], found.memory[which]
-    shapes = observed_shapes(model, found.host.engine, found.one_row)
+    shapes = shapes_in_one_run(model, found.host.engine, found.one_row)
     at_load = computed_at_load(model)
     unpacked = {value.name for node in at_load for value in node.outputs}
     passing = {value: shape for value, shape in shapes.items() if value not in unpacked}

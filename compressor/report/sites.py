@@ -9,7 +9,7 @@ from edgepress.compressor.job import Findings
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.report.record import SiteCost, SiteRow
-from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.samples import shapes_in_one_run
 
 _UNPACKING = frozenset({"DequantizeLinear", "Cast", "Mul"})
 _SECOND_HALF = "_v"
@@ -26,7 +26,7 @@ def site_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[
     """
     engine, target = found.host.engine, found.host.target
     parts: dict[str, list[NodeCost]] = {}
-    for cost in node_costs(model, observed_shapes(model, engine, found.one_row), target):
+    for cost in node_costs(model, shapes_in_one_run(model, engine, found.one_row), target):
         parts.setdefault(cost.name.removesuffix(_SECOND_HALF), []).append(cost)
     stored = _weights_by_node(model)
     rows = []

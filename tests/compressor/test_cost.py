@@ -12,13 +12,13 @@ from models import constants, text
 
 from edgepress.compressor.cost import kernel_ns, node_costs, peak_activation_bytes, positions, total_macs
 from edgepress.compressor.model import parameters
-from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.sites import find_sites
 from edgepress.runtime.engines.ort import OrtEngine
 
 
 def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
-    return dict(observed_shapes(model, OrtEngine(), models.feeds(model, 1)))
+    return dict(shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1)))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import io
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -278,14 +277,6 @@ def uneven():
     yield np.ones((2, 3))
     yield np.ones((2, 4))
 """
-
-
-@pytest.fixture
-def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    name = f"samples_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(FUNCTIONS)
-    monkeypatch.chdir(tmp_path)
-    return name  # type: ignore[return-value]
 
 
 def test_a_function_gives_blocks_that_can_be_read_again(functions: str) -> None:

@@ -1,6 +1,4 @@
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -236,14 +234,6 @@ def nan(outputs, labels): return np.array([0.0] + [np.nan] * (len(labels) - 1))
 def many(outputs, labels): return np.zeros(3)
 many.whole = True
 """
-
-
-@pytest.fixture
-def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    name = f"metrics_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(FUNCTIONS)
-    monkeypatch.chdir(tmp_path)
-    return name  # type: ignore[return-value]
 
 
 def test_the_users_function_scores(functions: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgepress.compressor.options import LADDER, Options, collect, divergence, ladder, stacked_outputs
 from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context
-from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites
 from edgepress.runtime.engines.ort import OrtEngine
@@ -77,7 +77,7 @@ def collected(name: str, leave: tuple[str, ...] = ()) -> tuple[Options, list[flo
     infer_shapes(model)
     told: list[float] = []
     context = oracles.context(model, 64, target=oracles.Board(), leave=leave)
-    shapes = observed_shapes(model, OrtEngine(), models.feeds(model, 1))
+    shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
     return collect(model, context, shapes, 2, lambda share, _: told.append(share)), told
 
 

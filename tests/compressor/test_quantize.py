@@ -5,8 +5,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from formats import Board, Samples, distance, kernels
+from formats import Samples, distance, kernels
 from models import constants, text
+from oracles import Board
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.model import to_bytes

@@ -45,14 +45,6 @@ def test_neither_order_nor_batches_matter(batches: list[Floats], random: Random)
         np.testing.assert_array_equal(h.counts, other.counts)
 
 
-@given(ARRAYS, ARRAYS)
-def test_merging_is_seeing_both(a: Floats, b: Floats) -> None:
-    merged, both = rg.merge(seen(a), seen(b)), seen(a, b)
-    assert (merged.first, merged.exponent) == (both.first, both.exponent)
-    np.testing.assert_array_equal(merged.counts, both.counts)
-    np.testing.assert_array_equal(rg.merge(rg.empty(), seen(a)).counts, seen(a).counts)
-
-
 def test_large_batches_are_sampled_but_extremes_are_not_missed() -> None:
     x = np.zeros(1_000_000, np.float32)
     x[123_457], x[77] = 9.0, -4.0
@@ -65,7 +57,6 @@ def test_large_batches_are_sampled_but_extremes_are_not_missed() -> None:
 def test_what_is_no_number_is_remembered(bad: float) -> None:
     h = seen(np.ones(3, np.float32), np.array([1.0, bad], np.float32), np.ones(3, np.float32))
     assert not h.finite
-    assert not rg.merge(seen(np.ones(2, np.float32)), h).finite
     assert not rg.empty().finite
     assert seen(np.zeros(2, np.float32)).finite
 

@@ -15,7 +15,7 @@ from edgepress.compressor.model import input_specs
 from edgepress.compressor.options import Options, collect
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.samples import observed_shapes
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Candidate, Objective, Search
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.trials import Trials, make_trials
@@ -65,7 +65,7 @@ def trials() -> Trials:
 @pytest.fixture(scope="module")
 def prepared() -> tuple[Trials, Options]:
     made = trials()
-    shapes = observed_shapes(made.original, made.engine, models.feeds(made.original, 1))
+    shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
     return made, collect(made.original, made.folds[0].context, shapes, 4, lambda *_: None)
 
 
@@ -75,7 +75,7 @@ def search(
     options: Options | None = None,
 ) -> Search:  # fmt: skip
     made, found = prepared
-    shapes = observed_shapes(made.original, made.engine, models.feeds(made.original, 1))
+    shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
     return Search(
         made,
         options or found,
@@ -147,7 +147,7 @@ def test_the_same_clock_gives_the_same_choice() -> None:
     found = []
     for _ in range(2):
         made = trials()
-        shapes = observed_shapes(made.original, made.engine, models.feeds(made.original, 1))
+        shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
         options = collect(made.original, made.folds[0].context, shapes, 4, lambda *_: None)
         candidates = search((made, options)).run()
         found.append(
