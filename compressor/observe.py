@@ -1,7 +1,7 @@
 """What flows through a net: values, shapes and moments, streamed batch by batch in bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -22,8 +22,12 @@ several times over. A wider site is not refitted, and what it reads does not shr
 HELD_EVERY = 5
 """Every fifth sample is held out where a ridge strength is chosen."""
 
-TARGET_BYTES = 8 << 20
-"""The original's outputs at a site are remembered where they are smaller than this."""
+TARGETS = "targets"
+"""Key of `Context.memo`: the original's outputs at the sampled rows, by value; kept where the dictionary is there.
+They hang on where a walk was cut, in the last bits; what is shipped must not hang on what was tried before."""
+
+TARGET_BYTES = 32 << 20
+"""The sum of all in `TARGETS` of one context."""
 
 KEPT = "edgepress.kept"
 """Key of `ir.Value.meta`: which channels of the original's value of the same name this value still has."""
@@ -53,14 +57,12 @@ class Streamer:
         original: the normalised original.
         batches: a fresh iterator over the batches of feeds at each call.
         threads: threads of the engine.
-        runners: loaded prefixes of the original, by the values they give; they never change.
     """
 
     engine: Engine
     original: ir.Model
     batches: Callable[[], Iterator[Feeds]]
     threads: int = 1
-    runners: dict[tuple[str, ...], Runner] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(
         self, model: ir.Model, values: Sequence[str], original: Sequence[str] = ()
@@ -68,19 +70,12 @@ class Streamer:
         """Yield (values of `model`, values of the original) for each batch."""
         names, paired = tuple(dict.fromkeys(values)), tuple(dict.fromkeys(original))
         now = self._runner(model, names) if names else None
-        then = self._original(paired) if paired else None
+        then = self._runner(self.original, paired) if paired else None
         for feeds in self.batches():
             yield (now(feeds) if now else {}), (then(feeds) if then else {})
 
     def _runner(self, model: ir.Model, names: tuple[str, ...]) -> Runner:
         return self.engine.load(to_bytes(prefix(model, names)), self.threads)
-
-    def _original(self, names: tuple[str, ...]) -> Runner:
-        if names not in self.runners:
-            if len(self.runners) >= 64:
-                self.runners.clear()
-            self.runners[names] = self._runner(self.original, names)
-        return self.runners[names]
 
 
 def wide(site: Site) -> bool:
@@ -120,14 +115,15 @@ def site_moments(
     inputs = 0 if wide(site) else site.matrix().shape[1]
     fit, held = Moments(inputs, site.outputs), Moments(inputs, site.outputs)
     kept = kept_channels(site.y, site.outputs) if paired else slice(None)
-    targets = _remembered_targets(site, context) if paired else None
+    name = site.y.name or ""
+    targets = (_remembered(context) or {}).get(name) if paired else None
     fresh: list[Array] = []
     for part, rows, found in _rows(model, site, context, paired=paired, known=targets is not None):
         outputs = found if targets is None else targets[len(fresh)]
         fresh.append(outputs)
         (held if part else fit).update(rows[:, :inputs], outputs[:, kept])
-    if paired and targets is None and sum(a.nbytes for a in fresh) < TARGET_BYTES:
-        context.memo["targets", site.y.name] = fresh
+    if paired and targets is None:
+        _remember(name, context, fresh)
     if site.bias_index is None:
         for moments in (fit, held):
             moments.about_zero()
@@ -160,10 +156,18 @@ def _rows(
                 yield is_held, rows, outputs[0] if outputs else rows
 
 
-def _remembered_targets(site: Site, context: Context) -> list[Array] | None:
-    """The original's outputs at the rows that `_rows` draws, where an earlier call kept them."""
-    found = context.memo.get(("targets", site.y.name))
-    return found if isinstance(found, list) else None
+def _remembered(context: Context) -> dict[str, list[Array]] | None:
+    """The original's outputs at the rows that `_rows` draws, by value; None where they are not kept."""
+    found = context.memo.get(TARGETS)
+    return found if isinstance(found, dict) else None
+
+
+def _remember(name: str, context: Context, found: list[Array]) -> None:
+    targets = _remembered(context)
+    if targets is not None:
+        taken = sum(array.nbytes for arrays in (found, *targets.values()) for array in arrays)
+        if taken <= TARGET_BYTES:
+            targets[name] = found
 
 
 def output_names(model: ir.Model) -> list[str]:

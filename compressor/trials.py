@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgepress.compressor.columns import ArrayColumn
 from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.model import to_bytes
-from edgepress.compressor.observe import Streamer
+from edgepress.compressor.observe import TARGETS, Streamer
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context, Pass, Skipped
@@ -253,9 +253,9 @@ def make_trials(
     for held in cuts:
         rest = np.setdiff1d(order, held)
         fitted = Samples(data.subset(rest) if len(rest) else data, batch)
-        fold = Fold(
-            make_context(engine, original, fitted, target, seed, leave), Samples(data.subset(held), batch), []
-        )
+        context = make_context(engine, original, fitted, target, seed, leave)
+        context.memo[TARGETS] = {}
+        fold = Fold(context, Samples(data.subset(held), batch), [])
         fold.base = score_on(trials, original, fold)
         made.append(fold)
     trials.folds = made

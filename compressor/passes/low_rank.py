@@ -29,6 +29,7 @@ from edgepress.compressor.sites import (
     site_of,
     unique,
 )
+from edgepress.compressor.walk import walking
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,21 @@ class LowRank(Pass):
         skipped = [Skipped(n, "no such site") for n in wanted if n not in known]
         changed: list[str] = []
         different: set[ir.Value] = set()
-        before = restructured(model)
+        before, walked = restructured(model), walking(context)
         for node in list(model.graph):
             site = site_of(node)
             moved = any(v in different for v in node.inputs if v is not None)
             if site is not None and site.name in wanted:
                 why = refusal(site, wanted[site.name], context)
                 if why is None:
-                    split(model, site, wanted[site.name], context, moved=moved or before)
+                    paired = (moved or before) and NEW not in site.y.meta and not wide(site)
+                    split(model, site, wanted[site.name], walked if paired else context, paired=paired)
                     changed.append(site.name)
                     moved = True
                 else:
                     skipped.append(Skipped(site.name, why))
             elif self.follow and site is not None and moved and refittable(site, context):
-                refit_site(model, site, context)
+                refit_site(model, site, walked)
             if moved:
                 different.update(node.outputs)
         return Outcome(bool(changed), tuple(changed), tuple(skipped))
@@ -86,7 +88,7 @@ def refusal(site: Site, rank: int, context: Context) -> str | None:
     return None
 
 
-def split(model: ir.Model, site: Site, rank: int, context: Context, *, moved: bool) -> None:
+def split(model: ir.Model, site: Site, rank: int, context: Context, *, paired: bool) -> None:
     """Replace one site by two nodes; the second keeps name and output.
 
     Args:
@@ -94,15 +96,14 @@ def split(model: ir.Model, site: Site, rank: int, context: Context, *, moved: bo
         site: one of its sites.
         rank: width of the middle.
         context: with a stream.
-        moved: its inputs differ from the original's, so it is refitted towards the original first.
+        paired: its inputs differ from the original's, so it is refitted towards the original first.
     """
-    moved = moved and NEW not in site.y.meta and not wide(site)
     fit, held = (
-        site_moments(model, site, context, paired=True) if moved else own_moments(model, site, context)
+        site_moments(model, site, context, paired=True) if paired else own_moments(model, site, context)
     )
     total, weights = fit + held, site.matrix().T.astype(np.float64)  # [in, out]
     covariance = total.centred()[2]
-    if moved:
+    if paired:
         weights, bias = refit(fit, held, weights)
         covariance = weights.T @ total.centred()[0] @ weights
         if site.bias_index is not None:

@@ -28,6 +28,7 @@ from edgepress.compressor.observe import (
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.sites import Site, constant, find_sites, replace_constant, set_weights, site_of
+from edgepress.compressor.walk import walking
 
 TOO_WIDE = f"a site that reads its channels has over {WIDEST} inputs"
 
@@ -233,6 +234,7 @@ def refit_following(model: ir.Model, changed: list[str], context: Context) -> No
         changed: names of the sites whose arrays got smaller.
         context: with a stream over the original and this model.
     """
+    context = walking(context)
     different: set[ir.Value] = set()
     names = set(changed)
     for node in list(model.graph):

@@ -12,6 +12,7 @@ from edgepress.compressor.observe import (
     HELD_EVERY,
     KEPT,
     ROWS_OF_MOMENTS,
+    TARGETS,
     Streamer,
     kept_channels,
     output_names,
@@ -75,7 +76,9 @@ def test_paired_moments_are_of_the_original_at_the_same_places() -> None:
     bias = find_sites(model)[1].bias().astype(np.float64)
     set_weights(site, site.matrix(), bias + 3)
     context = oracles.context(model)
+    context.memo[TARGETS] = {}
     fit, held = site_moments(changed, find_sites(changed)[1], context, paired=True)
+    assert list(context.memo[TARGETS]) == [site.y.name]
     weights = site.matrix().T.astype(np.float64)
     for part in (fit, held):
         assert part.error(weights, bias) == pytest.approx(0, abs=1e-5)
