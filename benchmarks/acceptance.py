@@ -164,14 +164,14 @@ def read_report(row: Row, out: Path) -> None:
 
 
 def interface(path: Path) -> list[tuple[str, str, int, tuple[int | str, ...]]]:
-    """Names, types and dimensions of inputs and outputs; unnamed dynamic dimensions as `?`."""
+    """Names, types and dimensions of inputs and outputs; unnamed (or negative) dynamic dimensions as `?`."""
     graph = onnx.load(path, load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     found = []
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             tensor = value.type.tensor_type
-            dims = tuple(d.dim_value or d.dim_param or "?" for d in tensor.shape.dim)
+            dims = tuple(max(d.dim_value, 0) or d.dim_param or "?" for d in tensor.shape.dim)
             if value.name not in weights:
                 found.append((kind, value.name, tensor.elem_type, dims))
     return found

@@ -67,6 +67,64 @@ def agreement(output: Array, original: Array, axis: int | None, threshold: float
     return _means(same, finite_rows(output))
 
 
+def margin(output: Array, original: Array, threshold: float) -> Matrix:
+    """By how much an output prefers the class that the original chooses; negative where it chooses another.
+
+    Args:
+        output: [n, classes] scores, or [n] or [n, 1] single scores.
+        original: the same of the original model; where they are probabilities, logarithms are compared.
+        threshold: see `choice`.
+
+    Returns:
+        [n]; of the original itself never negative. Where the output is no number: very negative.
+    """
+    scores, own = _log_scores(output, original, threshold), _log_scores(original, original, threshold)
+    rows = np.arange(len(scores))
+    chosen = np.argmax(own, axis=1)
+    of_chosen = scores[rows, chosen]
+    scores[rows, chosen] = -np.inf
+    with np.errstate(invalid="ignore"):
+        found = of_chosen - scores.max(axis=1)
+    return np.asarray(np.nan_to_num(np.where(finite_rows(output), found, -np.inf), nan=-1e30), np.float64)
+
+
+def cost_of_a_change(output: Array, labels: Array, threshold: float) -> Matrix:
+    """Right answers that are lost where a row's answer changes to the class that comes second.
+
+    By the original's own probabilities that is p₁ − p₂ = tanh(margin / 2), by the label 1, 0 or −1. Rows that the net
+    was trained on make the label's too large, and the margins surer than those of others, so that fewer rows look
+    close: the mean of both errs less than either.
+
+    Args:
+        output: of the original, as `margin` takes it.
+        labels: class numbers, one a row, or one of n in one-hot form.
+        threshold: see `choice`.
+
+    Returns:
+        [n], −1/2 … 1.
+    """
+    scores = _log_scores(output, output, threshold)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        labels = np.argmax(labels, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    truth = labels.reshape(-1)
+    by_label = (order[:, 0] == truth).astype(np.float64) - (order[:, 1] == truth)
+    by_belief = np.tanh(margin(output, output, threshold) / 2)
+    return np.asarray((by_belief + by_label) / 2, np.float64)
+
+
+def _log_scores(values: Array, original: Array, threshold: float) -> Matrix:
+    """[n, classes] scores on a scale without ends: single ones become two, probabilities logarithms."""
+    scores: Matrix = values.reshape(len(values), -1).astype(np.float64)
+    reference = original.reshape(len(original), -1)
+    if scores.shape[1] == 1:
+        scores = np.hstack([1 - scores, scores] if threshold else [-scores, scores])
+        probable = bool(threshold)
+    else:
+        probable = reference.min() >= 0 and np.allclose(reference.sum(axis=1), 1.0, atol=1e-3)
+    return np.log(np.maximum(scores, 1e-30)) if probable else scores
+
+
 def squared_error(output: Array, target: Array) -> Matrix:
     """Mean over each row of (output − target)²; [n, ...] with as many numbers a row → [n]."""
     return _row_loss(np.square(_difference(output, target)))

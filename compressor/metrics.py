@@ -70,6 +70,30 @@ def fidelity(output: str) -> Metric:
     return BuiltIn("fidelity", output, compare.fidelity, needs_reference=True)
 
 
+def answers(outputs: Outputs, batch: Batch, output: str | None = None) -> tuple[Metric, Metric | None]:
+    """What tells whether answers change, and what a change costs.
+
+    Args:
+        outputs: the original model's outputs of `batch`, of which one gives classes.
+        batch: its feeds and labels.
+        output: see `resolve_metric`.
+
+    Returns:
+        Margins of each row's class, with `compare.cost_of_a_change` where rows have labels; for maps and class
+        numbers agreement.
+    """
+    agree = resolve_metric("agreement", outputs, batch, output)
+    name = next(iter(outputs)) if output is None else output
+    values = cut(outputs, batch)[name]
+    if values.ndim > 2 or values.dtype.kind in "biu":
+        return agree, None
+    threshold = _threshold(values)
+    lead = BuiltIn("margin", name, partial(compare.margin, threshold=threshold), needs_reference=True)
+    if batch.labels is None or _as_classes(batch.labels, values) is None:
+        return lead, None
+    return lead, BuiltIn("cost", name, partial(compare.cost_of_a_change, threshold=threshold))
+
+
 def _parse(name: str) -> tuple[str, float | None]:
     """(psnr, 255.0) of `psnr:255`; (name, None) of other known names."""
     kind, colon, text = name.partition(":")

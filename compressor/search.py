@@ -1,7 +1,8 @@
 """From options to the model that is shipped.
 
 1. Allocation gives, for each precision, a path of ever smaller models (allocate.py).
-2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py).
+2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined knob by
+   knob.
 3. Where 8-bit arithmetic alone breaks the budget, the sites that it hurts most stay float (bisected, too).
 4. The finalists are fitted to all samples and timed against the original, interleaved, on the device; what does
    not pay is dropped, and if nothing pays the original stays.
@@ -18,6 +19,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, State, Weighing
 from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
+from edgepress.compressor.estimate import Estimate
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.options import TRIAL_ROWS, Options, divergence, stacked_outputs
 from edgepress.compressor.parallel import one_thread_each, side_by_side
@@ -26,7 +28,7 @@ from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.sites import find_sites
-from edgepress.compressor.trials import Estimate, Trials
+from edgepress.compressor.trials import Trials
 
 Objective = Literal["latency", "size", "memory"]
 Timer = Callable[[Sequence[tuple[str, bytes]]], list[float]]
@@ -43,7 +45,7 @@ LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 
 FIRST_GUESS = 0.02
 """Predicted damage per percent of budget at which bisection begins."""
 
-REFINEMENTS = 18
+REFINEMENTS = 12
 """Single turns of knobs tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
 
 CLOSE = 0.15
@@ -311,7 +313,7 @@ class Search:
     def _judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
         key = digest(recipe)
         if key not in self.seen:
-            estimate = self.trials.estimate(recipe)
+            estimate = self.trials.estimate(recipe, self.budget_percent)
             why = (
                 "within the budget"
                 if estimate.within(self.budget_percent)

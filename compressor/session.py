@@ -35,7 +35,7 @@ from edgepress.compressor.finish import (
     verdict,
 )
 from edgepress.compressor.job import Findings, Host, Job
-from edgepress.compressor.metrics import BUILT_IN, resolve_metric
+from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric
 from edgepress.compressor.model import input_specs, load, to_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
 from edgepress.compressor.options import Options, collect
@@ -54,14 +54,18 @@ __all__ = ["Findings", "Host", "Job", "look", "run"]
 SEARCH_ROWS = 1024
 """Samples that the search works on at most; more make it slower rather than better."""
 
-FOLD_ROWS = 400
-"""Below so many samples four folds are judged, so that enough are left to fit to; from here on two."""
+FOLDS = 4
+"""Candidates are fitted to three quarters of the samples, which shows little less than what all of them make."""
 
 DEAR_MACS = 2e10
 """Multiply-accumulates for all samples together from which on a layer-by-layer refit is judged on one fold only."""
 
 DEAR_MINUTES = 2.5
 """Default time limit there: after so long no new candidate is begun, and the best one is fitted and judged."""
+
+
+Answering = tuple[Metric, Metric | None] | None
+"""What `metrics.answers` gives, where the model gives classes."""
 
 
 def run(job: Job, host: Host) -> Findings:
@@ -117,11 +121,11 @@ def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
     with found.stage("normalise"):
         _normalise(found)
     with found.stage("samples"):
-        found.metric, answers = _metrics(found)
+        found.metric, told = _metrics(found)
         if found.metric is None:
             return found, None
         _check_baseline(found, found.metric)
-        return found, _trials(found, found.metric, answers)
+        return found, _trials(found, found.metric, told)
 
 
 def _check_names(job: Job) -> None:
@@ -265,8 +269,8 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
         ) from error
 
 
-def _metrics(found: Findings) -> tuple[Metric | None, Metric | None]:
-    """The metric of the budget, and agreement where the model gives classes."""
+def _metrics(found: Findings) -> tuple[Metric | None, Answering]:
+    """The metric of the budget, and what tells changed answers where the model gives classes."""
     data, job = found.data, found.job
     if data is None:
         return None, None
@@ -275,7 +279,7 @@ def _metrics(found: Findings) -> tuple[Metric | None, Metric | None]:
     metric = resolve_metric(job.metric, outputs, batch, job.output)
     if metric.whole or metric.name not in ("top1", "top5", "agreement"):
         return metric, None
-    return metric, resolve_metric("agreement", outputs, batch, job.output)
+    return metric, answers(outputs, batch, job.output)
 
 
 def _check_baseline(found: Findings, metric: Metric) -> None:
@@ -290,7 +294,7 @@ def _check_baseline(found: Findings, metric: Metric) -> None:
     judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
 
 
-def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
+def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
     """Folds of the calibration samples, at most `SEARCH_ROWS` of them."""
     data, job, host = found.data, found.job, found.host
     if data is None:
@@ -300,19 +304,19 @@ def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
     activations = sum(math.prod(s) * 4 for s in found.shapes.values())
     batch = int(np.clip((32 << 20) // max(activations, 1), 1, 64))
     macs = sum(c.macs for c in node_costs(found.normalized.model, found.shapes, None))
-    folds = 1 if data.rows < 8 else 4 if data.rows < FOLD_ROWS else 2
+    dear = macs * data.rows > DEAR_MACS
     return make_trials(
         found.normalized.model,
         host.engine,
         metric,
-        answers,
+        told,
         data,
         host.target,
         seed=job.seed,
         leave=job.leave,
         batch=batch,
-        folds=folds,
-        dear=macs * data.rows > DEAR_MACS,
+        folds=1 if data.rows < 8 else FOLDS,
+        dear=dear,
     )
 
 

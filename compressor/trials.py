@@ -1,8 +1,8 @@
 """Candidates on samples that their calibration has not seen.
 
 The calibration samples are parted into folds. A candidate is built once a fold, from the other samples, and run on
-the fold: every sample is judged, none by a model that was fitted to it. The model that is shipped in the end is fitted
-to all of them, so these judgements are a little too strict rather than too mild.
+the fold: no sample is judged by a model that was fitted to it. The model that is shipped in the end is fitted to all of
+them, so these judgements are a little too strict rather than too mild.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.columns import ArrayColumn
 from edgepress.compressor.data import Batch, Dataset
+from edgepress.compressor.estimate import Answers, Estimate, estimate
 from edgepress.compressor.model import to_bytes
 from edgepress.compressor.observe import TARGETS, Streamer
 from edgepress.compressor.parallel import side_by_side
@@ -25,16 +26,11 @@ from edgepress.compressor.scoring import Metric, score_all
 CACHE_BYTES = 256 << 20
 """Samples up to this size are decoded once; beyond, they are read again at each pass."""
 
-COST_OF_A_CHANGE = 0.6
-"""Right answers lost per changed answer on unseen samples: some were wrong before, some become right. Over small nets
-it was between 0.1 and 0.65 (Fashion-MNIST, MNIST; candidates at 0.5 to 5 % changed answers)."""
+REFERENCE_BYTES = 32 << 20
+"""The original's outputs on a fold's samples are kept up to this size."""
 
 PROBE_ROWS = 32
 """Samples of a trial of one site where runs are dear."""
-
-MARGIN = 0.5
-"""Standard errors added to an estimated drop. The folds fit candidates to half of the samples, which already makes
-them look worse than what is shipped."""
 
 
 @dataclass(frozen=True)
@@ -76,68 +72,25 @@ def make_context(
     return Context(streamer, target, seed, leave, samples.dataset.rows)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """How a candidate does on samples that it was not fitted to.
-
-    Attributes:
-        score: in the metric's unit.
-        drop_percent: relative loss of the metric, or the share of changed answers where that is more.
-        margin_percent: one standard error of it.
-        rows: samples judged.
-    """
-
-    score: float
-    drop_percent: float
-    margin_percent: float
-    rows: int
-
-    def within(self, budget_percent: float) -> bool:
-        """Whether drop and margin together keep the budget."""
-        return self.drop_percent + MARGIN * self.margin_percent <= budget_percent
-
-
-def estimate(metric: Metric, base: Matrix, ours: Matrix, flips: Matrix | None) -> Estimate:
-    """Compare two models on the same rows.
-
-    Labels of calibration samples are often ones that the net was trained on, so that right answers there flatter it;
-    an answer that changes is a warning whether it was right or not. The larger of both losses counts.
-
-    Args:
-        metric: how values make a score.
-        base: the original's values [n].
-        ours: the candidate's values [n].
-        flips: 1 where the candidate's answer differs from the original's [n]; None where there are no classes.
-    """
-    before, after = metric.finish(base), metric.finish(ours)
-    n = len(base)
-    # An original that is never right on these rows has no share to lose; changed answers still count.
-    ratio = (after / before if before else 1.0) if metric.higher_is_better else before / max(after, 1e-300)
-    drop = 100 * (1 - ratio) if np.isfinite(ratio) else 100.0
-    change = (base - ours) if metric.higher_is_better else (ours - base)
-    scale = abs(float(np.mean(base))) or 1.0
-    with np.errstate(invalid="ignore", over="ignore"):  # a candidate may overflow; its drop says so
-        margin = 0.0 if metric.whole or n < 2 else 100 * float(np.std(change)) / np.sqrt(n) / scale
-    if metric.name.startswith("psnr"):
-        # A decibel is a logarithm: the relative change of the score is that of the loss over ln(10)/10 · score.
-        margin = margin * 10 / np.log(10) / max(abs(before), 1e-9)
-    if flips is not None and len(flips) == n:
-        cost = 1.0 if metric.needs_reference else COST_OF_A_CHANGE
-        share = float(np.mean(flips))
-        error = 100 * cost * np.sqrt(max(share * (1 - share), 0.0) / n)
-        if 100 * cost * share + error > drop + margin:
-            drop, margin = 100 * cost * share, float(error)
-    return Estimate(after, float(drop), float(margin), n)
-
-
 @dataclass
 class Fold:
-    """Samples to fit to, samples to judge by, and the original's values on the latter."""
+    """Samples to fit to, samples to judge by, and what was seen on the latter.
+
+    Attributes:
+        context: of the samples to fit to.
+        judged: the others.
+        reference: the original's outputs on those, batch by batch; empty where they are too large to keep.
+        base: the original's values, by metric.
+        built: the last models, by recipe.
+        values: all models' values, by recipe.
+    """
 
     context: Context
     judged: Samples
-    base: list[Matrix]
+    reference: list[dict[str, Array]] = field(default_factory=list)
+    base: list[Matrix] = field(default_factory=list)
     built: dict[str, ir.Model] = field(default_factory=dict)
+    values: dict[str, list[Matrix]] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,7 +101,8 @@ class Trials:
         original: normalised original.
         engine: runs models.
         metric: what the budget is about.
-        answers: agreement with the original, where the model gives classes.
+        answers: margins or agreement, where the model gives classes.
+        costs: what a changed answer costs, where that is known.
         folds: see the module's docstring.
         full: the context over all samples, for what is shipped.
         probe: a context over fewer samples where runs are dear, for trials of single sites.
@@ -159,25 +113,37 @@ class Trials:
     engine: Engine
     metric: Metric
     answers: Metric | None
+    costs: Metric | None
     folds: Sequence[Fold]
     full: Context
     probe: Context
     dear: bool = False
-    judged: dict[str, Estimate] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
 
-    def estimate(self, recipe: tuple[Pass, ...]) -> Estimate:
-        """Judge a recipe on every fold."""
+    def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
+        """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
+        refits = any(isinstance(step, Shrink | LowRank) for step in recipe)
+        if self.dear and refits:
+            return self._judged(recipe, self.folds[:1])
+        half = self._judged(recipe, self.folds[: (len(self.folds) + 1) // 2])
+        return half if half.hopeless(budget_percent) else self._judged(recipe, self.folds)
+
+    def _judged(self, recipe: tuple[Pass, ...], folds: Sequence[Fold]) -> Estimate:
+        values = side_by_side(lambda fold: self._values(recipe, fold), folds)
+        base, ours = (
+            [np.concatenate(parts) for parts in zip(*found, strict=True)]
+            for found in ([fold.base for fold in folds], values)
+        )
+        answers = None
+        if self.answers is not None:
+            costs = None if self.costs is None else base[2]
+            answers = Answers(base[1], ours[1], self.answers.name == "margin", costs)
+        return estimate(self.metric, base[0], ours[0], answers)
+
+    def _values(self, recipe: tuple[Pass, ...], fold: Fold) -> list[Matrix]:
         key = digest(recipe)
-        if key not in self.judged:
-            refits = any(isinstance(step, Shrink | LowRank) for step in recipe)
-            folds = self.folds[:1] if self.dear and refits else self.folds
-            values = side_by_side(lambda fold: score_on(self, self.built(recipe, fold), fold), folds)
-            base = np.concatenate([fold.base[0] for fold in folds])
-            ours = np.concatenate([each[0] for each in values])
-            flips = None if self.answers is None else np.concatenate([1.0 - each[1] for each in values])
-            self.judged[key] = estimate(self.metric, base, ours, flips)
-        return self.judged[key]
+        if key not in fold.values:
+            fold.values[key] = score_on(self, self.built(recipe, fold), fold)
+        return fold.values[key]
 
     def built(self, recipe: tuple[Pass, ...], fold: Fold) -> ir.Model:
         """The model that a recipe makes from a fold's samples; steps in common with an earlier recipe are reused."""
@@ -202,22 +168,37 @@ class Trials:
 
 
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
-    """Values of the metric, and of agreement, on a fold's samples."""
-    metrics = [trials.metric, *([trials.answers] if trials.answers is not None else [])]
-    reference = trials.engine.load(to_bytes(trials.original))
+    """Values of the metric, and of what tells changed answers, on a fold's samples."""
+    return _scores(trials, [trials.metric, trials.answers], model, fold)
+
+
+def _scores(trials: Trials, metrics: Sequence[Metric | None], model: ir.Model, fold: Fold) -> list[Matrix]:
+    kept = iter(fold.reference)
+    original = None if fold.reference else trials.engine.load(to_bytes(trials.original))
     return score_all(
-        metrics,
+        [metric for metric in metrics if metric is not None],
         trials.engine.load(to_bytes(model)),
         fold.judged.batches(),
-        lambda b: reference(b.feeds),
+        lambda b: original(b.feeds) if original else next(kept),
     )
+
+
+def _reference(trials: Trials, fold: Fold) -> list[dict[str, Array]]:
+    """The original's outputs on a fold's samples, or nothing where they take too much room."""
+    run, found, size = trials.engine.load(to_bytes(trials.original)), [], 0
+    for batch in fold.judged.batches():
+        found.append(run(batch.feeds))
+        size += sum(array.nbytes for array in found[-1].values())
+        if size > REFERENCE_BYTES:
+            return []
+    return found
 
 
 def make_trials(
     original: ir.Model,
     engine: Engine,
     metric: Metric,
-    answers: Metric | None,
+    answers: tuple[Metric, Metric | None] | None,
     data: Dataset,
     target: Target,
     *,
@@ -233,7 +214,7 @@ def make_trials(
         original: normalised.
         engine: runs models.
         metric: what the budget is about.
-        answers: agreement, where the model gives classes.
+        answers: what tells changed answers and, where known, what they cost (`metrics.answers`).
         data: all calibration samples.
         target: the device.
         seed: of the partition.
@@ -246,7 +227,8 @@ def make_trials(
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
     few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
     probe = make_context(engine, original, few, target, seed, leave)
-    trials = Trials(original, engine, metric, answers, [], full, probe, dear)
+    told, costs = answers or (None, None)
+    trials = Trials(original, engine, metric, told, costs, [], full, probe, dear)
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
     made = []
@@ -255,8 +237,9 @@ def make_trials(
         fitted = Samples(data.subset(rest) if len(rest) else data, batch)
         context = make_context(engine, original, fitted, target, seed, leave)
         context.memo[TARGETS] = {}
-        fold = Fold(context, Samples(data.subset(held), batch), [])
-        fold.base = score_on(trials, original, fold)
+        fold = Fold(context, Samples(data.subset(held), batch))
+        fold.reference = _reference(trials, fold)
+        fold.base = _scores(trials, [metric, told, costs], original, fold)
         made.append(fold)
     trials.folds = made
     return trials

@@ -10,7 +10,7 @@ import oracles
 import pytest
 
 from edgepress.compressor.data import Dataset, open_data
-from edgepress.compressor.metrics import resolve_metric
+from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
 from edgepress.compressor.options import Options, collect
 from edgepress.compressor.passes.base import Pass
@@ -56,9 +56,9 @@ def trials() -> Trials:
     model, data = net()
     batch = next(iter(data.batches(64)))
     outputs = models.run(model, batch.feeds)
-    metric, answers = (resolve_metric(name, outputs, batch) for name in ("top1", "agreement"))
+    metric = resolve_metric("top1", outputs, batch)
     return make_trials(
-        model, OrtEngine(), metric, answers, data, oracles.Board(), seed=0, leave=(), batch=64, folds=2
+        model, OrtEngine(), metric, answers(outputs, batch), data, oracles.Board(), seed=0, leave=(), batch=64, folds=2
     )  # fmt: skip
 
 
