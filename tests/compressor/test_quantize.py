@@ -320,6 +320,28 @@ def test_old_opsets_are_raised_and_nothing_else_changes() -> None:
     assert not raise_opset(changed)
 
 
+def test_heavy_weights_do_not_pass_through_the_converter(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, convert = [], onnx.version_converter.convert_version
+
+    def spy(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+        sizes.append(proto.ByteSize())
+        return convert(proto, version)
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", spy)
+    model = text(
+        "(float[N, 40] x) => (float[N, 5] y, float[40, 500] w)",
+        "h = MatMul(x, w) s = Softmax(h) y = MatMul(s, v)",
+        constants(3, w=(40, 500), v=(500, 5)),
+        opset=11,
+    )
+    feeds, changed = models.feeds(model, 8), model.clone()
+    assert raise_opset(changed)
+    assert max(sizes) < 20_000 < 40 * 500 * 4
+    assert [value.name for value in changed.graph.inputs] == ["x"]
+    before, after = models.run(model, feeds), models.run(changed, feeds)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 def test_a_matmul_with_bias_is_one_kernel(tmp_path: Path) -> None:
     model = text(
         "(float[N, 6] x) => (float[N, 5] y)",
