@@ -17,8 +17,9 @@ from edgepress.compressor.normalize import Normalized
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.protocols import Engine, Feeds, Latency, Stopwatch, Target
+from edgepress.compressor.protocols import Engine, Feeds, Latency, ModelFile, Stopwatch, Target
 from edgepress.compressor.search import Candidate, Objective, Progress
+from edgepress.compressor.serialize import Serialized
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Host:
     engine: Engine
     target: Target
     stopwatch: Stopwatch | None
-    memory: Callable[[bytes, Feeds], int] | None
+    memory: Callable[[ModelFile, Feeds], int] | None
     progress: Progress
     environment: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -101,7 +102,7 @@ class Findings:
         options: what could be turned down where.
         candidates: all that were considered.
         best: the one that goes out.
-        exported: its file.
+        exported: its file, or files.
         judgement: the verdict.
         latencies: measured, or None.
         predicted_ns: by the target's cost table.
@@ -127,7 +128,7 @@ class Findings:
     options: Options | None = None
     candidates: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None
-    exported: bytes = b""
+    exported: Serialized = b""
     judgement: Judgement | None = None
     latencies: tuple[Latency | None, Latency | None] = (None, None)
     predicted_ns: tuple[float, float] = (0.0, 0.0)

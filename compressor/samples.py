@@ -6,9 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.cost import Shapes
-from edgepress.compressor.errors import EdgepressError
-from edgepress.compressor.model import input_specs, prefix, to_bytes
+from edgepress.compressor.errors import DeviceError
+from edgepress.compressor.model import input_specs, prefix
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
+from edgepress.compressor.serialize import serialize
 
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
 """Sizes tried for dynamic dimensions other than the batch."""
@@ -25,7 +26,7 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
     for feeds in _attempts(model, seed):
         try:
             run(feeds)
-        except EdgepressError:
+        except DeviceError:
             continue
         return feeds
     return None
@@ -65,12 +66,12 @@ def observed_shapes(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
     ]
     shapes = {name: tuple(np.shape(array)) for name, array in feeds.items()}
     try:
-        outputs = engine.load(to_bytes(prefix(model, names)))(feeds)
-    except EdgepressError:
+        outputs = engine.load(serialize(prefix(model, names)))(feeds)
+    except DeviceError:
         outputs = {}
         for name in names:
             try:
-                outputs.update(engine.load(to_bytes(prefix(model, [name])))(feeds))
-            except EdgepressError:
+                outputs.update(engine.load(serialize(prefix(model, [name])))(feeds))
+            except DeviceError:
                 continue
     return {**shapes, **{name: tuple(np.shape(array)) for name, array in outputs.items()}}

@@ -18,7 +18,6 @@ from edgepress.compressor.data import Batch, Dataset, open_data, split, without_
 from edgepress.compressor.errors import (
     DataError,
     DeviceError,
-    EdgepressError,
     MetricError,
     ModelError,
     UsageError,
@@ -36,7 +35,7 @@ from edgepress.compressor.finish import (
 )
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, resolve_metric
-from edgepress.compressor.model import input_specs, load, to_bytes
+from edgepress.compressor.model import input_specs, load
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
 from edgepress.compressor.options import Options, collect
 from edgepress.compressor.passes import Pass, StoreWeights
@@ -46,6 +45,7 @@ from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import observed_shapes, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_rows
 from edgepress.compressor.search import Candidate, Search
+from edgepress.compressor.serialize import serialize
 from edgepress.compressor.trials import Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
 
@@ -213,8 +213,8 @@ def _normalise(found: Findings) -> None:
 
     def check(candidate: ir.Model) -> bool:
         try:
-            return same_outputs(expected, engine.load(to_bytes(candidate), threads)(feeds), LOSSLESS)
-        except EdgepressError:
+            return same_outputs(expected, engine.load(serialize(candidate), threads)(feeds), LOSSLESS)
+        except DeviceError:
             return False
 
     found.normalized = normalize(found.source, check if feeds else None)
@@ -238,7 +238,7 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
     """
     engine, name = found.host.engine, found.job.model
     try:
-        runner = engine.load(to_bytes(found.source), found.job.threads)
+        runner = engine.load(serialize(found.source), found.job.threads)
     except DeviceError as error:
         if found.data is not None:
             raise ModelError(f"{name}: {error}", error.hint) from error
@@ -271,7 +271,7 @@ def _metrics(found: Findings) -> tuple[Metric | None, Metric | None]:
     if data is None:
         return None, None
     batch = next(iter(data.batches(64)))
-    outputs = found.host.engine.load(to_bytes(found.source), job.threads)(batch.feeds)
+    outputs = found.host.engine.load(serialize(found.source), job.threads)(batch.feeds)
     metric = resolve_metric(job.metric, outputs, batch, job.output)
     if metric.whole or metric.name not in ("top1", "top5", "agreement"):
         return metric, None
@@ -285,7 +285,7 @@ def _check_baseline(found: Findings, metric: Metric) -> None:
     """
     if found.test is None:
         return
-    run_original = found.host.engine.load(to_bytes(found.source), found.job.threads)
+    run_original = found.host.engine.load(serialize(found.source), found.job.threads)
     rows = score_rows(metric, run_original, found.test.batches(64), lambda b: run_original(b.feeds))
     judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
 

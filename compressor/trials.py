@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from edgepress.compressor.columns import ArrayColumn
 from edgepress.compressor.data import Batch, Dataset
-from edgepress.compressor.model import to_bytes
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Shrink
@@ -21,6 +20,7 @@ from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.scoring import Metric, score_all
+from edgepress.compressor.serialize import serialize
 
 CACHE_BYTES = 256 << 20
 """Samples up to this size are decoded once; beyond, they are read again at each pass."""
@@ -204,10 +204,10 @@ class Trials:
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
     """Values of the metric, and of agreement, on a fold's samples."""
     metrics = [trials.metric, *([trials.answers] if trials.answers is not None else [])]
-    reference = trials.engine.load(to_bytes(trials.original))
+    reference = trials.engine.load(serialize(trials.original))
     return score_all(
         metrics,
-        trials.engine.load(to_bytes(model)),
+        trials.engine.load(serialize(model)),
         fold.judged.batches(),
         lambda b: reference(b.feeds),
     )
