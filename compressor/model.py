@@ -19,6 +19,7 @@ __all__ = [
     "CONTROL_FLOW",
     "InputSpec",
     "captured",
+    "copies_within",
     "dims",
     "fits_protobuf",
     "input_specs",
@@ -201,6 +202,11 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 def tensor_bytes(model: ir.Model) -> int:
     """Bytes of all tensors together, every type and every graph."""
     return sum(tensor.nbytes for _, tensor, _ in _weights(model))
+
+
+def copies_within(limit_bytes: int, model: ir.Model) -> int:
+    """How many models of this size fit into so many bytes; at least one."""
+    return max(1, limit_bytes // max(tensor_bytes(model), 1))
 
 
 def fits_protobuf(model: ir.Model) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import prefix
+from edgepress.compressor.model import copies_within, prefix
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize
@@ -25,6 +25,9 @@ HELD_EVERY = 5
 
 TARGET_BYTES = 8 << 20
 """The original's outputs at a site are remembered where they are smaller than this."""
+
+RUNNER_BYTES = 4 << 30
+"""So many bytes of loaded prefixes, at the original's size, are kept for each set of samples."""
 
 KEPT = "edgepress.kept"
 """Key of `ir.Value.meta`: which channels of the original's value of the same name this value still has."""
@@ -78,7 +81,7 @@ class Streamer:
 
     def _original(self, names: tuple[str, ...]) -> Runner:
         if names not in self.runners:
-            if len(self.runners) >= 64:
+            if len(self.runners) >= min(64, copies_within(RUNNER_BYTES, self.original)):
                 self.runners.clear()
             self.runners[names] = self._runner(self.original, names)
         return self.runners[names]

@@ -35,9 +35,10 @@ from edgepress.compressor.finish import (
 )
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, resolve_metric
-from edgepress.compressor.model import input_specs, load
+from edgepress.compressor.model import input_specs, load, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
 from edgepress.compressor.options import Options, collect
+from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
@@ -71,6 +72,20 @@ def run(job: Job, host: Host) -> Findings:
         EdgepressError: with what is wrong, where, and what to do.
     """
     started = time.monotonic()
+    found = _chosen(job, host, started)
+    with found.stage("export"):
+        export(found)
+        take_back_if_slower(found, make_timer(found))
+    with found.stage("measure"):
+        measure(found)
+    with found.stage("judge"):
+        found.judgement = verdict(found)
+    found.seconds["total"] = time.monotonic() - started
+    return found
+
+
+def _chosen(job: Job, host: Host, started: float) -> Findings:
+    """Everything up to the choice; what was only needed to get there, models above all, is let go."""
     deadline = math.inf if job.time_limit_minutes is None else started + 60 * job.time_limit_minutes
     found, trials = look(job, host)
     if job.data is not None and job.test is None:
@@ -83,15 +98,8 @@ def run(job: Job, host: Host) -> Findings:
     else:
         if trials.dear and job.time_limit_minutes is None:
             deadline = started + 60 * DEAR_MINUTES
-        _search(found, trials, deadline)
-    with found.stage("export"):
-        export(found)
-        take_back_if_slower(found, make_timer(found))
-    with found.stage("measure"):
-        measure(found)
-    with found.stage("judge"):
-        found.judgement = verdict(found)
-    found.seconds["total"] = time.monotonic() - started
+        with within_memory(tensor_bytes(trials.original)):
+            _search(found, trials, deadline)
     return found
 
 

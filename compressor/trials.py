@@ -13,17 +13,21 @@ import onnx_ir as ir
 
 from edgepress.compressor.columns import ArrayColumn
 from edgepress.compressor.data import Batch, Dataset
+from edgepress.compressor.model import copies_within
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context, Pass, Skipped
-from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Target
+from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.serialize import serialize
 
 CACHE_BYTES = 256 << 20
 """Samples up to this size are decoded once; beyond, they are read again at each pass."""
+
+BUILT_BYTES = 4 << 30
+"""So many bytes of models, at the original's size, are kept for each fold."""
 
 COST_OF_A_CHANGE = 0.6
 """Right answers lost per changed answer on unseen samples: some were wrong before, some become right. Over small nets
@@ -147,6 +151,7 @@ class Trials:
     Attributes:
         original: normalised original.
         engine: runs models.
+        reference: the original, loaded.
         metric: what the budget is about.
         answers: agreement with the original, where the model gives classes.
         folds: see the module's docstring.
@@ -157,6 +162,7 @@ class Trials:
 
     original: ir.Model
     engine: Engine
+    reference: Runner
     metric: Metric
     answers: Metric | None
     folds: Sequence[Fold]
@@ -187,7 +193,7 @@ class Trials:
         if key not in fold.built:
             model = self.built(recipe[:-1], fold).clone()
             recipe[-1].apply(model, fold.context)
-            if len(fold.built) >= 24:
+            if len(fold.built) >= min(24, copies_within(BUILT_BYTES, self.original)):
                 fold.built.pop(next(iter(fold.built)))
             fold.built[key] = model
         return fold.built[key]
@@ -204,12 +210,11 @@ class Trials:
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
     """Values of the metric, and of agreement, on a fold's samples."""
     metrics = [trials.metric, *([trials.answers] if trials.answers is not None else [])]
-    reference = trials.engine.load(serialize(trials.original))
     return score_all(
         metrics,
         trials.engine.load(serialize(model)),
         fold.judged.batches(),
-        lambda b: reference(b.feeds),
+        lambda b: trials.reference(b.feeds),
     )
 
 
@@ -246,7 +251,9 @@ def make_trials(
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
     few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
     probe = make_context(engine, original, few, target, seed, leave)
-    trials = Trials(original, engine, metric, answers, [], full, probe, dear)
+    trials = Trials(
+        original, engine, engine.load(serialize(original)), metric, answers, [], full, probe, dear
+    )
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
     made = []
