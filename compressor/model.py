@@ -25,6 +25,7 @@ __all__ = [
     "input_specs",
     "load",
     "map_external",
+    "on_disk",
     "parameters",
     "prefix",
     "tensor_bytes",
@@ -101,6 +102,24 @@ def _weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, frozense
 
 def _readers(value: ir.Value) -> frozenset[str]:
     return frozenset(use.node.op_type for use in value.uses())
+
+
+def on_disk(path: Path) -> tuple[int, tuple[Path, ...]]:
+    """Bytes of a model with its external data, and the files of those.
+
+    Args:
+        path: a model that `load` takes.
+    """
+    outside = [
+        tensor
+        for tensor in guard.tensors(onnx.load(str(path), load_external_data=False))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    locations = {
+        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
+    }
+    total = path.stat().st_size + sum(guard.nbytes(tensor) for tensor in outside)
+    return total, tuple(sorted(path.parent / location for location in locations))
 
 
 def map_external(model: ir.Model, folder: Path) -> None:

@@ -3,15 +3,12 @@
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from edgepress.compressor import guard
 from edgepress.compressor.budget import Budget, Scores, judge
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
@@ -35,7 +32,7 @@ from edgepress.compressor.finish import (
 )
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, resolve_metric
-from edgepress.compressor.model import input_specs, load, tensor_bytes
+from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
 from edgepress.compressor.options import Options, collect
 from edgepress.compressor.parallel import within_memory
@@ -47,6 +44,7 @@ from edgepress.compressor.samples import observed_shapes, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_rows
 from edgepress.compressor.search import Candidate, Search
 from edgepress.compressor.serialize import serialize
+from edgepress.compressor.shapes import Seen, seen_shapes
 from edgepress.compressor.trials import Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
 
@@ -150,24 +148,6 @@ def _check_names(job: Job) -> None:
             ) from error
 
 
-def on_disk(path: Path) -> tuple[int, tuple[Path, ...]]:
-    """Bytes of a model with its external data, and the files of those.
-
-    Args:
-        path: a model that `load` takes.
-    """
-    outside = [
-        tensor
-        for tensor in guard.tensors(onnx.load(str(path), load_external_data=False))
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    ]
-    locations = {
-        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
-    }
-    total = path.stat().st_size + sum(guard.nbytes(tensor) for tensor in outside)
-    return total, tuple(sorted(path.parent / location for location in locations))
-
-
 def open_samples(job: Job, model: ir.Model, warnings: list[str]) -> tuple[Dataset | None, Dataset | None]:
     """Calibration samples and unseen ones, apart from each other.
 
@@ -225,7 +205,10 @@ def _normalise(found: Findings) -> None:
         except DeviceError:
             return False
 
-    found.normalized = normalize(found.source, check if feeds else None)
+    def observe(candidate: ir.Model) -> Mapping[str, Seen]:
+        return seen_shapes(candidate, engine, [feeds])
+
+    found.normalized = normalize(found.source, check, observe) if feeds else normalize(found.source)
     found.shapes = observed_shapes(found.normalized.model, engine, found.one_row)
     found.left_alone = found.normalized.left_alone
     for step in found.normalized.steps:
