@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgepress.compressor.budget import Budget, Judgement, Scores, judge, unverified
+from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
@@ -11,7 +11,7 @@ from edgepress.compressor.normalize import same_outputs
 from edgepress.compressor.predict import predicted_ns
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import observed_shapes
-from edgepress.compressor.scoring import score_rows
+from edgepress.compressor.scoring import score_all
 from edgepress.compressor.search import Candidate, Timer
 from edgepress.compressor.serialize import Serialized, parse, serialize
 
@@ -141,6 +141,9 @@ def verdict(found: Findings) -> Judgement:
     engine, threads, metric = found.host.engine, found.job.threads, found.metric
     before = engine.load(serialize(found.source), threads)
     after = engine.load(found.exported, threads)
-    base = score_rows(metric, before, found.test.batches(_BATCH), lambda b: before(b.feeds))
-    ours = score_rows(metric, after, found.test.batches(_BATCH), lambda b: before(b.feeds))
-    return judge(budget, metric, Scores(base, ours), rows=found.test.rows, seed=found.job.seed)
+    metrics = [metric, *found.others]
+    base = score_all(metrics, before, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    ours = score_all(metrics, after, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    judgement = judge(budget, metric, Scores(base[0], ours[0]), rows=found.test.rows, seed=found.job.seed)
+    kept = zip(found.others, base[1:], ours[1:], strict=True)
+    return hold(judgement, {m.output: 100 * m.finish(o) / (m.finish(b) or 1.0) for m, b, o in kept})

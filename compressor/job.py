@@ -18,6 +18,7 @@ from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.protocols import Engine, Feeds, Latency, ModelFile, Stopwatch, Target
+from edgepress.compressor.scoring import BuiltIn
 from edgepress.compressor.search import Candidate, Objective, Progress
 from edgepress.compressor.serialize import Serialized
 
@@ -99,6 +100,7 @@ class Findings:
         data: samples for calibration and search.
         test: unseen samples.
         metric: of the budget.
+        others: fidelity of the outputs that it does not read.
         options: what could be turned down where.
         candidates: all that were considered.
         best: the one that goes out.
@@ -125,6 +127,7 @@ class Findings:
     data: Dataset | None = None
     test: Dataset | None = None
     metric: Metric | None = None
+    others: tuple[BuiltIn, ...] = ()
     options: Options | None = None
     candidates: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None

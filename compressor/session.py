@@ -31,7 +31,7 @@ from edgepress.compressor.finish import (
     verdict,
 )
 from edgepress.compressor.job import Findings, Host, Job
-from edgepress.compressor.metrics import BUILT_IN, resolve_metric
+from edgepress.compressor.metrics import BUILT_IN, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
 from edgepress.compressor.options import Options, collect
@@ -123,7 +123,7 @@ def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
     with found.stage("normalise"):
         _normalise(found)
     with found.stage("samples"):
-        found.metric, answers = _metrics(found)
+        answers = _settle_metrics(found)
         if found.metric is None:
             return found, None
         _check_baseline(found, found.metric)
@@ -256,17 +256,18 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
         ) from error
 
 
-def _metrics(found: Findings) -> tuple[Metric | None, Metric | None]:
-    """The metric of the budget, and agreement where the model gives classes."""
+def _settle_metrics(found: Findings) -> Metric | None:
+    """Find the metric of the budget, and those of outputs that it does not read; agreement where there are classes."""
     data, job = found.data, found.job
     if data is None:
-        return None, None
+        return None
     batch = next(iter(data.batches(64)))
     outputs = found.host.engine.load(serialize(found.source), job.threads)(batch.feeds)
-    metric = resolve_metric(job.metric, outputs, batch, job.output)
+    metric = found.metric = resolve_metric(job.metric, outputs, batch, job.output)
+    found.others = unread(metric, outputs)
     if metric.whole or metric.name not in ("top1", "top5", "agreement"):
-        return metric, None
-    return metric, resolve_metric("agreement", outputs, batch, job.output)
+        return None
+    return resolve_metric("agreement", outputs, batch, job.output)
 
 
 def _check_baseline(found: Findings, metric: Metric) -> None:
@@ -299,6 +300,7 @@ def _trials(found: Findings, metric: Metric, answers: Metric | None) -> Trials:
         answers,
         data,
         host.target,
+        others=found.others,
         seed=job.seed,
         leave=job.leave,
         batch=batch,

@@ -20,7 +20,7 @@ from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.scoring import Metric, score_all
+from edgepress.compressor.scoring import BuiltIn, Metric, score_all
 from edgepress.compressor.serialize import serialize
 
 CACHE_BYTES = 256 << 20
@@ -86,7 +86,8 @@ class Estimate:
 
     Attributes:
         score: in the metric's unit.
-        drop_percent: relative loss of the metric, or the share of changed answers where that is more.
+        drop_percent: relative loss of the metric, the share of changed answers, or the loss of fidelity of an output
+            that the metric does not read: the largest.
         margin_percent: one standard error of it.
         rows: samples judged.
     """
@@ -158,6 +159,7 @@ class Trials:
         full: the context over all samples, for what is shipped.
         probe: a context over fewer samples where runs are dear, for trials of single sites.
         dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
+        others: fidelity of the outputs that the metric does not read.
     """
 
     original: ir.Model
@@ -169,6 +171,7 @@ class Trials:
     full: Context
     probe: Context
     dear: bool = False
+    others: Sequence[BuiltIn] = ()
     judged: dict[str, Estimate] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -179,10 +182,15 @@ class Trials:
             refits = any(isinstance(step, Shrink | LowRank) for step in recipe)
             folds = self.folds[:1] if self.dear and refits else self.folds
             values = side_by_side(lambda fold: score_on(self, self.built(recipe, fold), fold), folds)
-            base = np.concatenate([fold.base[0] for fold in folds])
-            ours = np.concatenate([each[0] for each in values])
-            flips = None if self.answers is None else np.concatenate([1.0 - each[1] for each in values])
-            self.judged[key] = estimate(self.metric, base, ours, flips)
+            base = [np.concatenate(parts) for parts in zip(*(fold.base for fold in folds), strict=True)]
+            ours = [np.concatenate(parts) for parts in zip(*values, strict=True)]
+            flips = None if self.answers is None else 1.0 - ours[1]
+            own, at = estimate(self.metric, base[0], ours[0], flips), len(ours) - len(self.others)
+            rest = [
+                estimate(m, b, o, None) for m, b, o in zip(self.others, base[at:], ours[at:], strict=True)
+            ]
+            worst = max([own, *rest], key=lambda e: e.drop_percent + e.margin_percent)
+            self.judged[key] = replace(worst, score=own.score, rows=own.rows)
         return self.judged[key]
 
     def built(self, recipe: tuple[Pass, ...], fold: Fold) -> ir.Model:
@@ -208,8 +216,8 @@ class Trials:
 
 
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
-    """Values of the metric, and of agreement, on a fold's samples."""
-    metrics = [trials.metric, *([trials.answers] if trials.answers is not None else [])]
+    """Values of the metric, of agreement, and of other outputs' fidelity, on a fold's samples."""
+    metrics = [trials.metric, *([trials.answers] if trials.answers is not None else []), *trials.others]
     return score_all(
         metrics,
         trials.engine.load(serialize(model)),
@@ -231,6 +239,7 @@ def make_trials(
     batch: int,
     folds: int,
     dear: bool = False,
+    others: Sequence[BuiltIn] = (),
 ) -> Trials:
     """Part the samples and run the original on each part.
 
@@ -246,13 +255,14 @@ def make_trials(
         batch: rows a batch.
         folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
         dear: see `Trials`.
+        others: see `Trials`.
     """
     data = decoded(data)
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
     few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
     probe = make_context(engine, original, few, target, seed, leave)
     trials = Trials(
-        original, engine, engine.load(serialize(original)), metric, answers, [], full, probe, dear
+        original, engine, engine.load(serialize(original)), metric, answers, [], full, probe, dear, others
     )
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]

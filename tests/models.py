@@ -229,6 +229,17 @@ def two_inputs() -> ir.Model:
     )
 
 
+def two_heads() -> ir.Model:
+    """Classes from a quarter of the hidden units, and a second output from all of them."""
+    weights = constants(17, w1=(64, 6), b1=(64,), w2=(4, 64), w3=(8, 64))
+    weights["w2"][:, 16:] = 0
+    return text(
+        "(float[N, 6] x) => (float[N, 4] y, float[N, 8] z)",
+        "h = Gemm <transB = 1> (x, w1, b1) a = Relu(h) y = Gemm <transB = 1> (a, w2) z = Gemm <transB = 1> (a, w3)",
+        weights,
+    )
+
+
 ALL: Mapping[str, Callable[[], ir.Model]] = {
     build.__name__: build
     for build in (
