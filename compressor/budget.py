@@ -15,7 +15,8 @@ bootstrap.
 
 import enum
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -121,6 +122,7 @@ class Judgement:
         drop_interval_95: of `drop`; None where rows are too few, the metric is whole, or a score infinite.
         coarse: one row is worth more than the whole budget.
         reason: why it cannot be told, or a word of caution; may be empty.
+        others: output that the metric does not read → percent of its fidelity to the original that is kept.
     """
 
     verdict: Verdict
@@ -134,6 +136,7 @@ class Judgement:
     drop_interval_95: tuple[float, float] | None = None
     coarse: bool = False
     reason: str = ""
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -201,6 +204,26 @@ def judge(
     percent = 100 * (1 - kept) if math.isfinite(kept) else None
     scored = (n, baseline, compressed, allowed, drop, percent, interval)
     return Judgement(verdict, budget.percent, *scored, coarse=coarse, reason=reason)
+
+
+def hold(judgement: Judgement, others: Mapping[str, float]) -> Judgement:
+    """Ask of outputs that the metric does not read what is asked of the score.
+
+    Args:
+        judgement: by the metric.
+        others: output → percent of its fidelity to the original that is kept.
+
+    Returns:
+        The judgement with them; one that kept the budget is broken where one of them does not.
+    """
+    held = replace(judgement, others=dict(others))
+    allowed = 100 - judgement.budget_percent
+    lost = [name for name, kept in others.items() if not kept >= allowed * (1 - _SLACK)]
+    if judgement.verdict is not Verdict.KEPT or not lost:
+        return held
+    worst = min(lost, key=lambda name: others[name])
+    reason = f"output {worst!r} keeps {others[worst]:.4g} % of its fidelity, less than {allowed:g} %"
+    return replace(held, verdict=Verdict.BROKEN, reason=reason)
 
 
 def _share(part: float, of: float) -> float:

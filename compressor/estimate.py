@@ -35,7 +35,8 @@ class Estimate:
 
     Attributes:
         score: in the metric's unit.
-        drop_percent: relative loss of the metric, or what the changed answers cost.
+        drop_percent: relative loss of the metric, what the changed answers cost, or the loss of fidelity of an output
+            that the metric does not read: the largest.
         margin_percent: one standard error of it.
         rows: samples judged.
     """

@@ -3,20 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import onnx
-import onnx_ir as ir
-
-from edgepress.compressor.budget import Budget, Judgement, Scores, judge, unverified
+from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
-from edgepress.compressor.model import to_bytes
 from edgepress.compressor.normalize import same_outputs
 from edgepress.compressor.predict import predicted_ns
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
-from edgepress.compressor.scoring import score_rows
+from edgepress.compressor.scoring import score_all
 from edgepress.compressor.search import Candidate, Timer
+from edgepress.compressor.serialize import Serialized, parse, serialize
 
 LOSSLESS = 1e-4
 """Largest change of an output, as a share of its largest value, that a lossless step may make (rounding)."""
@@ -35,7 +32,7 @@ def make_timer(found: Findings) -> Timer:
     """
     host = found.host
 
-    def timer(models: Sequence[tuple[str, bytes]]) -> list[float]:
+    def timer(models: Sequence[tuple[str, Serialized]]) -> list[float]:
         known = {**found.job.timings, **found.timings}
         if not all(name in known for name, _ in models):
             if host.stopwatch is not None and found.one_row:
@@ -53,9 +50,9 @@ def make_timer(found: Findings) -> Timer:
     return timer
 
 
-def predicted(found: Findings, data: bytes) -> float:
+def predicted(found: Findings, data: Serialized) -> float:
     """Predicted nanoseconds of a serialized model on the target, for one row."""
-    model = ir.from_proto(onnx.ModelProto.FromString(data))
+    model = parse(data)
     shapes = shapes_in_one_run(model, found.host.engine, found.one_row)
     return predicted_ns(model, shapes, found.host.target)
 
@@ -85,7 +82,7 @@ def export(found: Findings) -> None:
     verify(found.source, found.exported)
     if found.one_row:
         engine, threads = found.host.engine, found.job.threads
-        before = engine.load(to_bytes(best.model), threads)(found.one_row)
+        before = engine.load(serialize(best.model), threads)(found.one_row)
         if not same_outputs(before, engine.load(found.exported, threads)(found.one_row), LOSSLESS):
             raise DeviceError(
                 "The written model gives other outputs than the one that was judged.", "Please report this."
@@ -101,7 +98,7 @@ def take_back_if_slower(found: Findings, timer: Timer) -> None:
     if best is None or found.job.recipe is not None or not found.one_row:
         return
     name = digest(best.recipe)
-    times = timer([("input", to_bytes(found.source)), (f"output {name}", found.exported)])
+    times = timer([("input", serialize(found.source)), (f"output {name}", found.exported)])
     if times[1] <= SLOWER * times[0]:
         return
     why = f"slower than the file that came in ({times[1] / times[0]:.2f} times its latency)"
@@ -127,7 +124,7 @@ def measure(found: Findings) -> None:
     host = found.host
     if not found.one_row:
         return
-    pair = (to_bytes(found.source), found.exported)
+    pair = (serialize(found.source), found.exported)
     found.predicted_ns = (predicted(found, pair[0]), predicted(found, pair[1]))
     if host.stopwatch is not None:
         first, second = host.stopwatch(pair, found.one_row)
@@ -142,8 +139,11 @@ def verdict(found: Findings) -> Judgement:
     if found.test is None or found.metric is None:
         return unverified(budget)
     engine, threads, metric = found.host.engine, found.job.threads, found.metric
-    before = engine.load(to_bytes(found.source), threads)
+    before = engine.load(serialize(found.source), threads)
     after = engine.load(found.exported, threads)
-    base = score_rows(metric, before, found.test.batches(_BATCH), lambda b: before(b.feeds))
-    ours = score_rows(metric, after, found.test.batches(_BATCH), lambda b: before(b.feeds))
-    return judge(budget, metric, Scores(base, ours), rows=found.test.rows, seed=found.job.seed)
+    metrics = [metric, *found.others]
+    base = score_all(metrics, before, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    ours = score_all(metrics, after, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    judgement = judge(budget, metric, Scores(base[0], ours[0]), rows=found.test.rows, seed=found.job.seed)
+    kept = zip(found.others, base[1:], ours[1:], strict=True)
+    return hold(judgement, {m.output: 100 * m.finish(o) / (m.finish(b) or 1.0) for m, b, o in kept})

@@ -17,8 +17,10 @@ from edgepress.compressor.normalize import Normalized
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.protocols import Engine, Feeds, Latency, Stopwatch, Target
+from edgepress.compressor.protocols import Engine, Feeds, Latency, ModelFile, Stopwatch, Target
+from edgepress.compressor.scoring import BuiltIn
 from edgepress.compressor.search import Candidate, Objective, Progress
+from edgepress.compressor.serialize import Serialized
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Host:
     engine: Engine
     target: Target
     stopwatch: Stopwatch | None
-    memory: Callable[[bytes, Feeds], int] | None
+    memory: Callable[[ModelFile, Feeds], int] | None
     progress: Progress
     environment: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -98,10 +100,11 @@ class Findings:
         data: samples for calibration and search.
         test: unseen samples.
         metric: of the budget.
+        others: fidelity of the outputs that it does not read.
         options: what could be turned down where.
         candidates: all that were considered.
         best: the one that goes out.
-        exported: its file.
+        exported: its file, or files.
         judgement: the verdict.
         latencies: measured, or None.
         predicted_ns: by the target's cost table.
@@ -124,10 +127,11 @@ class Findings:
     data: Dataset | None = None
     test: Dataset | None = None
     metric: Metric | None = None
+    others: tuple[BuiltIn, ...] = ()
     options: Options | None = None
     candidates: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None
-    exported: bytes = b""
+    exported: Serialized = b""
     judgement: Judgement | None = None
     latencies: tuple[Latency | None, Latency | None] = (None, None)
     predicted_ns: tuple[float, float] = (0.0, 0.0)

@@ -21,7 +21,7 @@ from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.scoring import BuiltIn, Metric, Outputs, UserMetric, cut, score_all, score_rows
 from edgepress.compressor.userfunction import is_function_name, load_function
 
-__all__ = ["BUILT_IN", "Metric", "Outputs", "fidelity", "resolve_metric", "score_all", "score_rows"]
+__all__ = ["BUILT_IN", "Metric", "Outputs", "fidelity", "resolve_metric", "score_all", "score_rows", "unread"]
 
 MAX_CLASSES = 100_000
 BUILT_IN = ("top1", "top5", "agreement", "mse", "mae", "psnr", "fidelity")
@@ -65,7 +65,7 @@ def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str
     return fidelity(output) if kind == "fidelity" else _loss(kind, output, values, batch, peak)
 
 
-def fidelity(output: str) -> Metric:
+def fidelity(output: str) -> BuiltIn:
     """For an output that is held to what the original gives: 1 − relative L2 error, a row at a time."""
     return BuiltIn("fidelity", output, compare.fidelity, needs_reference=True)
 
@@ -92,6 +92,23 @@ def answers(outputs: Outputs, batch: Batch, output: str | None = None) -> tuple[
     if batch.labels is None or _as_classes(batch.labels, values) is None:
         return lead, None
     return lead, BuiltIn("cost", name, partial(compare.cost_of_a_change, threshold=threshold))
+
+
+def unread(metric: Metric, outputs: Outputs) -> tuple[BuiltIn, ...]:
+    """Float outputs that a built-in metric does not read, each to be held to fidelity; a user's reads all.
+
+    Args:
+        metric: settled.
+        outputs: of the original model.
+    """
+    if not isinstance(metric, BuiltIn):
+        return ()
+    arrays = {name: values for name, values in outputs.items() if isinstance(values, np.ndarray)}
+    return tuple(
+        fidelity(name)
+        for name, values in arrays.items()
+        if name != metric.output and values.dtype.kind == "f" and values.size and values.ndim
+    )
 
 
 def _parse(name: str) -> tuple[str, float | None]:

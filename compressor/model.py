@@ -1,11 +1,9 @@
 """Models in and out of memory: load with every guard of `guard`, measure, serialize, cut.
 
-`ir.Model.clone()` shares tensors, so a candidate costs no memory; external data stay memory-mapped.
+`ir.Model.clone()` shares tensors, so a candidate costs no memory; external data are memory-mapped.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +11,23 @@ import onnx
 import onnx_ir as ir
 
 from edgepress.compressor import guard, specs
-from edgepress.compressor.errors import ModelError, OutputError, nearest
+from edgepress.compressor.errors import ModelError, nearest
+from edgepress.compressor.protocols import Array
 from edgepress.compressor.specs import InputSpec, dims, input_specs
 
 __all__ = [
     "CONTROL_FLOW",
     "InputSpec",
     "captured",
+    "copies_within",
     "dims",
+    "fits_protobuf",
     "input_specs",
     "load",
+    "map_external",
+    "on_disk",
     "parameters",
     "prefix",
-    "save_external",
-    "serialized",
-    "size_bytes",
     "tensor_bytes",
     "to_bytes",
     "to_proto",
@@ -69,7 +69,7 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
         ) from error
     try:
         model = ir.serde.deserialize_model(proto)
-        ir.external_data.set_base_dir(model.graph, file.parent)
+        map_external(model, file.parent)
     except Exception as error:  # the IR raises many kinds, each with the cause below it
         cause = error.__cause__ or error
         raise ModelError(f"{file}: cannot be represented: {cause}.", "Please report this model.") from error
@@ -104,6 +104,57 @@ def _readers(value: ir.Value) -> frozenset[str]:
     return frozenset(use.node.op_type for use in value.uses())
 
 
+def on_disk(path: Path) -> tuple[int, tuple[Path, ...]]:
+    """Bytes of a model with its external data, and the files of those.
+
+    Args:
+        path: a model that `load` takes.
+    """
+    outside = [
+        tensor
+        for tensor in guard.tensors(onnx.load(str(path), load_external_data=False))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    locations = {
+        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
+    }
+    total = path.stat().st_size + sum(guard.nbytes(tensor) for tensor in outside)
+    return total, tuple(sorted(path.parent / location for location in locations))
+
+
+def map_external(model: ir.Model, folder: Path) -> None:
+    """Make weights that lie in files views of those: read from disk when used, dropped when memory is short.
+
+    One mapping a file serves all its tensors, and any thread; the IR's own would open the file for each of them, and
+    must not be first used by two threads at once.
+
+    Args:
+        model: changed in place.
+        folder: of the model file.
+    """
+    mapped: dict[Path, Array] = {}
+
+    def view(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        file, kind, shape = folder / tensor.location, tensor.dtype, tensor.shape.numpy()
+        if not tensor.size or kind.bitwidth < 8:  # nothing to map, or to be unpacked
+            tensor.base_dir = folder
+            return ir.Tensor(np.array(tensor.numpy()), dtype=kind, shape=tensor.shape, name=tensor.name)
+        if file not in mapped:
+            mapped[file] = np.asarray(np.memmap(file, mode="r"))
+        start = tensor.offset or 0
+        array = mapped[file][start : start + tensor.nbytes].view(kind.numpy().newbyteorder("<"))
+        return ir.Tensor(array.reshape(shape), dtype=kind, shape=tensor.shape, name=tensor.name)
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = view(value.const_value)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        attribute = node.attributes.get("value")
+        if attribute is not None and isinstance(attribute.value, ir.ExternalTensor):
+            node.attributes["value"] = ir.AttrTensor("value", view(attribute.value))
+
+
 def _check_finite(model: ir.Model) -> None:
     """Refuse NaN anywhere and infinity in weights; masks and clip bounds may be infinite.
 
@@ -113,14 +164,7 @@ def _check_finite(model: ir.Model) -> None:
     for name, tensor, readers in _weights(model):
         if not tensor.dtype.is_floating_point():
             continue
-        try:
-            nan, infinite = guard.count_bad(tensor.numpy())
-        except (ValueError, OSError) as error:
-            raise ModelError(
-                f"Weights {name!r} cannot be read: {error}.", "Export the model again."
-            ) from error
-        if isinstance(tensor, ir.ExternalTensor):
-            tensor.release()
+        nan, infinite = guard.count_bad(tensor.numpy())
         bad = nan or (infinite if readers & _MUST_BE_FINITE else 0)
         if bad:
             raise ModelError(
@@ -154,16 +198,6 @@ def _parameter_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
             yield tensor
 
 
-def size_bytes(model: ir.Model) -> int:
-    """Bytes that the model takes on disk as it is, external data included."""
-    proto = to_proto(model)
-    return int(proto.ByteSize()) + sum(
-        guard.nbytes(tensor)
-        for tensor in guard.tensors(proto)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    )
-
-
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The protobuf form; external data stay external.
 
@@ -189,73 +223,29 @@ def tensor_bytes(model: ir.Model) -> int:
     return sum(tensor.nbytes for _, tensor, _ in _weights(model))
 
 
+def copies_within(limit_bytes: int, model: ir.Model) -> int:
+    """How many models of this size fit into so many bytes; at least one."""
+    return max(1, limit_bytes // max(tensor_bytes(model), 1))
+
+
+def fits_protobuf(model: ir.Model) -> bool:
+    """Whether a model can be one protobuf, weights and all: below 2 GB."""
+    return tensor_bytes(model) <= guard.PROTO_LIMIT - _ROOM
+
+
 def to_bytes(model: ir.Model) -> bytes:
     """Serialize with all weights inline; equal models give equal bytes.
 
     Raises:
-        ModelError: over 2 GB; `serialized` takes those.
+        ModelError: over 2 GB; `serialize.serialize` takes those.
     """
-    if tensor_bytes(model) > guard.PROTO_LIMIT - _ROOM:
+    if not fits_protobuf(model):
         raise ModelError(
             f"The model holds {tensor_bytes(model)} bytes of weights; one file ends at 2 GB.",
             "Save it with external data.",
         )
-    data: bytes = to_proto(_inline(model)).SerializeToString(deterministic=True)
+    data: bytes = to_proto(model).SerializeToString(deterministic=True)
     return data
-
-
-def _inline(model: ir.Model) -> ir.Model:
-    """The model with external tensors read into memory; itself where there are none."""
-    if not any(isinstance(tensor, ir.ExternalTensor) for _, tensor, _ in _weights(model)):
-        return model
-    copy = model.clone()
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _in_memory(value.const_value)
-    for node in ir.traversal.RecursiveGraphIterator(copy.graph):
-        attribute = node.attributes.get("value")
-        if attribute is not None and isinstance(attribute.value, ir.ExternalTensor):
-            node.attributes["value"] = ir.AttrTensor("value", _in_memory(attribute.value))
-    return copy
-
-
-def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
-
-
-def save_external(model: ir.Model, path: Path) -> None:
-    """Write a model with its weights beside it in `<name>.data`; for models over 2 GB.
-
-    Args:
-        model: is not changed.
-        path: the model file; neither it nor the data file may exist, since a model's own external data
-            would be invalidated by writing over them.
-
-    Raises:
-        OutputError: a file is in the way, or the folder cannot be written.
-    """
-    data = path.with_name(path.name + ".data")
-    for file in (path, data):
-        if file.exists():
-            raise OutputError(f"{file}: exists.", "Models with external data are written to a fresh folder.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ir.save(model.clone(), path, external_data=data.name)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}.", "Choose another folder.") from error
-
-
-@contextmanager
-def serialized(model: ir.Model) -> Iterator[bytes | Path]:
-    """The model in the form that an engine loads: bytes, or over 2 GB a path in a temporary folder."""
-    if tensor_bytes(model) <= guard.PROTO_LIMIT - _ROOM:
-        yield to_bytes(model)
-        return
-    with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
-        path = Path(folder) / "model.onnx"
-        save_external(model, path)
-        yield path
 
 
 def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) -> ir.Model:

@@ -4,12 +4,13 @@
     2. functions inlined
     3. constants Constant nodes become initializers
     4. fold      what depends on constants alone is computed, unless the file would grow
-    5. reshape   target shapes computed from the batch size become constants with one -1
-    6. identity  Identity and Dropout vanish
-    7. affine    BatchNormalization and constant Mul, Add, Sub, Div go into the layer before
-    8. unused    nodes and initializers that nothing reads vanish
-    9. names     every node gets a unique name
-   10. shapes    types and shapes of all values are inferred (a first time before step 1)
+    5. observe   shapes that inference misses (operators that it does not know) are taken from a run
+    6. reshape   target shapes computed from the batch size become constants with one -1
+    7. identity  Identity and Dropout vanish
+    8. affine    BatchNormalization and constant Mul, Add, Sub, Div go into the layer before
+    9. unused    nodes and initializers that nothing reads vanish
+   10. names     every node gets a unique name
+   11. shapes    types and shapes of all values are inferred (a first time before step 1)
 
 Bodies of control flow and operators of unknown domains keep their meaning and are named in `left_alone`.
 """
@@ -26,7 +27,7 @@ from edgepress.compressor.fold import fold_affine
 from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.protocols import Array
-from edgepress.compressor.shapes import infer_shapes, quiet
+from edgepress.compressor.shapes import Seen, infer_shapes, missing_shapes, quiet, write_shapes
 from edgepress.compressor.sites import constant, taken, unique
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -66,13 +67,18 @@ class Normalized:
     left_alone: tuple[Skipped, ...]
 
 
-def normalize(model: ir.Model, check: Callable[[ir.Model], bool] | None = None) -> Normalized:
+def normalize(
+    model: ir.Model,
+    check: Callable[[ir.Model], bool] | None = None,
+    observe: Callable[[ir.Model], Mapping[str, Seen]] | None = None,
+) -> Normalized:
     """Bring a model into canonical form.
 
     Args:
         model: is not changed.
         check: whether a model still gives the original's outputs on samples; without it steps are trusted.
             See `same_outputs`.
+        observe: what shapes a model's values have where inference misses them. See `shapes.seen_shapes`.
     """
     refused: dict[str, str] = {}
     actions: dict[str, Callable[[ir.Model], str]] = {
@@ -80,6 +86,7 @@ def normalize(model: ir.Model, check: Callable[[ir.Model], bool] | None = None) 
         "functions": _functions,
         "constants": _constants,
         "fold": _fold,
+        "observe": lambda candidate: _observe(candidate, observe),
         "reshape": _reshape,
         "identity": _identity,
         "affine": lambda candidate: _affine(candidate, refused),
@@ -248,6 +255,16 @@ def _restore_dtype(value: ir.Value, kind: ir.DataType | None) -> None:
     array = tensor.numpy().astype(kind.numpy())
     value.const_value = ir.Tensor(array, dtype=kind, name=value.name)
     value.dtype = kind
+
+
+def _observe(model: ir.Model, observe: Callable[[ir.Model], Mapping[str, Seen]] | None) -> str:
+    """Shapes as they come out of runs; what follows from them is inferred."""
+    found = observe(model) if observe is not None and missing_shapes(model) else {}
+    if not found:
+        return ""
+    write_shapes(model, found)
+    infer_shapes(model)
+    return f"{len(found)} shapes taken from a run"
 
 
 def _reshape(model: ir.Model) -> str:

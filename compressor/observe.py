@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import prefix, to_bytes
+from edgepress.compressor.model import prefix
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
+from edgepress.compressor.serialize import serialize
 from edgepress.compressor.sites import Site, sampled_rows
 
 ROWS_OF_MOMENTS = 12_000
@@ -75,7 +76,7 @@ class Streamer:
             yield (now(feeds) if now else {}), (then(feeds) if then else {})
 
     def _runner(self, model: ir.Model, names: tuple[str, ...]) -> Runner:
-        return self.engine.load(to_bytes(prefix(model, names)), self.threads)
+        return self.engine.load(serialize(prefix(model, names)), self.threads)
 
 
 def wide(site: Site) -> bool:

@@ -5,12 +5,19 @@ work that made the same search ten times slower; whole pieces side by side lose 
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+COPIES = 4
+"""A piece of work holds a model about so often: what it builds, and what an engine makes of that while it loads."""
+
+_most = ContextVar("most", default=sys.maxsize)
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -30,7 +37,30 @@ def side_by_side(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Ma
         work: must not depend on the order in which items are done; NumPy, SciPy and engines free the interpreter.
         items: what to work on.
     """
-    if len(items) < 2:
+    workers = min(len(items), os.cpu_count() or 1, _most.get())
+    if workers < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, items))
+
+
+@contextmanager
+def within_memory(model_bytes: int) -> Iterator[None]:
+    """Have no more pieces of work side by side than memory bears, each with some copies of the model.
+
+    Args:
+        model_bytes: of the model's weights.
+    """
+    token = _most.set(max(1, physical_bytes() // 2 // max(COPIES * model_bytes, 1)))
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def physical_bytes() -> int:
+    """Memory of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,8 @@ Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
 Feeds = Mapping[str, Array]
 """One batch: input name → array whose first axis is the rows (where the model has a batch axis)."""
+ModelFile = bytes | PathLike[str]
+"""A serialized model: its bytes, or its path (over 2 GB, with external data)."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ class Engine(Protocol):
     name: str
     version: str
 
-    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
-        """Load a serialized model (a path where it is over 2 GB); raises `DeviceError` where the engine refuses."""
+    def load(self, model: ModelFile, threads: int = 1) -> Runner:
+        """Load a model; raises `DeviceError` where the engine refuses. Files may go once it is loaded."""
 
 
 class Stopwatch(Protocol):
     """Interleaved timing of several models on one device."""
 
-    def __call__(self, models: Sequence[bytes | Path], feeds: Feeds) -> list[Latency]:
+    def __call__(self, models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
         """Time each model on the same feeds, A B A B …; one `Latency` a model, in order."""
 
 

@@ -6,9 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.cost import Shapes
-from edgepress.compressor.errors import EdgepressError
-from edgepress.compressor.model import input_specs, prefix, to_bytes
+from edgepress.compressor.errors import DeviceError
+from edgepress.compressor.model import input_specs, prefix
+from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
+from edgepress.compressor.serialize import serialize
+from edgepress.compressor.shapes import infer_shapes
 
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
 """Sizes tried for dynamic dimensions other than the batch."""
@@ -25,7 +28,7 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
     for feeds in _attempts(model, seed):
         try:
             run(feeds)
-        except EdgepressError:
+        except DeviceError:
             continue
         return feeds
     return None
@@ -60,17 +63,36 @@ def shapes_in_one_run(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
     """
     if not feeds:
         return {}
+    shapes = {**_unpacked(model), **{name: tuple(np.shape(array)) for name, array in feeds.items()}}
     names = [
-        v.name for node in model.graph for v in node.outputs if v.name and (v.uses() or v.is_graph_output())
+        v.name
+        for node in model.graph
+        for v in node.outputs
+        if v.name and v.name not in shapes and (v.uses() or v.is_graph_output())
     ]
-    shapes = {name: tuple(np.shape(array)) for name, array in feeds.items()}
     try:
-        outputs = engine.load(to_bytes(prefix(model, names)))(feeds)
-    except EdgepressError:
+        outputs = engine.load(serialize(prefix(model, names)))(feeds)
+    except DeviceError:
         outputs = {}
         for name in names:
             try:
-                outputs.update(engine.load(to_bytes(prefix(model, [name])))(feeds))
-            except EdgepressError:
+                outputs.update(engine.load(serialize(prefix(model, [name])))(feeds))
+            except DeviceError:
                 continue
     return {**shapes, **{name: tuple(np.shape(array)) for name, array in outputs.items()}}
+
+
+def _unpacked(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Shapes of weights that are unpacked at load: known without a run, which would hold all of them at once."""
+    at_load = computed_at_load(model)
+    if not at_load:
+        return {}
+    copy = model.clone()
+    infer_shapes(copy)
+    constant = {value.name for node in at_load for value in node.outputs}
+    found = {v.name: v.shape for node in copy.graph for v in node.outputs if v.name in constant}
+    return {
+        name: tuple(int(size) for size in shape.numpy())
+        for name, shape in found.items()
+        if name and shape is not None and shape.is_static()
+    }

@@ -27,11 +27,12 @@ from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
+from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
 from edgepress.compressor.trials import Trials
 
 Objective = Literal["latency", "size", "memory"]
-Timer = Callable[[Sequence[tuple[str, bytes]]], list[float]]
+Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
 Progress = Callable[[str, float, str], None]
 """Stage, share done, detail."""
@@ -74,7 +75,7 @@ class Candidate:
     recipe: tuple[Pass, ...]
     estimate: Estimate | None = None
     model: ir.Model | None = None
-    data: bytes = b""
+    data: Serialized = b""
     latency_ns: float | None = None
     skipped: tuple[Skipped, ...] = ()
     kept: bool = False

@@ -3,22 +3,18 @@
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from edgepress.compressor import guard
 from edgepress.compressor.budget import Budget, Scores, judge
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
 from edgepress.compressor.errors import (
     DataError,
     DeviceError,
-    EdgepressError,
     MetricError,
     ModelError,
     UsageError,
@@ -35,10 +31,11 @@ from edgepress.compressor.finish import (
     verdict,
 )
 from edgepress.compressor.job import Findings, Host, Job
-from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric
-from edgepress.compressor.model import input_specs, load, to_bytes
+from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
+from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
 from edgepress.compressor.options import Options, collect
+from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
@@ -46,6 +43,8 @@ from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_rows
 from edgepress.compressor.search import Candidate, Search
+from edgepress.compressor.serialize import serialize
+from edgepress.compressor.shapes import Seen, seen_shapes
 from edgepress.compressor.trials import Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
 
@@ -75,6 +74,20 @@ def run(job: Job, host: Host) -> Findings:
         EdgepressError: with what is wrong, where, and what to do.
     """
     started = time.monotonic()
+    found = _chosen(job, host, started)
+    with found.stage("export"):
+        export(found)
+        take_back_if_slower(found, make_timer(found))
+    with found.stage("measure"):
+        measure(found)
+    with found.stage("judge"):
+        found.judgement = verdict(found)
+    found.seconds["total"] = time.monotonic() - started
+    return found
+
+
+def _chosen(job: Job, host: Host, started: float) -> Findings:
+    """Everything up to the choice; what was only needed to get there, models above all, is let go."""
     deadline = math.inf if job.time_limit_minutes is None else started + 60 * job.time_limit_minutes
     found, trials = look(job, host)
     if job.data is not None and job.test is None:
@@ -87,15 +100,8 @@ def run(job: Job, host: Host) -> Findings:
     else:
         if trials.dear and job.time_limit_minutes is None:
             deadline = started + 60 * DEAR_MINUTES
-        _search(found, trials, deadline)
-    with found.stage("export"):
-        export(found)
-        take_back_if_slower(found, make_timer(found))
-    with found.stage("measure"):
-        measure(found)
-    with found.stage("judge"):
-        found.judgement = verdict(found)
-    found.seconds["total"] = time.monotonic() - started
+        with within_memory(tensor_bytes(trials.original)):
+            _search(found, trials, deadline)
     return found
 
 
@@ -121,7 +127,7 @@ def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
     with found.stage("normalise"):
         _normalise(found)
     with found.stage("samples"):
-        found.metric, told = _metrics(found)
+        told = _settle_metrics(found)
         if found.metric is None:
             return found, None
         _check_baseline(found, found.metric)
@@ -144,24 +150,6 @@ def _check_names(job: Job) -> None:
                 f"--leave: {pattern!r} is no regular expression: {error}.",
                 "Brackets and the like in names are escaped with a backslash.",
             ) from error
-
-
-def on_disk(path: Path) -> tuple[int, tuple[Path, ...]]:
-    """Bytes of a model with its external data, and the files of those.
-
-    Args:
-        path: a model that `load` takes.
-    """
-    outside = [
-        tensor
-        for tensor in guard.tensors(onnx.load(str(path), load_external_data=False))
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    ]
-    locations = {
-        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
-    }
-    total = path.stat().st_size + sum(guard.nbytes(tensor) for tensor in outside)
-    return total, tuple(sorted(path.parent / location for location in locations))
 
 
 def open_samples(job: Job, model: ir.Model, warnings: list[str]) -> tuple[Dataset | None, Dataset | None]:
@@ -217,11 +205,14 @@ def _normalise(found: Findings) -> None:
 
     def check(candidate: ir.Model) -> bool:
         try:
-            return same_outputs(expected, engine.load(to_bytes(candidate), threads)(feeds), LOSSLESS)
-        except EdgepressError:
+            return same_outputs(expected, engine.load(serialize(candidate), threads)(feeds), LOSSLESS)
+        except DeviceError:
             return False
 
-    found.normalized = normalize(found.source, check if feeds else None)
+    def observe(candidate: ir.Model) -> Mapping[str, Seen]:
+        return seen_shapes(candidate, engine, [feeds])
+
+    found.normalized = normalize(found.source, check, observe) if feeds else normalize(found.source)
     found.shapes = shapes_in_one_run(found.normalized.model, engine, found.one_row)
     found.left_alone = found.normalized.left_alone
     for step in found.normalized.steps:
@@ -242,7 +233,7 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
     """
     engine, name = found.host.engine, found.job.model
     try:
-        runner = engine.load(to_bytes(found.source), found.job.threads)
+        runner = engine.load(serialize(found.source), found.job.threads)
     except DeviceError as error:
         if found.data is not None:
             raise ModelError(f"{name}: {error}", error.hint) from error
@@ -269,17 +260,18 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
         ) from error
 
 
-def _metrics(found: Findings) -> tuple[Metric | None, Answering]:
-    """The metric of the budget, and what tells changed answers where the model gives classes."""
+def _settle_metrics(found: Findings) -> Answering:
+    """Find the metric of the budget, those of outputs that it does not read, and what tells changed answers."""
     data, job = found.data, found.job
     if data is None:
-        return None, None
+        return None
     batch = next(iter(data.batches(64)))
-    outputs = found.host.engine.load(to_bytes(found.source), job.threads)(batch.feeds)
-    metric = resolve_metric(job.metric, outputs, batch, job.output)
+    outputs = found.host.engine.load(serialize(found.source), job.threads)(batch.feeds)
+    metric = found.metric = resolve_metric(job.metric, outputs, batch, job.output)
+    found.others = unread(metric, outputs)
     if metric.whole or metric.name not in ("top1", "top5", "agreement"):
-        return metric, None
-    return metric, answers(outputs, batch, job.output)
+        return None
+    return answers(outputs, batch, job.output)
 
 
 def _check_baseline(found: Findings, metric: Metric) -> None:
@@ -289,7 +281,7 @@ def _check_baseline(found: Findings, metric: Metric) -> None:
     """
     if found.test is None:
         return
-    run_original = found.host.engine.load(to_bytes(found.source), found.job.threads)
+    run_original = found.host.engine.load(serialize(found.source), found.job.threads)
     rows = score_rows(metric, run_original, found.test.batches(64), lambda b: run_original(b.feeds))
     judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
 
@@ -312,6 +304,7 @@ def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
         told,
         data,
         host.target,
+        others=found.others,
         seed=job.seed,
         leave=job.leave,
         batch=batch,

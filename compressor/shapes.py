@@ -1,17 +1,19 @@
 """Shapes of values: inferred by onnx, and observed in runs where that fails."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepress.compressor.model import dims, prefix, to_bytes
-from edgepress.compressor.protocols import Array, Feeds
+from edgepress.compressor.model import dims, prefix
+from edgepress.compressor.protocols import Engine, Feeds
+from edgepress.compressor.serialize import serialize
 
-Run = Callable[[bytes, Feeds], dict[str, Array]]
-"""Runs a serialized model once: feeds → outputs by name."""
+Seen = tuple[tuple[int | None, ...], ir.DataType]
+"""Dimensions, None where they vary, and element type."""
 
 
 @contextmanager
@@ -66,24 +68,21 @@ def missing_shapes(model: ir.Model) -> tuple[str, ...]:
     )
 
 
-def observed_shapes(
-    model: ir.Model, run: Run, feeds: Sequence[Feeds], names: Sequence[str] | None = None
-) -> dict[str, tuple[tuple[int | None, ...], ir.DataType]]:
-    """Shapes and types seen in runs of the model itself.
+def seen_shapes(model: ir.Model, engine: Engine, feeds: Sequence[Feeds]) -> dict[str, Seen]:
+    """Shapes and types that values show in runs, of those that `missing_shapes` names.
 
     A dimension counts as fixed only when every dynamic dimension of the inputs took two sizes over `feeds`
     and it stayed the same; one row is run by itself as well, so that one batch is enough for the batch axis.
 
     Args:
-        model: of which `missing_shapes` is not empty.
-        run: runs a serialized model once.
+        model: runs as it is.
+        engine: runs it.
         feeds: at least one batch.
-        names: values to look at; by default those that miss a shape.
 
-    Returns:
-        Value name → dimensions (None where dynamic) and element type.
+    Raises:
+        DeviceError: the engine cannot give these values.
     """
-    wanted = tuple(names if names is not None else missing_shapes(model))
+    wanted = missing_shapes(model)
     if not wanted:
         return {}
     dynamic = {
@@ -97,22 +96,25 @@ def observed_shapes(
         one_row = {name: array[:1] if (name, 0) in dynamic else array for name, array in feeds[0].items()}
         batches.append(one_row)
     varied = all(len({batch[name].shape[axis] for batch in batches}) > 1 for name, axis in dynamic)
-    serialized = to_bytes(prefix(model, wanted))
-    runs = [run(serialized, batch) for batch in batches]
-    found: dict[str, tuple[tuple[int | None, ...], ir.DataType]] = {}
+    run = engine.load(serialize(prefix(model, wanted)))
+    runs = [run(batch) for batch in batches]
+    found: dict[str, Seen] = {}
     for name in wanted:
-        seen = [outputs[name].shape for outputs in runs]
+        arrays = [outputs[name] for outputs in runs]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            continue  # a sequence or a map has no shape
+        seen = [array.shape for array in arrays]
         if len({len(shape) for shape in seen}) != 1:
             continue
         sizes = tuple(
             sizes[0] if varied and len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True)
         )
-        found[name] = sizes, ir.DataType.from_numpy(runs[0][name].dtype)
+        found[name] = sizes, ir.DataType.from_numpy(arrays[0].dtype)
     return found
 
 
-def write_shapes(model: ir.Model, shapes: Mapping[str, tuple[tuple[int | None, ...], ir.DataType]]) -> None:
-    """Write observed shapes and types into the values that miss them, in place."""
+def write_shapes(model: ir.Model, shapes: Mapping[str, Seen]) -> None:
+    """Write shapes and types into the values that miss them, in place."""
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     for name, (sizes, kind) in shapes.items():
         value = values[name]

@@ -14,20 +14,24 @@ import onnx_ir as ir
 from edgepress.compressor.columns import ArrayColumn
 from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.estimate import Answers, Estimate, estimate
-from edgepress.compressor.model import to_bytes
+from edgepress.compressor.model import copies_within
 from edgepress.compressor.observe import TARGETS, Streamer
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context, Pass, Skipped
-from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Target
+from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.scoring import Metric, score_all
+from edgepress.compressor.scoring import BuiltIn, Metric, score_all
+from edgepress.compressor.serialize import serialize
 
 CACHE_BYTES = 256 << 20
 """Samples up to this size are decoded once; beyond, they are read again at each pass."""
 
 REFERENCE_BYTES = 32 << 20
 """The original's outputs on a fold's samples are kept up to this size."""
+
+BUILT_BYTES = 4 << 30
+"""So many bytes of models, at the original's size, are kept for each fold."""
 
 PROBE_ROWS = 32
 """Samples of a trial of one site where runs are dear."""
@@ -81,6 +85,7 @@ class Fold:
         judged: the others.
         reference: the original's outputs on those, batch by batch; empty where they are too large to keep.
         base: the original's values, by metric.
+        costs: what a changed answer costs, where that is known.
         built: the last models, by recipe.
         values: all models' values, by recipe.
     """
@@ -89,6 +94,7 @@ class Fold:
     judged: Samples
     reference: list[dict[str, Array]] = field(default_factory=list)
     base: list[Matrix] = field(default_factory=list)
+    costs: Matrix = field(default_factory=lambda: np.ones(0))
     built: dict[str, ir.Model] = field(default_factory=dict)
     values: dict[str, list[Matrix]] = field(default_factory=dict)
 
@@ -100,6 +106,7 @@ class Trials:
     Attributes:
         original: normalised original.
         engine: runs models.
+        reference: the original, loaded.
         metric: what the budget is about.
         answers: margins or agreement, where the model gives classes.
         costs: what a changed answer costs, where that is known.
@@ -107,10 +114,12 @@ class Trials:
         full: the context over all samples, for what is shipped.
         probe: a context over fewer samples where runs are dear, for trials of single sites.
         dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
+        others: fidelity of the outputs that the metric does not read.
     """
 
     original: ir.Model
     engine: Engine
+    reference: Runner
     metric: Metric
     answers: Metric | None
     costs: Metric | None
@@ -118,6 +127,7 @@ class Trials:
     full: Context
     probe: Context
     dear: bool = False
+    others: Sequence[BuiltIn] = ()
 
     def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
         """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
@@ -133,11 +143,14 @@ class Trials:
             [np.concatenate(parts) for parts in zip(*found, strict=True)]
             for found in ([fold.base for fold in folds], values)
         )
-        answers = None
-        if self.answers is not None:
-            costs = None if self.costs is None else base[2]
-            answers = Answers(base[1], ours[1], self.answers.name == "margin", costs)
-        return estimate(self.metric, base[0], ours[0], answers)
+        costs = np.concatenate([fold.costs for fold in folds]) if self.costs is not None else None
+        told = (
+            None if self.answers is None else Answers(base[1], ours[1], self.answers.name == "margin", costs)
+        )
+        own, at = estimate(self.metric, base[0], ours[0], told), len(ours) - len(self.others)
+        rest = [estimate(m, b, o, None) for m, b, o in zip(self.others, base[at:], ours[at:], strict=True)]
+        worst = max([own, *rest], key=lambda each: each.drop_percent + each.margin_percent)
+        return replace(worst, score=own.score, rows=own.rows)
 
     def _values(self, recipe: tuple[Pass, ...], fold: Fold) -> list[Matrix]:
         key = digest(recipe)
@@ -153,7 +166,7 @@ class Trials:
         if key not in fold.built:
             model = self.built(recipe[:-1], fold).clone()
             recipe[-1].apply(model, fold.context)
-            if len(fold.built) >= 24:
+            if len(fold.built) >= min(24, copies_within(BUILT_BYTES, self.original)):
                 fold.built.pop(next(iter(fold.built)))
             fold.built[key] = model
         return fold.built[key]
@@ -168,26 +181,25 @@ class Trials:
 
 
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
-    """Values of the metric, and of what tells changed answers, on a fold's samples."""
-    return _scores(trials, [trials.metric, trials.answers], model, fold)
+    """Values of the metric, of what tells changed answers, and of other outputs' fidelity, on a fold's samples."""
+    return _scores(trials, [trials.metric, trials.answers, *trials.others], model, fold)
 
 
 def _scores(trials: Trials, metrics: Sequence[Metric | None], model: ir.Model, fold: Fold) -> list[Matrix]:
     kept = iter(fold.reference)
-    original = None if fold.reference else trials.engine.load(to_bytes(trials.original))
     return score_all(
         [metric for metric in metrics if metric is not None],
-        trials.engine.load(to_bytes(model)),
+        trials.engine.load(serialize(model)),
         fold.judged.batches(),
-        lambda b: original(b.feeds) if original else next(kept),
+        lambda b: next(kept) if fold.reference else trials.reference(b.feeds),
     )
 
 
 def _reference(trials: Trials, fold: Fold) -> list[dict[str, Array]]:
     """The original's outputs on a fold's samples, or nothing where they take too much room."""
-    run, found, size = trials.engine.load(to_bytes(trials.original)), [], 0
+    found, size = [], 0
     for batch in fold.judged.batches():
-        found.append(run(batch.feeds))
+        found.append(trials.reference(batch.feeds))
         size += sum(array.nbytes for array in found[-1].values())
         if size > REFERENCE_BYTES:
             return []
@@ -207,6 +219,7 @@ def make_trials(
     batch: int,
     folds: int,
     dear: bool = False,
+    others: Sequence[BuiltIn] = (),
 ) -> Trials:
     """Part the samples and run the original on each part.
 
@@ -222,13 +235,16 @@ def make_trials(
         batch: rows a batch.
         folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
         dear: see `Trials`.
+        others: see `Trials`.
     """
     data = decoded(data)
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
     few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
     probe = make_context(engine, original, few, target, seed, leave)
     told, costs = answers or (None, None)
-    trials = Trials(original, engine, metric, told, costs, [], full, probe, dear)
+    trials = Trials(
+        original, engine, engine.load(serialize(original)), metric, told, costs, [], full, probe, dear, others
+    )
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
     made = []
@@ -239,7 +255,9 @@ def make_trials(
         context.memo[TARGETS] = {}
         fold = Fold(context, Samples(data.subset(held), batch))
         fold.reference = _reference(trials, fold)
-        fold.base = _scores(trials, [metric, told, costs], original, fold)
+        fold.base = score_on(trials, original, fold)
+        if costs is not None:
+            fold.costs = _scores(trials, [costs], original, fold)[0]
         made.append(fold)
     trials.folds = made
     return trials

@@ -11,9 +11,10 @@ from itertools import repeat, tee
 import onnx_ir as ir
 
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import prefix, to_bytes
+from edgepress.compressor.model import prefix
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.protocols import Array, Feeds
+from edgepress.compressor.serialize import serialize
 
 CHECKPOINT_BYTES = 48 << 20
 """Values of a cut that are kept, over all samples; steps after a larger one start from an earlier cut."""
@@ -51,7 +52,7 @@ class Side:
         wanted = [name for name in dict.fromkeys([*names, *live]) if name not in held]
         run = None
         if wanted:
-            run = self.stream.engine.load(to_bytes(prefix(model, wanted, held)), self.stream.threads)
+            run = self.stream.engine.load(serialize(prefix(model, wanted, held)), self.stream.threads)
         fresh: list[dict[str, Array]] = []
         size = 0
         for number, feeds in enumerate(batches):

@@ -12,7 +12,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ _FEWEST_ROUNDS = 3  # even when time is up: fewer give no interval at all
 
 
 def measure(
-    models: Sequence[bytes | Path],
+    models: Sequence[bytes | PathLike[str]],
     feeds: Feeds,
     *,
     engine: Engine | None = None,
@@ -110,7 +110,7 @@ def _default_engine() -> Engine:
     return OrtEngine()
 
 
-def _bound(engine: Engine, model: bytes | Path, feeds: Feeds, threads: int) -> Call:
+def _bound(engine: Engine, model: bytes | PathLike[str], feeds: Feeds, threads: int) -> Call:
     runner = engine.load(model, threads)
     runner(feeds)  # so that feeds which do not fit are refused by name, before any timing
     return runner.bind(feeds)

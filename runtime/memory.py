@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def memory_peak_bytes(
-    model: bytes | Path,
+    model: bytes | PathLike[str],
     feeds: Mapping[str, Any],
     *,
     threads: int = 1,
@@ -93,9 +94,9 @@ def _median_growth(path: Path, feeds: Mapping[str, Any], threads: int, repeats: 
     )
 
 
-def _as_file(model: bytes | Path, folder: Path) -> Path:
+def _as_file(model: bytes | PathLike[str], folder: Path) -> Path:
     if not isinstance(model, bytes):
-        return model
+        return Path(model)
     path = folder / "model.onnx"
     path.write_bytes(model)
     return path

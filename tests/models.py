@@ -1,6 +1,7 @@
 """Tiny models that tests share, each for one thing that passes get wrong; and a way to run them."""
 
 from collections.abc import Callable, Mapping
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgepress.compressor.model import input_specs, serialized
+from edgepress.compressor.model import input_specs, load
+from edgepress.compressor.serialize import serialize
 
 OPSET = 18
 
@@ -227,6 +229,17 @@ def two_inputs() -> ir.Model:
     )
 
 
+def two_heads() -> ir.Model:
+    """Classes from a quarter of the hidden units, and a second output from all of them."""
+    weights = constants(17, w1=(64, 6), b1=(64,), w2=(4, 64), w3=(8, 64))
+    weights["w2"][:, 16:] = 0
+    return text(
+        "(float[N, 6] x) => (float[N, 4] y, float[N, 8] z)",
+        "h = Gemm <transB = 1> (x, w1, b1) a = Relu(h) y = Gemm <transB = 1> (a, w2) z = Gemm <transB = 1> (a, w3)",
+        weights,
+    )
+
+
 ALL: Mapping[str, Callable[[], ir.Model]] = {
     build.__name__: build
     for build in (
@@ -240,7 +253,7 @@ def external(model: ir.Model, folder: Path) -> ir.Model:
     """The same model with every weight in a file of its own beside it, loaded again."""
     path = folder / "external.onnx"
     ir.save(model, path, external_data="external.data", size_threshold_bytes=0)
-    return ir.load(path)
+    return load(path)
 
 
 def feeds(model: ir.Model, rows: int = 4, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
@@ -255,18 +268,17 @@ def feeds(model: ir.Model, rows: int = 4, seed: int = 0) -> dict[str, npt.NDArra
 
 
 def run(
-    model: ir.Model | bytes | Path, inputs: Mapping[str, npt.NDArray[np.generic]]
+    model: ir.Model | bytes | PathLike[str], inputs: Mapping[str, npt.NDArray[np.generic]]
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Outputs by name, from onnxruntime on one thread without its own graph optimizations."""
     if isinstance(model, ir.Model):
-        with serialized(model) as form:
-            return run(form, inputs)
+        return run(serialize(model), inputs)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = ort.InferenceSession(
-        model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        model if isinstance(model, bytes) else fspath(model), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 import models
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from clicase import rows
@@ -187,6 +188,21 @@ def test_unpacking_weights_at_load_is_not_predicted_to_take_time(model: Path) ->
     assert after == pytest.approx(before, rel=0.01)
     assert stored.report.compressed.activation_bytes == stored.report.baseline.activation_bytes
     assert stored.report.compressed.parameters == stored.report.baseline.parameters
+
+
+def test_shapes_behind_an_unknown_operator_are_seen_and_reported(model: Path) -> None:
+    net = ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> g (float[N, 3, 6] x) => (float[N, 3, 4] y)'
+        "{ q = com.microsoft.QuickGelu (x) h = MatMul(q, w1) a = Relu(h) y = MatMul(a, w2) }",
+        initializers=[
+            ir.tensor(w, name=name) for name, w in models.constants(1, w1=(6, 64), w2=(64, 4)).items()
+        ],
+    )
+    onnx.save(to_proto(net), model)
+    x = np.random.default_rng(0).normal(size=(80, 3, 6)).astype(np.float32)
+    report = compress(model, x, target="arm").report
+    assert {"step": "observe"} in [step.parameters for step in report.steps if step.kept]
+    assert not [left for left in report.left_alone if "rank" in left.reason]
 
 
 def test_interval_is_in_percent_of_the_original_like_the_drop() -> None:

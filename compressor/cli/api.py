@@ -17,6 +17,7 @@ from edgepress.compressor.recipe import Recipe
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.record import Report
 from edgepress.compressor.search import Objective
+from edgepress.compressor.serialize import Serialized, write
 from edgepress.compressor.session import run
 
 OBJECTIVES: dict[str, Objective] = {"latency": "latency", "size": "size", "memory": "memory"}
@@ -27,13 +28,13 @@ class Result:
     """What `compress` hands back.
 
     Attributes:
-        model: the compressed model, an ONNX file's bytes.
+        model: the compressed model, an ONNX file's bytes; over 2 GB the path of a file that goes with this object.
         report: what was found out, as in report.json; units stand in the field names.
         recipe: the passes that made the model.
         folder: where the files are, or None where none were asked for.
     """
 
-    model: bytes
+    model: Serialized
     report: Report
     recipe: Recipe
     folder: Path | None = None
@@ -44,9 +45,9 @@ class Result:
         return self.report.verdict
 
     def save(self, path: str | Path) -> Path:
-        """Write the model alone to a file, and return its path."""
+        """Write the model alone to a file, and return its path; over 2 GB its weights go beside it."""
         path = Path(path)
-        path.write_bytes(self.model)
+        write(self.model, path)
         return path
 
 

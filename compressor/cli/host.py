@@ -8,7 +8,7 @@ import click
 
 from edgepress.compressor.errors import DeviceError, UsageError, nearest
 from edgepress.compressor.job import Host
-from edgepress.compressor.protocols import Array, Feeds, Latency, Runner
+from edgepress.compressor.protocols import Array, Feeds, Latency, ModelFile, Runner
 from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.environment import describe
@@ -29,7 +29,7 @@ class CheckedEngine:
         self._engine = OrtEngine()
         self.name, self.version = self._engine.name, self._engine.version
 
-    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
+    def load(self, model: ModelFile, threads: int = 1) -> Runner:
         """Load a model; raises `DeviceError` where the engine refuses it."""
         try:
             runner = self._engine.load(model, threads)
@@ -70,14 +70,14 @@ def make_host(
     """
     spec = find_target(target)
 
-    def stopwatch(models: Sequence[bytes | Path], feeds: Feeds) -> list[Latency]:
+    def stopwatch(models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
         try:
             found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=seconds)
         except EngineError as error:
             raise DeviceError(str(error), getattr(error, "hint", "")) from error
         return [Latency(m.median_ns, m.ci95_ns, tuple(m.samples_ns)) for m in found]
 
-    def memory(model: bytes, feeds: Feeds) -> int:
+    def memory(model: ModelFile, feeds: Feeds) -> int:
         try:
             return memory_peak_bytes(model, feeds, threads=threads)
         except EngineError as error:

@@ -17,8 +17,9 @@ from edgepress.compressor.cli.run import TIMING_SECONDS, progress_bar, shape_opt
 from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_bytes, total_macs
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings, Job
-from edgepress.compressor.model import dims, parameters
+from edgepress.compressor.model import dims, parameters, tensor_bytes
 from edgepress.compressor.options import collect
+from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
 from edgepress.compressor.report.words import quantity
@@ -56,13 +57,14 @@ def inspect(*, target: str, as_json: bool, debug: bool, **rest: Any) -> int:
         knobs: Sequence[Knob] = ()
         if trials is not None:
             multiple = max(1, host.target.channel_multiple // 2)
-            knobs = collect(
-                trials.original,
-                trials.folds[0].context,
-                found.shapes,
-                multiple,
-                lambda share, what: tell("options", share, what),
-            ).knobs
+            with within_memory(tensor_bytes(trials.original)):
+                knobs = collect(
+                    trials.original,
+                    trials.folds[0].context,
+                    found.shapes,
+                    multiple,
+                    lambda share, what: tell("options", share, what),
+                ).knobs
     facts = _facts(found, _rows(found, knobs))
     if as_json:
         click.echo(json.dumps(facts, indent=2))

@@ -1,6 +1,5 @@
 """`compress replay manifest.json`: build the same model again from what the manifest names."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +117,21 @@ def replay(*, manifest: Path, out: Path, force: bool, quiet: bool, debug: bool, 
         with progress_bar(quiet) as tell:
             host = make_host(str(record.options["target"]), job.threads, job.seed, TIMING_SECONDS, tell)
             found = run_session(job, host)
-        _check_same(record, found.exported)
         report = build_report(found)
         write_result(found, report, staging, out)
+        _check_same(record, staging)
     show(report, found.warnings, out, table=not quiet, warn=not quiet)
     if not quiet:
         click.echo("The model is the same, byte for byte.")
     return report.exit_code
 
 
-def _check_same(record: manifests.Manifest, data: bytes) -> None:
-    if hashlib.sha256(data).hexdigest() == record.files.get(MODEL_FILE):
+def _check_same(record: manifests.Manifest, folder: Path) -> None:
+    made, then = (
+        {name: sha256 for name, sha256 in files.items() if name.startswith(MODEL_FILE)}
+        for files in (manifests.hash_files(folder), record.files)
+    )
+    if made == then:
         return
     now = versions()
     changed = [

@@ -114,7 +114,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--test", help="Unseen samples for the verdict; without it, half of --data is set aside."
         ),
         click.option("--metric", help="top1, top5, mse, mae, psnr, agreement, fidelity, or module:function."),
-        click.option("--output", help="Which output the metric reads (default: the first)."),
+        click.option(
+            "--output",
+            help="Which output the metric reads (default: the first); the others are held to fidelity.",
+        ),
         click.option(
             "--budget",
             type=click.FloatRange(0, 100, max_open=True),

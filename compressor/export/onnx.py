@@ -7,9 +7,9 @@ What the user wrote on the model itself (metadata, producer, version, domain) st
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import count as count_from
 from itertools import product
-from pathlib import Path
 from string import ascii_letters, digits
 
 import onnx
@@ -18,48 +18,25 @@ import onnx_ir as ir
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.export.releases import bound, oldest_runtime
-from edgepress.compressor.model import dims, save_external, serialized
+from edgepress.compressor.model import dims
+from edgepress.compressor.serialize import Serialized, proto_of, serialize
 
 __all__ = ["bound", "oldest_runtime", "save", "verify"]
 
 _SPATIAL = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "ConvInteger", "QLinearConv"})
 
 
-def save(model: ir.Model, path: Path | None = None, *, short_names: bool = True) -> bytes:
-    """Clean a model up, serialize it, and write it where a path is given.
+def save(model: ir.Model, *, short_names: bool = True) -> Serialized:
+    """Clean a model up and serialize it.
 
     Args:
         model: is not changed.
-        path: written to when given; must be free where the model is over 2 GB, since its weights then go into
-            `<name>.data` beside it, and a model's own data must not be written over.
         short_names: rename everything but the graph's inputs and outputs.
 
-    Returns:
-        The file's bytes; over 2 GB only the graph's, without the weights.
-
     Raises:
-        OutputError: nothing can be written there, or a model over 2 GB came without a path.
+        OutputError: it is over 2 GB, and the folder for temporary files has no room.
     """
-    with serialized(model) as whole:
-        if isinstance(whole, bytes):
-            data = _cleaned(whole, short_names=short_names)
-            if path is not None:
-                _write(path, data)
-            return data
-    if path is None:
-        raise OutputError("The model is over 2 GB and cannot be held as one file.", "Give a path.")
-    save_external(model, path)
-    data = _cleaned(path.read_bytes(), short_names=short_names)
-    _write(path, data)
-    return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror or error}.", "Choose another folder.") from error
+    return serialize(model, partial(_cleaned, short_names=short_names))
 
 
 def _cleaned(data: bytes, *, short_names: bool) -> bytes:
@@ -224,22 +201,21 @@ def _short_names() -> Iterator[str]:
             yield "".join((first, *rest))
 
 
-def verify(original: ir.Model, saved: bytes | Path) -> None:
+def verify(original: ir.Model, saved: Serialized) -> None:
     """Check a saved file: onnx's checker, and inputs and outputs as the original has them.
 
     Args:
         original: what the user gave.
-        saved: the file's bytes, or its path.
+        saved: what is to be handed over.
 
     Raises:
         OutputError: naming what differs.
     """
     try:
-        onnx.checker.check_model(saved if isinstance(saved, bytes) else str(saved))
-        proto = onnx.ModelProto.FromString(saved if isinstance(saved, bytes) else saved.read_bytes())
+        onnx.checker.check_model(saved if isinstance(saved, bytes) else str(saved.path))
     except onnx.checker.ValidationError as error:
         raise OutputError(f"The onnx checker refuses the result: {error}", "Please report this.") from error
-    result = ir.serde.deserialize_model(proto)
+    result = ir.serde.deserialize_model(proto_of(saved))
     for kind, ours, theirs in (
         ("input", original.graph.inputs, result.graph.inputs),
         ("output", original.graph.outputs, result.graph.outputs),

@@ -11,6 +11,9 @@ from edgepress.compressor.sites import Site, constant, int_attribute, ints_attri
 PER_AXIS_OPSET = 13
 """First opset whose DequantizeLinear takes one scale per channel."""
 
+HEAVY = 1 << 16
+"""Bytes from which on the converter sees a weight as an input: it takes one protobuf, which ends at 2 GB."""
+
 Bounds = tuple[float, float]
 
 
@@ -31,13 +34,24 @@ def raise_opset(model: ir.Model, version: int = PER_AXIS_OPSET) -> bool:
     if now >= version:
         return False
     weights = {v.name: v.const_value for v in model.graph.initializers.values()}
+    copy = model.clone()
+    heavy = [v for v in copy.graph.initializers.values() if v.const_value and v.const_value.nbytes > HEAVY]
+    heavy = [value for value in heavy if not value.is_graph_input()]
+    for value in heavy:
+        copy.graph.initializers.pop(value.name or "")
+        copy.graph.inputs.append(value)
     try:
-        new = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), version))
+        new = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(copy), version))
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"The model cannot be converted from opset {now} to {version}: {error}",
             f"Export it with opset {version} or later.",
         ) from error
+    for value in heavy:
+        moved = next(each for each in new.graph.inputs if each.name == value.name)
+        new.graph.inputs.remove(moved)
+        moved.const_value = weights[value.name]
+        new.graph.register_initializer(moved)
     _keep_interface(model.graph, new.graph)
     for value in new.graph.initializers.values():
         value.const_value = weights.get(value.name) or value.const_value

@@ -31,6 +31,10 @@ from edgepress.compressor.sites import (
 )
 from edgepress.compressor.walk import walking
 
+MOST_OUTPUTS = 4096
+"""Outputs of a site up to which it is split: their covariance takes outputs² × 8 bytes several times over, and its
+directions outputs³ steps, a minute at this size."""
+
 
 @dataclass(frozen=True)
 class LowRank(Pass):
@@ -83,6 +87,8 @@ def refusal(site: Site, rank: int, context: Context) -> str | None:
     if site.bias_index is not None and site.bias() is None:
         return "its bias is not constant"
     rows, columns = site.matrix().shape
+    if rows > MOST_OUTPUTS:
+        return f"it has over {MOST_OUTPUTS} outputs"
     if rank < 1 or rank * (rows + columns) >= rows * columns:
         return f"rank {rank} does not make {rows} × {columns} smaller"
     return None

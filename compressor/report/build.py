@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import onnx
 import onnx_ir as ir
 from pydantic import JsonValue
 
@@ -29,6 +28,7 @@ from edgepress.compressor.report.record import (
     CandidateRow,
     Gain,
     LeftAlone,
+    OtherOutput,
     Report,
     Side,
     SiteRow,
@@ -38,6 +38,7 @@ from edgepress.compressor.report.record import (
 from edgepress.compressor.report.sites import site_rows
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Candidate
+from edgepress.compressor.serialize import files, parse, write
 from edgepress.compressor.userfunction import is_function_name
 
 LIBRARIES = ("edgepress", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "scipy")
@@ -70,7 +71,7 @@ def build_report(found: Findings) -> Report:
         raise ValueError("the session is not finished")
     metric = found.metric
     sites = tuple(site_rows(found, best.model, best.recipe))
-    exported = ir.from_proto(onnx.ModelProto.FromString(found.exported))
+    exported = parse(found.exported)
     return Report(
         model=job.model.name,
         verdict=judgement.verdict.value,
@@ -82,6 +83,7 @@ def build_report(found: Findings) -> Report:
         metric=metric.name if metric else "none",
         metric_unit=metric.unit if metric else "",
         higher_is_better=metric.higher_is_better if metric else True,
+        others=tuple(OtherOutput(output=name, kept_percent=kept) for name, kept in judgement.others.items()),
         target=host.target.name,
         objective=job.objective,
         cost_kind="predicted" if found.latencies[0] is None else "measured",
@@ -130,12 +132,11 @@ def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float |
     at_load = computed_at_load(model)
     unpacked = {value.name for node in at_load for value in node.outputs}
     passing = {value: shape for value, shape in shapes.items() if value not in unpacked}
-    name, size = (
-        (found.job.model.name, found.source_bytes) if which == 0 else (MODEL_FILE, len(found.exported))
-    )
-    files = {name: size}
-    if which == 0 and found.external:
-        files = {path.name: path.stat().st_size for path in (found.job.model, *found.external)}
+    size, names = found.source_bytes, {found.job.model.name: found.source_bytes}
+    if which == 1:
+        size, names = len(found.exported), dict(files(found.exported, MODEL_FILE))
+    elif found.external:
+        names = {path.name: path.stat().st_size for path in (found.job.model, *found.external)}
     return Side(
         score=score,
         size_bytes=size,
@@ -146,7 +147,7 @@ def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float |
         activation_bytes=peak_activation_bytes(model, passing) if shapes else None,
         parameters=parameters(model) - _scales(at_load),
         macs=total_macs(model, shapes) if shapes else None,
-        files=files,
+        files=names,
     )
 
 
@@ -258,7 +259,7 @@ def write_result(
         recipe: the user's recipe file, if any.
     """
     job = found.job
-    (folder / MODEL_FILE).write_bytes(found.exported)
+    write(found.exported, folder / MODEL_FILE)
     (folder / FILE_NAME).write_text(dump_report(report), encoding="utf-8")
     try:
         (folder / "report.html").write_text(render(report), encoding="utf-8")

@@ -153,6 +153,13 @@ class CandidateRow(Record):
     why: str = ""
 
 
+class OtherOutput(Record):
+    """An output that the metric does not read, and percent of its fidelity to the original that is kept."""
+
+    output: str
+    kept_percent: MaybeFloat = None
+
+
 class Report(Record):
     """Everything that a run found out.
 
@@ -168,6 +175,7 @@ class Report(Record):
         metric: name of the metric.
         metric_unit: unit of the scores, such as `%` or `dB`; may be empty.
         higher_is_better: false for losses.
+        others: outputs that the metric does not read; each must keep as much.
         target: name of the device profile.
         objective: what was to become small.
         cost_kind: where latencies come from.
@@ -203,6 +211,7 @@ class Report(Record):
     metric: str
     metric_unit: str = ""
     higher_is_better: bool = True
+    others: tuple[OtherOutput, ...] = ()
     target: str
     objective: str
     cost_kind: CostKind

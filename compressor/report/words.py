@@ -94,7 +94,7 @@ def latency_change(report: Report) -> tuple[str, bool | None]:
 
 
 def rows(report: Report) -> list[Row]:
-    """Score, size, latency, memory, activations, parameters, MACs: before, after and the change in words."""
+    """Score, other outputs, size, latency, memory, activations, parameters, MACs: before, after, change in words."""
     one, two = report.baseline, report.compressed
     score = Row(
         f"score ({report.metric})",
@@ -116,8 +116,21 @@ def rows(report: Report) -> list[Row]:
         change.removesuffix(f" ({report.cost_kind})"),
         good,
     )
+    others = [
+        Row(
+            f"fidelity ({other.output})",
+            100.0,
+            other.kept_percent,
+            score_text(100.0, "%"),
+            score_text(other.kept_percent, "%"),
+            "" if other.kept_percent is None else f"{other.kept_percent:.1f} % kept",
+            None if other.kept_percent is None else other.kept_percent >= 100 - report.budget_percent,
+        )
+        for other in report.others
+    ]
     return [
         score,
+        *others,
         _row("size", "bytes", (one.size_bytes, two.size_bytes), ("smaller", "larger")),
         latency,
         _row("peak memory", "bytes", (one.memory_peak_bytes, two.memory_peak_bytes), ("less", "more")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -42,5 +42,5 @@ class Engine(Protocol):
     name: str
     version: str
 
-    def load(self, model: bytes | Path, threads: int = 1) -> Runner:
-        """Load a serialized model, or a file; raises `EngineError` where the engine refuses it."""
+    def load(self, model: bytes | PathLike[str], threads: int = 1) -> Runner:
+        """Load a model, serialized or a file, which may go once this is done; raises `EngineError` where refused."""

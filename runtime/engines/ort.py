@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from os import PathLike, fspath
 
 import onnxruntime as ort
 
@@ -85,7 +85,7 @@ class OrtEngine:
         self.name = "onnxruntime"
         self.version: str = ort.__version__
 
-    def load(self, model: bytes | Path, threads: int = 1, *, optimise: bool = True) -> OrtRunner:
+    def load(self, model: bytes | PathLike[str], threads: int = 1, *, optimise: bool = True) -> OrtRunner:
         """Load a model.
 
         Args:
@@ -104,10 +104,12 @@ class OrtEngine:
         options.log_severity_level = _SILENT
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        where = "the model" if isinstance(model, bytes) else str(model)
+        where = "the model" if isinstance(model, bytes) else fspath(model)
         try:
             session = ort.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+                model if isinstance(model, bytes) else fspath(model),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:
             raise EngineError(f"onnxruntime cannot load {where}: {shorten(str(error))}") from error

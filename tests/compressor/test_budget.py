@@ -13,6 +13,7 @@ from edgepress.compressor.budget import (
     Judgement,
     Scores,
     Verdict,
+    hold,
     judge,
     tango_interval,
     unverified,
@@ -210,3 +211,23 @@ def test_the_interval_of_means_covers_and_repeats_itself() -> None:
     assert again[0] == again[1] != again[2]
     assert again[0] is not None
     assert again[0][1] < 0  # less loss is no drop
+
+
+def test_an_output_that_the_metric_does_not_read_must_keep_as_much() -> None:
+    kept = compare(lost=0)
+    assert hold(kept, {}) == kept
+    assert hold(kept, {"a": 98.0, "b": 99.9}).verdict is Verdict.KEPT
+    broken = hold(kept, {"a": 97.9, "b": 99.0, "c": 80.123})
+    assert (broken.verdict, broken.exit_code) == (Verdict.BROKEN, 1)
+    assert "'c' keeps 80.12 %" in broken.reason
+    assert broken.others["b"] == 99.0
+    assert broken.drop_percent == kept.drop_percent == 0
+    assert hold(kept, {"a": math.nan}).verdict is Verdict.BROKEN
+
+
+def test_other_outputs_neither_mend_a_verdict_nor_make_one() -> None:
+    lost = compare(lost=19)
+    assert hold(lost, {"a": 100.0}).verdict is Verdict.BROKEN
+    assert hold(lost, {"a": 1.0}).reason == lost.reason
+    few = compare(lost=0, n=5, base=5)
+    assert hold(few, {"a": 1.0}).verdict is Verdict.INCONCLUSIVE

@@ -1,6 +1,7 @@
 """Counts of work and memory, by hand and by what arithmetic says."""
 
 import itertools
+from typing import Any
 
 import models
 import models_core
@@ -12,9 +13,11 @@ from models import constants, text
 
 from edgepress.compressor.cost import kernel_ns, node_costs, peak_activation_bytes, positions, total_macs
 from edgepress.compressor.model import parameters
+from edgepress.compressor.passes import StoreWeights
+from edgepress.compressor.passes.base import Context
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.sites import find_sites
-from edgepress.runtime.engines.ort import OrtEngine
+from edgepress.runtime.engines.ort import OrtEngine, OrtRunner
 
 
 def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
@@ -112,3 +115,20 @@ def test_quantized_nodes_are_costed_as_integers() -> None:
     )
     assert after["c2"].macs == before["c2"].macs
     assert after["c2"].latency_ns < before["c2"].latency_ns
+
+
+def test_unpacked_weights_are_not_run_for_their_shape() -> None:
+    model, feeds = models.mlp(64), models.feeds(models.mlp(64), 1)
+    StoreWeights(min_elements=1).apply(model, Context())
+    asked: list[str] = []
+
+    class Spy(OrtEngine):
+        def load(self, model: Any, threads: int = 1, *, optimise: bool = True) -> OrtRunner:
+            runner = super().load(model, threads, optimise=optimise)
+            asked.extend(runner.output_names)
+            return runner
+
+    known = shapes_in_one_run(model, Spy(), feeds)
+    assert known["w1"] == (64, 6)  # made by a Mul now
+    assert known["h"] == known["a"] == (1, 64)
+    assert set(asked) == {"h", "a", "y"}

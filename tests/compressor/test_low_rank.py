@@ -12,7 +12,7 @@ from models import constants, text
 
 from edgepress.compressor.model import parameters, to_bytes
 from edgepress.compressor.numerics.low_rank import discarded, factorise
-from edgepress.compressor.passes.low_rank import LowRank
+from edgepress.compressor.passes.low_rank import MOST_OUTPUTS, LowRank
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites
 
@@ -179,6 +179,12 @@ def test_what_cannot_be_split_is_left_alone_with_a_reason(
     assert [s.site for s in outcome.skipped] == [site]
     assert word in outcome.skipped[0].reason
     assert to_bytes(changed) == to_bytes(model)
+
+
+def test_what_would_take_minutes_and_gigabytes_is_left_alone() -> None:
+    model = models.mlp(8, MOST_OUTPUTS + 1)
+    outcome = LowRank((("y", 2),)).apply(model.clone(), oracles.context(model))
+    assert [s.reason for s in outcome.skipped] == ["it has over 4096 outputs"]
 
 
 def test_grouped_and_transposed_convolutions_are_not_split() -> None:

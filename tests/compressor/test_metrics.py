@@ -10,9 +10,10 @@ from hypothesis.extra import numpy as hnp
 from edgepress.compressor import compare
 from edgepress.compressor.data import Batch, open_data
 from edgepress.compressor.errors import MetricError
-from edgepress.compressor.metrics import Metric, fidelity, resolve_metric, score_all, score_rows
+from edgepress.compressor.metrics import Metric, fidelity, resolve_metric, score_all, score_rows, unread
 from edgepress.compressor.model import InputSpec
 from edgepress.compressor.protocols import Array
+from edgepress.compressor.scoring import BuiltIn, UserMetric
 
 FLOAT = np.dtype(np.float32)
 
@@ -261,3 +262,20 @@ def test_the_users_function_scores(functions: str) -> None:
     ):
         with pytest.raises(MetricError, match=message):
             scored(function)
+
+
+def test_float_outputs_that_a_built_in_metric_does_not_read() -> None:
+    one_row = np.zeros((4, 3), np.float32)
+    outputs = {
+        "a": one_row,
+        "b": one_row,
+        "time first": np.zeros((7, 4, 2), np.float16),
+        "class": np.zeros(4, np.int64),
+        "scalar": np.float32(1),
+        "list": [one_row],
+    }
+    read = BuiltIn("fidelity", "b", lambda a, b: a)
+    assert [metric.output for metric in unread(read, outputs)] == ["a", "time first"]
+    assert {metric.name for metric in unread(read, outputs)} == {"fidelity"}
+    assert unread(UserMetric("mine:all", len), outputs) == ()
+    assert unread(read, {"b": one_row}) == ()

@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor import shapes
+from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.fold import batchnorm_affine, per_channel, scaled_weight
 from edgepress.compressor.model import dims, to_bytes
 from edgepress.compressor.normalize import Normalized, interface_difference, normalize, same_outputs
+from edgepress.compressor.passes.shrink import shrinkable
+from edgepress.compressor.shapes import infer_shapes
+from edgepress.runtime.engines.ort import OrtEngine
 
 
 def kinds(model: ir.Model) -> Counter[str]:
@@ -308,22 +312,71 @@ def test_same_outputs_sees_small_and_shape_differences() -> None:
     assert not same_outputs({"k": np.array([1, 2])}, {"k": np.array([1, 3])}, 1.0)
 
 
-def test_shapes_that_inference_misses_are_observed() -> None:
+def test_shapes_that_inference_misses_are_seen_in_a_run() -> None:
     model = models.cnn()
+    infer_shapes(model)
     values = ir.convenience.create_value_mapping(model.graph)
     values["r1"].shape = values["c2"].shape = None
     values["f"].shape, values["f"].type = None, None
-    assert "f" in shapes.missing_shapes(model)
-    seen = shapes.observed_shapes(model, models.run, [models.feeds(model)], ["r1", "c2", "f"])
+    seen = shapes.seen_shapes(model, OrtEngine(), [models.feeds(model)])
+    assert set(seen) == {"r1", "c2", "f"}
     shapes.write_shapes(model, seen)
     assert dims(values["r1"]) == (None, 4, 8, 8)
     assert dims(values["f"]) == (None, 8)
     assert values["f"].dtype is ir.DataType.FLOAT
+    assert shapes.seen_shapes(model, OrtEngine(), []) == {}
 
 
 def test_a_dimension_that_never_varied_is_not_called_fixed() -> None:
     model = models.text("(float[N, 3, H] x) => (float[N, 3, H] y)", "r = Relu(x) y = Abs(r)")
     one = {"x": np.zeros((4, 3, 5), np.float32)}
-    assert shapes.observed_shapes(model, models.run, [one], ["r"])["r"][0] == (None, None, None)
+    assert shapes.seen_shapes(model, OrtEngine(), [one])["r"][0] == (None, None, None)
     two = {"x": np.zeros((4, 3, 7), np.float32)}
-    assert shapes.observed_shapes(model, models.run, [one, two], ["r"])["r"][0] == (None, 3, None)
+    assert shapes.seen_shapes(model, OrtEngine(), [one, two])["r"][0] == (None, 3, None)
+
+
+def test_a_sequence_has_no_shape_to_be_seen() -> None:
+    model = models.text(
+        "(float[N, 4] x) => (float[N, 2] y)",
+        "s = SplitToSequence <axis = 1> (x, two) a = SequenceAt(s, zero) y = Relu(a)",
+        {"two": np.array(2, np.int64), "zero": np.array(0, np.int64)},
+    )
+    seen = shapes.seen_shapes(model, OrtEngine(), [models.feeds(model)])
+    assert seen == {"a": ((None, 2), ir.DataType.FLOAT)}
+
+
+def beyond_inference() -> ir.Model:
+    """Dense layers over three axes behind an operator that onnx does not know, but the runtime does."""
+    return ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> g (float[N, 3, 6] x) => (float[N, 3, 4] y)'
+        "{ q = com.microsoft.QuickGelu (x) h = MatMul(q, w1) a = Relu(h) y = MatMul(a, w2) }",
+        initializers=[
+            ir.tensor(weight, name=name) for name, weight in models.constants(1, w1=(6, 8), w2=(8, 4)).items()
+        ],
+    )
+
+
+def test_what_lies_behind_an_unknown_operator_can_shrink_once_its_rank_is_seen() -> None:
+    model = beyond_inference()
+    feeds = models.feeds(model)
+    blind = normalize(model)
+    seen = normalize(model, observe=lambda m: shapes.seen_shapes(m, OrtEngine(), [feeds]))
+    assert shapes.missing_shapes(blind.model)
+    assert not shapes.missing_shapes(seen.model)
+    assert [group.name for group in shrinkable(blind.model)[1]] == []
+    assert [group.name for group in shrinkable(seen.model)[1]] == ["h"]
+    (step,) = [step for step in seen.steps if step.name == "observe"]
+    assert (step.changed, step.kept) == (True, True)
+    assert dims(seen.model.graph.inputs[0]) == ("N", 3, 6)
+    assert dims(ir.convenience.create_value_mapping(seen.model.graph)["q"]) == (None, 3, 6)
+    assert np.array_equal(models.run(seen.model, feeds)["y"], models.run(model, feeds)["y"])
+
+
+def test_shapes_that_cannot_be_seen_do_not_end_the_run() -> None:
+    def fail(_: ir.Model) -> dict[str, shapes.Seen]:
+        raise DeviceError("no such kernel")
+
+    result = normalize(beyond_inference(), observe=fail)
+    (step,) = [step for step in result.steps if step.name == "observe"]
+    assert "no such kernel" in step.why
+    assert result.steps[-1].name == "shapes"

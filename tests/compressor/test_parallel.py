@@ -1,0 +1,49 @@
+"""How many pieces of work run at a time."""
+
+import threading
+import time
+
+import pytest
+
+from edgepress.compressor import parallel
+from edgepress.compressor.parallel import COPIES, side_by_side, within_memory
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four cores and 8 GB."""
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(parallel, "physical_bytes", lambda: 8 << 30)
+
+
+def most_at_once(items: int = 8) -> int:
+    """The most pieces of work that ran together."""
+    running, peak, lock = 0, 0, threading.Lock()
+
+    def work(item: int) -> int:
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return -item
+
+    assert side_by_side(work, range(items)) == [-item for item in range(items)]
+    return peak
+
+
+def test_a_large_model_has_fewer_at_a_time(machine: None) -> None:
+    assert most_at_once() == 4
+    with within_memory((2 << 30) // COPIES):
+        assert most_at_once() == 2
+    with within_memory(3 << 30):
+        assert most_at_once() == 1
+    with within_memory(0):
+        assert most_at_once() == 4
+    assert most_at_once() == 4
+
+
+def test_this_machine_has_memory() -> None:
+    assert parallel.physical_bytes() > 100 << 20
