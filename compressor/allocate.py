@@ -172,6 +172,15 @@ class Descent:
                     best = (float(rate), trial)
         return None if best is None else best[1]
 
+    def stride(self, state: State, steps: int, frozen: frozenset[int] = frozenset()) -> State:
+        """The state some steps on; fewer where nothing gains any more."""
+        for _ in range(steps):
+            following = self.step(state, frozen)
+            if following is None:
+                break
+            state = following
+        return state
+
     def turned(self, before: State, after: State) -> int:
         """Which knob a step turned."""
         return next(k for k, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)

@@ -22,8 +22,8 @@ COST_OF_A_CHANGE = 0.6
 """Right answers lost per changed answer, where rows give no margins: some were wrong before, some become right. Over
 small nets it was between 0.1 and 0.75."""
 
-MARGIN = 1.0
-"""Standard errors added to an estimated drop where it decides."""
+MARGIN = 1.5
+"""Standard errors added to an estimated drop."""
 
 NEAR = (32, 8)
 """Rows with a like margin: so many, or one in so many of all where that is more."""
@@ -37,7 +37,7 @@ class Estimate:
         score: in the metric's unit.
         drop_percent: relative loss of the metric, what the changed answers cost, or the loss of fidelity of an output
             that the metric does not read: the largest.
-        margin_percent: one standard error of it.
+        margin_percent: one standard error of what the unseen rows will show: chance here and there.
         rows: samples judged.
     """
 
@@ -46,9 +46,14 @@ class Estimate:
     margin_percent: float
     rows: int
 
+    @property
+    def cautious(self) -> float:
+        """Drop and margin together, percent."""
+        return self.drop_percent + MARGIN * self.margin_percent
+
     def within(self, budget_percent: float) -> bool:
         """Whether drop and margin together keep the budget."""
-        return self.drop_percent + MARGIN * self.margin_percent <= budget_percent
+        return self.cautious <= budget_percent
 
     def hopeless(self, budget_percent: float) -> bool:
         """Whether more rows will hardly bring it back into the budget."""
@@ -71,13 +76,19 @@ class Answers:
     margins: bool
     costs: Matrix | None = None
 
-    def loss(self) -> tuple[float, float]:
-        """The share of answers that change, weighted by cost where that is known, and its standard error."""
-        if self.margins:
-            costs = np.ones(len(self.before)) if self.costs is None else self.costs
-            return expected_loss(self.before, self.after - self.before, costs)
-        flips = self.before - self.after
-        return float(np.mean(flips)), float(np.std(flips) / np.sqrt(len(flips)))
+    def loss(self, unseen: float) -> tuple[float, float]:
+        """The share of answers that change, weighted by cost where that is known, and its standard error.
+
+        Args:
+            unseen: how many rows will judge; the share of changes among so many deviates, too.
+        """
+        if not self.margins:
+            flips = self.before - self.after
+            return float(np.mean(flips)), float(np.std(flips) * np.sqrt(1 / len(flips) + 1 / unseen))
+        changes, none = self.after - self.before, np.ones(len(self.before))
+        loss, error = expected_loss(self.before, changes, none if self.costs is None else self.costs)
+        share = loss if self.costs is None else expected_loss(self.before, changes, none)[0]
+        return loss, float(np.hypot(error, np.sqrt(share * (1 - share) / unseen)))
 
 
 def expected_loss(margins: Matrix, changes: Matrix, costs: Matrix) -> tuple[float, float]:
@@ -103,7 +114,9 @@ def expected_loss(margins: Matrix, changes: Matrix, costs: Matrix) -> tuple[floa
     return max(float(by_margin.mean()), 0.0), float(np.std(added) / np.sqrt(n))
 
 
-def estimate(metric: Metric, base: Matrix, ours: Matrix, answers: Answers | None) -> Estimate:
+def estimate(
+    metric: Metric, base: Matrix, ours: Matrix, answers: Answers | None, unseen: float = np.inf
+) -> Estimate:
     """Compare two models on the same rows.
 
     Args:
@@ -111,6 +124,7 @@ def estimate(metric: Metric, base: Matrix, ours: Matrix, answers: Answers | None
         base: the original's values [n].
         ours: the candidate's values [n].
         answers: of the same rows; None where there are no classes.
+        unseen: rows that will give the verdict.
     """
     before, after = metric.finish(base), metric.finish(ours)
     n = len(base)
@@ -120,14 +134,18 @@ def estimate(metric: Metric, base: Matrix, ours: Matrix, answers: Answers | None
     change = (base - ours) if metric.higher_is_better else (ours - base)
     scale = abs(float(np.mean(base))) or 1.0
     with np.errstate(invalid="ignore", over="ignore"):  # a candidate may overflow; its drop says so
-        margin = 0.0 if metric.whole or n < 2 else 100 * float(np.std(change)) / np.sqrt(n) / scale
+        margin = (
+            0.0
+            if metric.whole or n < 2
+            else 100 * float(np.std(change) * np.sqrt(1 / n + 1 / unseen)) / scale
+        )
     if metric.name.startswith("psnr"):
         # A decibel is a logarithm: the relative change of the score is that of the loss over ln(10)/10 · score.
         margin = margin * 10 / np.log(10) / max(abs(before), 1e-9)
     if answers is not None:
         known = metric.needs_reference or answers.costs is not None
         cost = 100.0 / scale * (1.0 if known else COST_OF_A_CHANGE)
-        share, error = answers.loss()
+        share, error = answers.loss(unseen)
         # Without a cost of each change, right and wrong labels overrule this where chance does not explain them.
         if known or drop - margin <= cost * share:
             drop, margin = cost * share, cost * error

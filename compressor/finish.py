@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
+from edgepress.compressor.choice import Candidate
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
@@ -12,7 +13,7 @@ from edgepress.compressor.predict import predicted_ns
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import score_all
-from edgepress.compressor.search import Candidate, Timer
+from edgepress.compressor.search import Timer
 from edgepress.compressor.serialize import Serialized, parse, serialize
 
 LOSSLESS = 1e-4
@@ -20,8 +21,6 @@ LOSSLESS = 1e-4
 
 SLOWER = 1.02
 """A result that takes longer than the input by this factor, whatever the noise, is taken back."""
-
-_BATCH = 64
 
 
 def make_timer(found: Findings) -> Timer:
@@ -142,8 +141,8 @@ def verdict(found: Findings) -> Judgement:
     before = engine.load(serialize(found.source), threads)
     after = engine.load(found.exported, threads)
     metrics = [metric, *found.others]
-    base = score_all(metrics, before, found.test.batches(_BATCH), lambda b: before(b.feeds))
-    ours = score_all(metrics, after, found.test.batches(_BATCH), lambda b: before(b.feeds))
+    base = score_all(metrics, before, found.test.batches(found.batch), lambda b: before(b.feeds))
+    ours = score_all(metrics, after, found.test.batches(found.batch), lambda b: before(b.feeds))
     judgement = judge(budget, metric, Scores(base[0], ours[0]), rows=found.test.rows, seed=found.job.seed)
     kept = zip(found.others, base[1:], ours[1:], strict=True)
     return hold(judgement, {m.output: 100 * m.finish(o) / (m.finish(b) or 1.0) for m, b, o in kept})

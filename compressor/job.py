@@ -1,5 +1,6 @@
 """What a session is asked for, what it needs from outside, and what it finds out."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from edgepress.compressor.budget import Judgement
+from edgepress.compressor.choice import Candidate, Objective
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.data import Dataset, Source
 from edgepress.compressor.metrics import Metric
@@ -19,8 +21,11 @@ from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.protocols import Engine, Feeds, Latency, ModelFile, Stopwatch, Target
 from edgepress.compressor.scoring import BuiltIn
-from edgepress.compressor.search import Candidate, Objective, Progress
+from edgepress.compressor.search import Progress
 from edgepress.compressor.serialize import Serialized
+
+BATCH_BYTES = 192 << 20
+MOST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,12 @@ class Findings:
     def exit_code(self) -> int:
         """The verdict's; 4 before there is one."""
         return self.judgement.exit_code if self.judgement is not None else 4
+
+    @property
+    def batch(self) -> int:
+        """Rows that are run together: all values of all of them take `BATCH_BYTES` at most."""
+        row = sum(4 * math.prod(shape) for shape in self.shapes.values())
+        return min(max(BATCH_BYTES // max(row, 1), 1), MOST_ROWS)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -23,6 +23,9 @@ several times over. A wider site is not refitted, and what it reads does not shr
 HELD_EVERY = 5
 """Every fifth sample is held out where a ridge strength is chosen."""
 
+MOMENTS_BYTES = 128 << 20
+"""The last moments are remembered up to this sum, and at least those of one site: what follows often is its, too."""
+
 TARGETS = "targets"
 """Key of `Context.memo`: the original's outputs at the sampled rows, by value; kept where the dictionary is there.
 They hang on where a walk was cut, in the last bits; what is shipped must not hang on what was tried before."""
@@ -91,10 +94,16 @@ def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments,
     key = ("moments", site.name)
     found = context.memo.get(key)
     if not isinstance(found, tuple):
-        remembered = [k for k in list(context.memo) if isinstance(k, tuple) and k[0] == "moments"]
-        for old in remembered[: max(0, len(remembered) - 3)]:
-            context.memo.pop(old, None)
-        found = context.memo[key] = site_moments(model, site, context)
+        found = site_moments(model, site, context)
+        remembered = {
+            k: kept for k, kept in list(context.memo.items()) if isinstance(k, tuple) and k[0] == "moments"
+        }
+        size = found[0].nbytes + found[1].nbytes
+        for old, kept in reversed(remembered.items()):
+            size += sum(m.nbytes for m in kept) if isinstance(kept, tuple) else 0
+            if size > MOMENTS_BYTES:
+                context.memo.pop(old, None)
+        context.memo[key] = found
     return found
 
 

@@ -1,8 +1,8 @@
 """Options of a model: what can be turned down where, and what that does to the model's own outputs.
 
-Damage at a site is predicted as sensitivity × local error. The local error of every strength comes in one go from
-second moments (elimination curves, output spectra); the sensitivity is measured: one trial per knob, at a moderate
-strength, run on calibration samples and compared with the original's outputs.
+The local error of every strength comes in one go from second moments (elimination curves, output spectra). What it does
+to the model is measured: a few trials per knob, from a weak to a strong one, run on calibration samples and compared
+with the original's outputs; strengths between are interpolated, damage as a power of local error.
 """
 
 import math
@@ -24,8 +24,12 @@ from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import Site, find_sites
 
-TRIAL_ERROR = 0.05
-"""Local relative error at which sensitivities are measured: large enough to show, small enough to be linear."""
+TRIAL_ERRORS = (0.01, 0.05, 0.25)
+"""Local relative errors at which damage is measured; where runs are dear, at the middle one alone."""
+
+GROWTH = 1.4
+"""Damage grows as local error to this power where one trial must do; over convolutions and dense layers of small nets
+it was 1.3 to 2."""
 
 TRIAL_ROWS = 256
 """Samples of a sensitivity trial."""
@@ -120,6 +124,7 @@ def collect(
     multiple: int,
     progress: Callable[[float, str], None],
     late: Callable[[], bool] = lambda: False,
+    trials: Sequence[float] = TRIAL_ERRORS,
 ) -> Options:
     """Measure every knob of a model.
 
@@ -130,6 +135,7 @@ def collect(
         multiple: widths and ranks are multiples of this.
         progress: called with the share done and what is being looked at.
         late: once it says so, knobs that were not looked at yet are left out.
+        trials: local errors near which each knob is tried.
     """
     channels, groups, skipped = shrinkable(model)
     sites = find_sites(model)
@@ -144,8 +150,8 @@ def collect(
         if late():
             return None
         if isinstance(job, Group):
-            return width_knob(model, channels, job, context, multiple, reference)
-        return rank_knob(model, job, context, multiple, reference)
+            return width_knob(model, channels, job, context, multiple, reference, trials)
+        return rank_knob(model, job, context, multiple, reference, trials)
 
     with one_thread_each():
         knobs = [knob for knob in side_by_side(measured, jobs) if knob is not None]
@@ -188,6 +194,7 @@ def width_knob(
     context: Context,
     multiple: int,
     reference: dict[str, Array],
+    trials: Sequence[float] = TRIAL_ERRORS,
 ) -> Knob | None:
     """The knob of one group, or None where it has no smaller width."""
     full = len(group.units)
@@ -196,15 +203,21 @@ def width_knob(
         return None
     curve = group_curve(model, channels, group, context)
     errors = [float(curve.damage[full - v]) for v in values]
-    trial = min(range(len(values)), key=lambda i: abs(math.log((errors[i] + 1e-9) / TRIAL_ERROR)))
-    candidate = shrunk_alone(model, group.name, values[trial], context)
-    moved = divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
-    factor = moved / max(errors[trial], 1e-9)
-    return Knob("width", group.name, full, tuple(values), _damages(errors, factor))
+
+    def trial(width: int) -> float:
+        candidate = shrunk_alone(model, group.name, width, context)
+        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+
+    return Knob("width", group.name, full, tuple(values), damages(values, errors, trial, trials))
 
 
 def rank_knob(
-    model: ir.Model, site: Site, context: Context, multiple: int, reference: dict[str, Array]
+    model: ir.Model,
+    site: Site,
+    context: Context,
+    multiple: int,
+    reference: dict[str, Array],
+    trials: Sequence[float] = TRIAL_ERRORS,
 ) -> Knob | None:
     """The knob of one dense site, or None where no rank below its break-even is allowed."""
     rows, columns = site.matrix().shape
@@ -216,22 +229,48 @@ def rank_knob(
     fit, held = own_moments(model, site, context)
     lost = discarded(site.matrix().astype(np.float64), (fit + held).centred()[2])
     errors = [float(lost[v]) for v in values]
-    trial = min(range(len(values)), key=lambda i: abs(math.log((errors[i] + 1e-9) / TRIAL_ERROR)))
-    candidate = model.clone()
-    LowRank(ranks=((site.name, values[trial]),), follow=False).apply(candidate, context)
-    moved = divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
-    factor = moved / max(errors[trial], 1e-9)
-    return Knob("rank", site.name, full, tuple(values), _damages(errors, factor))
+
+    def trial(rank: int) -> float:
+        candidate = model.clone()
+        LowRank(ranks=((site.name, rank),), follow=False).apply(candidate, context)
+        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+
+    return Knob("rank", site.name, full, tuple(values), damages(values, errors, trial, trials))
 
 
-def _damages(errors: Sequence[float], factor: float) -> tuple[float, ...]:
-    """Damage per value; never falling, and never quite zero, so that ties go to what gains more."""
-    floor = 1e-9
+def damages(
+    values: Sequence[int],
+    errors: Sequence[float],
+    trial: Callable[[int], float],
+    trials: Sequence[float] = TRIAL_ERRORS,
+) -> tuple[float, ...]:
+    """Damage at each strength of a knob; never falling, and never quite zero, so that ties go to what gains more.
+
+    Args:
+        values: strengths, descending.
+        errors: local error of each.
+        trial: measures the damage of one.
+        trials: local errors near which to measure.
+    """
+    sure = [max(error, 1e-9) for error in errors]
+    tried = {min(range(len(sure)), key=lambda i: abs(math.log(sure[i] / error))) for error in trials}
+    points = sorted((math.log(sure[i]), math.log(max(trial(values[i]), 1e-12))) for i in tried)
     result: list[float] = []
-    for error in errors:
-        floor = max(floor * 1.0001, error * factor)
+    floor = 1e-9
+    for error in sure:
+        floor = max(floor * 1.0001, math.exp(min(_on_line(points, math.log(error)), 50.0)))
         result.append(floor)
     return tuple(result)
+
+
+def _on_line(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Linear between points (x ascending); beyond the ends, and with one point alone, by `GROWTH`."""
+    first, last = points[0], points[-1]
+    if x <= first[0]:
+        return first[1] + GROWTH * (x - first[0])
+    if x >= last[0]:
+        return last[1] + GROWTH * (x - last[0])
+    return float(np.interp(x, [point[0] for point in points], [point[1] for point in points]))
 
 
 def _layer(

@@ -11,75 +11,43 @@
 import math
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
-
-import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, State, Weighing
+from edgepress.compressor.choice import Candidate, Objective, reason, worth
 from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
-from edgepress.compressor.estimate import Estimate
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.options import TRIAL_ROWS, Options, divergence, stacked_outputs
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
-from edgepress.compressor.passes.base import Skipped, site_name
+from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
 from edgepress.compressor.trials import Trials
 
-Objective = Literal["latency", "size", "memory"]
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
 Progress = Callable[[str, float, str], None]
 """Stage, share done, detail."""
 
-SIZE_AGAINST_LATENCY = 0.1
-"""When latency is the objective: a model may be so much slower (in log) as it is smaller, times this."""
-
 LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
 """Weight of latency in the allocation; the rest is size."""
 
-FIRST_GUESS = 0.02
+FIRST_GUESS = 0.01
 """Predicted damage per percent of budget at which bisection begins."""
 
-REFINEMENTS = 12
+FINE = 50
+"""One in so many steps of a path is near enough: refinement goes on from there."""
+
+REFINEMENTS = 10
 """Single turns of knobs tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
 
 CLOSE = 0.15
 """A precision whose model costs at most this much more than the other's is refined as well."""
-
-NOISE = 0.01
-"""Differences in latency below this are none."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that was considered.
-
-    Attributes:
-        label: how people tell it from others.
-        recipe: what makes it.
-        estimate: on samples that it was not fitted to; None where it was not judged.
-        data: serialized, where it got that far.
-        latency_ns: measured or predicted.
-        skipped: sites left alone on the way.
-        kept: whether it is the result.
-        why: the reason.
-    """
-
-    label: str
-    recipe: tuple[Pass, ...]
-    estimate: Estimate | None = None
-    model: ir.Model | None = None
-    data: Serialized = b""
-    latency_ns: float | None = None
-    skipped: tuple[Skipped, ...] = ()
-    kept: bool = False
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,20 +118,47 @@ class Search:
         self.settled = tuple(c for c in (stored, self.integer) if c is not None and self._accepts(c))
 
     def _finalists(self) -> list[Candidate]:
-        finalists, borders, integer = list(self.settled), list[Border](), self.integer
+        finalists, integer = list(self.settled), self.integer
         if integer is not None:
             finalists += self._variants(integer)
-        # Where a candidate takes minutes, the arithmetic that is faster as it stands comes alone.
-        alone = self.trials.dear and integer is not None
-        for precision in ("int8",) if alone else ("float", "int8"):
-            if precision == "float" or integer is not None:
-                border = self._bisect(self._descent(precision), precision)
-                borders += [] if border is None else [border]
-        promising = self._promising(borders)
-        for border in borders:
-            best = self._refine(border) if border in promising else border.best
+        for border in self._promising(self._borders()):
+            best = self._refine(border)
             finalists += [best, *self._variants(best)]
         return finalists
+
+    def _borders(self) -> list[Border]:
+        """The border of each path: one for each arithmetic, and for size another one."""
+        guess = FIRST_GUESS * self.budget_percent
+        found: list[Border] = []
+
+        def look(precision: str, share: float) -> None:
+            nonlocal guess
+            border = self._bisect(self._descent(precision, share), precision, guess)
+            if border is not None:
+                found.append(border)
+                guess = border.descent.damage(border.state)
+
+        for precision in self._precisions():
+            look(precision, LATENCY_SHARE[self.objective])
+        if found and self.objective != "latency" and not self.trials.dear:
+            # Bytes alone lead into a few large layers and leave the others; what is fast is spread more evenly.
+            look(self._promising(found)[0].precision, LATENCY_SHARE["latency"])
+        return found
+
+    def _precisions(self) -> tuple[str, ...]:
+        """The arithmetic that structures are searched for."""
+        if self.integer is None:
+            return ("float",)
+        if self.trials.dear:  # a candidate takes minutes
+            return ("int8",)
+        if self.objective == "latency":
+            # Integer kernels gain where there is much to compute: never more than on the structure as it is.
+            fold = self.trials.folds[0]
+            models = [(name, self.trials.built(self._tail(name), fold)) for name in ("float", "int8")]
+            floats, integers = self.timer([(f"fold {name}", save(model)) for name, model in models])
+            if integers > (1 + CLOSE) * floats:
+                return ("float",)
+        return ("float", "int8")
 
     def _tail(self, precision: str, leave: tuple[str, ...] = ()) -> tuple[Pass, ...]:
         """The passes that settle the precision, after those that change the structure."""
@@ -175,9 +170,8 @@ class Search:
             else (store,)
         )
 
-    def _descent(self, precision: str) -> Descent:
-        """The path of structures for one precision."""
-        latency = LATENCY_SHARE[self.objective]
+    def _descent(self, precision: str, latency: float) -> Descent:
+        """The path of structures for one precision; `latency` is its weight against size."""
         how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple)
         original = self.trials.original
         sites = {site.name for site in find_sites(original)}
@@ -185,13 +179,19 @@ class Search:
         fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
         return Descent(self.options.layers, self.options.knobs, self.target, how, fixed)
 
-    def _bisect(self, descent: Descent, precision: str) -> Border | None:
-        """The smallest model of the path that keeps the budget, or None."""
+    def _bisect(self, descent: Descent, precision: str, guess: float) -> Border | None:
+        """The smallest model of the path that keeps the budget, or None: strides from a guess, then halving.
+
+        Args:
+            descent: gives the path.
+            precision: of the arithmetic.
+            guess: predicted damage at which to begin.
+        """
         path = descent.path()
+        damages = [descent.damage(state) for state in path]
         low, high, found = 0, len(path), None
-        # Small nets keep a budget of a few percent at about this much predicted damage: a good first guess.
-        probe = sum(descent.damage(state) <= FIRST_GUESS * self.budget_percent for state in path) - 1
-        while low < high and not self.late():
+        probe, stride = max(bisect_right(damages, guess) - 1, 0), max(len(path) // 16, 1)
+        while high - low > len(path) // FINE and not self.late():
             label = f"{precision}, step {probe} of {len(path) - 1}"
             candidate = self._judge(label, self.options.recipe(path[probe]) + self._tail(precision))
             if self._accepts(candidate):
@@ -199,7 +199,15 @@ class Search:
             else:
                 high = probe
             self.progress("search", 0.0, label)
-            probe = (low + high) // 2
+            if found is not None and high < len(path):
+                probe = (low + high) // 2
+            elif found is not None:
+                probe, stride = min(probe + stride, high - 1), 2 * stride
+            else:  # what is lost grows about as predicted damage does
+                lost = candidate.estimate.cautious if candidate.estimate is not None else 0.0
+                scale = self.budget_percent / max(lost, self.budget_percent)
+                straight = bisect_right(damages, damages[probe] * scale) - 1
+                probe, stride = max(min(straight, probe - stride), 0), 2 * stride
         return found
 
     def _promising(self, borders: Sequence[Border]) -> list[Border]:
@@ -208,25 +216,24 @@ class Search:
             return list(borders)
         fold = self.trials.folds[0]
         data = [save(self.trials.built(border.best.recipe, fold)) for border in borders]
-        if self.objective == "latency":
-            costs = self.timer(
-                [(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)]
-            )
-        else:
-            costs = [float(len(each)) for each in data]
+        if self.objective != "latency":
+            return [min(zip(borders, data, strict=True), key=lambda pair: len(pair[1]))[0]]
+        costs = self.timer([(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)])
         return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
 
     def _refine(self, border: Border) -> Candidate:
-        """Go on from the border, knob by knob: one whose next turn breaks the budget stays where it is."""
-        state, best, frozen = border.state, border.best, frozenset[int]()
+        """Go on from the border, in strides that grow while the budget holds; a knob that breaks it stays."""
+        state, best, frozen, stride = border.state, border.best, frozenset[int](), 1
         for number in range(REFINEMENTS // 4 if self.trials.dear else REFINEMENTS):
-            following = border.descent.step(state, frozen)
-            if following is None or self.late():
+            following = border.descent.stride(state, stride, frozen)
+            if following == state or self.late():
                 break
             label = f"{border.precision}, refinement {number + 1}"
             candidate = self._judge(label, self.options.recipe(following) + self._tail(border.precision))
             if self._accepts(candidate):
-                state, best = following, candidate
+                state, best, stride = following, candidate, 2 * stride
+            elif stride > 1:
+                stride //= 2
             else:
                 frozen |= {border.descent.turned(state, following)}
             self.progress("search", 0.0, label)
@@ -343,10 +350,10 @@ class Search:
         built += side_by_side(self._fitted, different[1:])
         times = self.timer([(digest(c.recipe), c.data) for c in built])
         built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
-        best = min(built, key=lambda c: self._worth(c, built[0]))
+        best = min(built, key=lambda c: worth(c, built[0], self.objective))
         for candidate in built:
             kept = candidate is best
-            why = self._reason(candidate, best, built[0])
+            why = reason(candidate, best, built[0])
             self.seen[digest(candidate.recipe)] = replace(candidate, kept=kept, why=why)
         return list(self.seen.values())
 
@@ -355,31 +362,3 @@ class Search:
         self.progress("fit", 0.0, candidate.label)
         model, skipped = self.trials.final(candidate.recipe)
         return replace(candidate, model=model, data=save(model), skipped=tuple(skipped))
-
-    def _worth(self, candidate: Candidate, original: Candidate) -> float:
-        """What is minimised: infinite for what is slower or larger than the original."""
-        if candidate is original:
-            return 0.0
-        ratio = (candidate.latency_ns or 1.0) / (original.latency_ns or 1.0)
-        smaller = len(candidate.data) / max(len(original.data), 1)
-        if ratio > 1 + NOISE or smaller > 1:
-            return math.inf
-        weight = SIZE_AGAINST_LATENCY if self.objective == "latency" else 1.0
-        return weight * math.log(smaller) + (
-            math.log(ratio) if self.objective == "latency" else 0.01 * math.log(ratio)
-        )
-
-    def _reason(self, candidate: Candidate, best: Candidate, original: Candidate) -> str:
-        if candidate is best:
-            return (
-                "best within the budget"
-                if candidate is not original
-                else "nothing smaller or faster keeps the budget"
-            )
-        if candidate is not original and (candidate.latency_ns or 0) > (1 + NOISE) * (
-            original.latency_ns or 0
-        ):
-            return "slower than the original"
-        if len(candidate.data) > len(original.data):
-            return "larger than the original"
-        return "another one is better"

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.budget import Budget, Scores, judge
+from edgepress.compressor.choice import Candidate
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
 from edgepress.compressor.errors import (
@@ -34,7 +35,7 @@ from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
-from edgepress.compressor.options import Options, collect
+from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
@@ -42,7 +43,7 @@ from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_rows
-from edgepress.compressor.search import Candidate, Search
+from edgepress.compressor.search import Search
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
 from edgepress.compressor.trials import Trials, make_trials
@@ -282,7 +283,7 @@ def _check_baseline(found: Findings, metric: Metric) -> None:
     if found.test is None:
         return
     run_original = found.host.engine.load(serialize(found.source), found.job.threads)
-    rows = score_rows(metric, run_original, found.test.batches(64), lambda b: run_original(b.feeds))
+    rows = score_rows(metric, run_original, found.test.batches(found.batch), lambda b: run_original(b.feeds))
     judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
 
 
@@ -293,8 +294,6 @@ def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
         raise ValueError("trials need samples")
     if data.rows > SEARCH_ROWS:
         data = data.subset(np.random.default_rng(job.seed).permutation(data.rows)[:SEARCH_ROWS])
-    activations = sum(math.prod(s) * 4 for s in found.shapes.values())
-    batch = int(np.clip((32 << 20) // max(activations, 1), 1, 64))
     macs = sum(c.macs for c in node_costs(found.normalized.model, found.shapes, None))
     dear = macs * data.rows > DEAR_MACS
     return make_trials(
@@ -305,9 +304,10 @@ def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
         data,
         host.target,
         others=found.others,
+        unseen=np.inf if found.test is None else found.test.rows,
         seed=job.seed,
         leave=job.leave,
-        batch=batch,
+        batch=found.batch,
         folds=1 if data.rows < 8 else FOLDS,
         dear=dear,
     )
@@ -332,7 +332,10 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
         search.settle()
     with found.stage("options"):
         context, tell = trials.folds[0].context, _telling(host, "options")
-        search.options = collect(trials.original, context, found.shapes, multiple, tell, search.late)
+        strengths = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
+        search.options = collect(
+            trials.original, context, found.shapes, multiple, tell, search.late, strengths
+        )
     with found.stage("search"):
         found.candidates = search.run()
         found.time_limit_hit = search.time_limit_hit

@@ -115,6 +115,7 @@ class Trials:
         probe: a context over fewer samples where runs are dear, for trials of single sites.
         dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
         others: fidelity of the outputs that the metric does not read.
+        unseen: how many rows will give the verdict.
     """
 
     original: ir.Model
@@ -128,6 +129,7 @@ class Trials:
     probe: Context
     dear: bool = False
     others: Sequence[BuiltIn] = ()
+    unseen: float = np.inf
 
     def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
         """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
@@ -147,9 +149,12 @@ class Trials:
         told = (
             None if self.answers is None else Answers(base[1], ours[1], self.answers.name == "margin", costs)
         )
-        own, at = estimate(self.metric, base[0], ours[0], told), len(ours) - len(self.others)
-        rest = [estimate(m, b, o, None) for m, b, o in zip(self.others, base[at:], ours[at:], strict=True)]
-        worst = max([own, *rest], key=lambda each: each.drop_percent + each.margin_percent)
+        own, at = estimate(self.metric, base[0], ours[0], told, self.unseen), len(ours) - len(self.others)
+        rest = [
+            estimate(m, b, o, None, self.unseen)
+            for m, b, o in zip(self.others, base[at:], ours[at:], strict=True)
+        ]
+        worst = max([own, *rest], key=lambda each: each.cautious)
         return replace(worst, score=own.score, rows=own.rows)
 
     def _values(self, recipe: tuple[Pass, ...], fold: Fold) -> list[Matrix]:
@@ -220,6 +225,7 @@ def make_trials(
     folds: int,
     dear: bool = False,
     others: Sequence[BuiltIn] = (),
+    unseen: float = np.inf,
 ) -> Trials:
     """Part the samples and run the original on each part.
 
@@ -236,6 +242,7 @@ def make_trials(
         folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
         dear: see `Trials`.
         others: see `Trials`.
+        unseen: see `Trials`.
     """
     data = decoded(data)
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
@@ -243,7 +250,18 @@ def make_trials(
     probe = make_context(engine, original, few, target, seed, leave)
     told, costs = answers or (None, None)
     trials = Trials(
-        original, engine, engine.load(serialize(original)), metric, told, costs, [], full, probe, dear, others
+        original,
+        engine,
+        engine.load(serialize(original)),
+        metric,
+        told,
+        costs,
+        [],
+        full,
+        probe,
+        dear,
+        others,
+        unseen,
     )
     order = np.random.default_rng(seed).permutation(data.rows)
     cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepress.compressor.choice import Objective
 from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.cli.run import TIMING_SECONDS, Tell, input_paths
 from edgepress.compressor.data import Source
@@ -16,7 +17,6 @@ from edgepress.compressor.protocols import Array
 from edgepress.compressor.recipe import Recipe
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.record import Report
-from edgepress.compressor.search import Objective
 from edgepress.compressor.serialize import Serialized, write
 from edgepress.compressor.session import run
 

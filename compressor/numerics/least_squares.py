@@ -54,6 +54,11 @@ class Moments:
         self.xy += x.T @ y
         self.yy += y.T @ y
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sums."""
+        return self.xx.nbytes + self.xy.nbytes + self.yy.nbytes + self.x_sum.nbytes + self.y_sum.nbytes
+
     def part(self, inputs: Array, outputs: Array) -> "Moments":
         """The moments of some inputs and outputs; each argument is a mask or indices."""
         xx, yy = self.xx[inputs][:, inputs], self.yy[outputs][:, outputs]
@@ -76,7 +81,7 @@ class Moments:
         """G [in, in], C [in, out] and S [out, out], the covariances of X, of X with Y, and of Y."""
         n = max(self.rows, 1)
         mx, my = self.x_sum / n, self.y_sum / n
-        return self.xx / n - np.outer(mx, mx), self.xy / n - np.outer(mx, my), self.yy / n - np.outer(my, my)
+        return _about(self.xx, n, mx, mx), _about(self.xy, n, mx, my), _about(self.yy, n, my, my)
 
     def bias_for(self, weights: Matrix) -> Matrix:
         """The bias [out] that makes the mean of X W equal that of Y; W is [in, out]."""
@@ -94,6 +99,14 @@ class Moments:
         )
         linear = 2 * float((mx @ weights) @ bias) - 2 * float(my @ bias) + float(bias @ bias)
         return quadratic + linear + float(np.trace(self.yy)) / n
+
+
+def _about(total: Matrix, rows: int, a: Matrix, b: Matrix) -> Matrix:
+    """E[x yᵀ] − a bᵀ, some rows at a time: a second array of that size would be much."""
+    moment: Matrix = total / rows
+    for start in range(0, len(a), 256):
+        moment[start : start + 256] -= np.outer(a[start : start + 256], b)
+    return moment
 
 
 STRENGTHS: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

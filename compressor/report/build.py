@@ -12,6 +12,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from edgepress.compressor.budget import Judgement
+from edgepress.compressor.choice import Candidate
 from edgepress.compressor.cost import peak_activation_bytes, total_macs
 from edgepress.compressor.data import Source
 from edgepress.compressor.export.releases import oldest_runtime
@@ -37,7 +38,6 @@ from edgepress.compressor.report.record import (
 )
 from edgepress.compressor.report.sites import site_rows
 from edgepress.compressor.samples import shapes_in_one_run
-from edgepress.compressor.search import Candidate
 from edgepress.compressor.serialize import files, parse, write
 from edgepress.compressor.userfunction import is_function_name
 
@@ -237,7 +237,7 @@ def _candidate(candidate: Candidate) -> CandidateRow:
     return CandidateRow(
         label=candidate.label,
         recipe=tuple(to_json(candidate.recipe)),
-        damage_estimated=estimate.drop_percent + estimate.margin_percent if estimate else None,
+        damage_estimated=estimate.cautious if estimate else None,
         score=estimate.score if estimate else None,
         size_bytes=len(candidate.data) or None,
         latency_ns=candidate.latency_ns,

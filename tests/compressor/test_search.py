@@ -9,6 +9,7 @@ import onnx_ir as ir
 import oracles
 import pytest
 
+from edgepress.compressor.choice import Candidate, Objective
 from edgepress.compressor.data import Dataset, open_data
 from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
@@ -16,7 +17,7 @@ from edgepress.compressor.options import Options, collect
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
-from edgepress.compressor.search import Candidate, Objective, Search
+from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.trials import Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
