@@ -31,6 +31,9 @@ GROWTH = 1.4
 """Damage grows as local error to this power where one trial must do; over convolutions and dense layers of small nets
 it was 1.3 to 2."""
 
+MOST_DAMAGE = 1e6
+"""What an output that is no number any more counts as."""
+
 TRIAL_ROWS = 256
 """Samples of a sensitivity trial."""
 
@@ -254,11 +257,13 @@ def damages(
     """
     sure = [max(error, 1e-9) for error in errors]
     tried = {min(range(len(sure)), key=lambda i: abs(math.log(sure[i] / error))) for error in trials}
-    points = sorted((math.log(sure[i]), math.log(max(trial(values[i]), 1e-12))) for i in tried)
+    points = sorted(
+        (math.log(sure[i]), math.log(min(max(trial(values[i]), 1e-12), MOST_DAMAGE))) for i in tried
+    )
     result: list[float] = []
     floor = 1e-9
     for error in sure:
-        floor = max(floor * 1.0001, math.exp(min(_on_line(points, math.log(error)), 50.0)))
+        floor = max(floor * 1.0001, min(math.exp(_on_line(points, math.log(error))), MOST_DAMAGE))
         result.append(floor)
     return tuple(result)
 

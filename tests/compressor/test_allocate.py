@@ -99,6 +99,14 @@ def test_frozen_knobs_stay() -> None:
     assert descent.step(state, frozenset(range(len(descent.knobs)))) is None
 
 
+def test_a_stride_is_so_many_steps_or_as_many_as_there_are() -> None:
+    descent = chain(3)
+    path = descent.path()
+    assert descent.stride(path[0], 3) == path[3]
+    assert descent.stride(path[2], 10**6) == path[-1]
+    assert descent.stride(path[1], 0) == path[1]
+
+
 def test_a_model_without_knobs_has_a_path_of_one() -> None:
     assert Descent((), (), oracles.Board(), Weighing(0.5, 0.5, False, 4), (1.0, 1.0)).path() == [()]
 

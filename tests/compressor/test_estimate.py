@@ -167,3 +167,17 @@ def test_more_samples_make_a_smaller_margin() -> None:
         base = np.ones(n)
         margins.append(estimate(RIGHT, base, (rng.random(n) < 0.9).astype(float), None).margin_percent)
     assert margins == sorted(margins, reverse=True)
+
+
+def test_chance_in_the_unseen_rows_is_part_of_the_margin() -> None:
+    rng = np.random.default_rng(7)
+    before = rng.gamma(1.0, 3.0, 400)
+    after = before + rng.normal(0, 1, 400)
+    ones = np.ones(400)
+    for told in (Answers(before, after, True, 0.5 * ones), Answers(ones, (after > 0).astype(float), False)):
+        few, many, all_rows = (
+            estimate(RIGHT, ones, ones, told, unseen).margin_percent for unseen in (50, 5000, np.inf)
+        )
+        assert few > 1.5 * many > 1.5 * all_rows > 0
+    losses = (estimate(ERROR, before, before + rng.random(400), None, n).margin_percent for n in (50, np.inf))
+    assert next(losses) > 1.5 * next(losses)

@@ -145,3 +145,17 @@ def test_moments_need_samples() -> None:
 def test_outputs_have_names() -> None:
     assert output_names(models.two_inputs()) == ["y", "middle"]
     assert isinstance(models.two_inputs(), ir.Model)
+
+
+def test_moments_are_remembered_up_to_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.residual()
+    infer_shapes(model)
+    sites = find_sites(model)
+    roomy, tight = oracles.context(model), oracles.context(model)
+    for site in sites:
+        own_moments(model, site, roomy)
+    assert len([key for key in roomy.memo if "moments" in str(key)]) == len(sites) > 1
+    monkeypatch.setattr("edgepress.compressor.observe.MOMENTS_BYTES", 1)
+    for site in sites:
+        own_moments(model, site, tight)
+    assert [key for key in tight.memo if "moments" in str(key)] == [("moments", sites[-1].name)]

@@ -1,5 +1,7 @@
 """What can be turned down in a model, and what it is thought to cost."""
 
+import itertools
+
 import models
 import models_core
 import numpy as np
@@ -8,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compressor.options import LADDER, Options, collect, divergence, ladder, stacked_outputs
+from edgepress.compressor.options import (
+    GROWTH,
+    LADDER,
+    MOST_DAMAGE,
+    Options,
+    collect,
+    damages,
+    divergence,
+    ladder,
+    stacked_outputs,
+)
 from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.samples import shapes_in_one_run
@@ -143,3 +155,39 @@ def test_outputs_are_stacked_up_to_a_limit() -> None:
     assert {name: len(a) for name, a in found.items()} == {"y": 40, "middle": 40}
     with pytest.raises(ValueError, match="samples"):
         stacked_outputs(model, Context())
+
+
+@given(st.floats(0.5, 3.0), st.floats(0.01, 10.0))
+@settings(max_examples=30, deadline=None)
+def test_damage_is_the_power_of_the_error_that_trials_show(power: float, factor: float) -> None:
+    errors = np.geomspace(0.005, 0.5, 12)
+    tried: list[int] = []
+
+    def trial(value: int) -> float:
+        tried.append(value)
+        return factor * float(errors[12 - value]) ** power
+
+    found = damages(range(12, 0, -1), errors, trial)
+    assert len(tried) == 3
+    inside = slice(12 - max(tried), 12 - min(tried) + 1)
+    np.testing.assert_allclose(found[inside], (factor * errors**power)[inside], rtol=1e-6)
+    assert list(found) == sorted(found)
+
+
+def test_one_trial_is_extended_by_the_usual_growth() -> None:
+    errors = [0.01, 0.05, 0.2]
+    found = damages([3, 2, 1], errors, lambda _: 0.1, [0.05])
+    np.testing.assert_allclose(found, [0.1 * (e / 0.05) ** GROWTH for e in errors])
+
+
+@given(
+    st.lists(st.floats(0, 2), min_size=1, max_size=14), st.lists(st.floats(0, np.inf), min_size=3, max_size=3)
+)
+@settings(max_examples=50, deadline=None)
+def test_damage_never_falls_and_is_a_number(errors: list[float], answers: list[float]) -> None:
+    """Whatever trials say: broken outputs, and less damage at more strength."""
+    given_back = iter(answers)
+    found = damages(range(len(errors), 0, -1), sorted(errors), lambda _: next(given_back))
+    assert all(0 < a < b for a, b in itertools.pairwise(found))
+    assert np.isfinite(found).all()
+    assert max(found) <= 1.01 * MOST_DAMAGE
