@@ -22,7 +22,7 @@ COST_OF_A_CHANGE = 0.6
 """Right answers lost per changed answer, where rows give no margins: some were wrong before, some become right. Over
 small nets it was between 0.1 and 0.75."""
 
-MARGIN = 1.5
+MARGIN = 1.0
 """Standard errors added to an estimated drop."""
 
 NEAR = (32, 8)
