@@ -83,6 +83,10 @@ class Moments:
         mx, my = self.x_sum / n, self.y_sum / n
         return _about(self.xx, n, mx, mx), _about(self.xy, n, mx, my), _about(self.yy, n, my, my)
 
+    def rounding(self) -> float:
+        """A variance below which an input's is rounding: its mean square was summed in single precision."""
+        return 1e-6 * float(np.trace(self.xx)) / max(self.rows, 1) / max(self.inputs, 1)
+
     def bias_for(self, weights: Matrix) -> Matrix:
         """The bias [out] that makes the mean of X W equal that of Y; W is [in, out]."""
         n = max(self.rows, 1)

@@ -113,8 +113,8 @@ def group_curve(model: ir.Model, channels: Channels, group: Group, context: Cont
             variance = float(np.trace(outputs))
             ids = np.repeat(channels.roots(channels.tracks[site.x].ids), site.taps)
             unit_of = np.array([position.get(int(u), -1) for u in ids])
-            mean = float(np.trace(gram)) / max(len(gram), 1)
-            ridge = mean * max(1e-4, 0.1 * len(gram) / max(moments.rows, 1))
+            mean = max(float(np.trace(gram)), 0.0) / max(len(gram), 1)
+            ridge = mean * max(1e-4, 0.1 * len(gram) / max(moments.rows, 1)) + moments.rounding()
             readers.append(
                 Consumer(gram, site.matrix().T.astype(np.float64), unit_of, 1.0 / (variance or 1.0), ridge)
             )

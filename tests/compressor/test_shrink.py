@@ -83,6 +83,20 @@ def test_duplicates_and_dead_units_go_first_without_loss() -> None:
     assert second.weight.shape == (4, 12)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("rows", [3, 64])
+def test_samples_that_are_all_the_same_can_be_shrunk_on(level: float, rows: int) -> None:
+    """No input varies: variances are rounding, of either sign."""
+    model, _ = wide()
+    feeds = {"x": np.full((rows, 6), level, np.float32) * np.linspace(0.5, 1.7, 6, dtype=np.float32)}
+    changed = model.clone()
+    assert Shrink((("h", 4),)).apply(changed, oracles.context(model, rows, feeds=feeds)).modified
+    before, after = (models.run(m, feeds)["y"] for m in (model, changed))
+    assert np.isfinite(after).all()
+    if rows > 8:  # fewer are too few to refit on
+        np.testing.assert_allclose(after, before, rtol=0.05, atol=0.05 * np.abs(before).max())
+
+
 def test_a_curve_tells_what_is_lost_by_removal_and_refit() -> None:
     """The damage of a curve is the error that least squares leaves on the same rows."""
     model, feeds = wide(12)
