@@ -39,12 +39,14 @@ class Estimate:
             that the metric does not read: the largest.
         margin_percent: one standard error of what the unseen rows will show: chance here and there.
         rows: samples judged.
+        output: the output that lost most, where the metric does not read it.
     """
 
     score: float
     drop_percent: float
     margin_percent: float
     rows: int
+    output: str = ""
 
     @property
     def cautious(self) -> float:

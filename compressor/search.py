@@ -44,7 +44,10 @@ FINE = 50
 """One in so many steps of a path is near enough: refinement goes on from there."""
 
 REFINEMENTS = 10
-"""Single turns of knobs tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
+"""Strides tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
+
+SITES_REFINED = 200
+"""Refinements times sites, where that leaves at least half of the refinements."""
 
 CLOSE = 0.15
 """A precision whose model costs at most this much more than the other's is refined as well."""
@@ -224,7 +227,7 @@ class Search:
     def _refine(self, border: Border) -> Candidate:
         """Go on from the border, in strides that grow while the budget holds; a knob that breaks it stays."""
         state, best, frozen, stride = border.state, border.best, frozenset[int](), 1
-        for number in range(REFINEMENTS // 4 if self.trials.dear else REFINEMENTS):
+        for number in range(self._refinements()):
             following = border.descent.stride(state, stride, frozen)
             if following == state or self.late():
                 break
@@ -238,6 +241,12 @@ class Search:
                 frozen |= {border.descent.turned(state, following)}
             self.progress("search", 0.0, label)
         return best
+
+    def _refinements(self) -> int:
+        """How many; in nets of many sites each takes long and gains little."""
+        if self.trials.dear:
+            return REFINEMENTS // 4
+        return min(REFINEMENTS, max(SITES_REFINED // max(len(self.options.layers), 1), REFINEMENTS // 2))
 
     def _integer(self) -> Candidate | None:
         """8-bit arithmetic on the structure as it is; where that breaks the budget, the worst sites stay float."""
@@ -322,16 +331,19 @@ class Search:
         key = digest(recipe)
         if key not in self.seen:
             estimate = self.trials.estimate(recipe, self.budget_percent)
-            why = (
-                "within the budget"
-                if estimate.within(self.budget_percent)
-                else "outside the budget on held-out samples"
-            )
+            where = f"output {estimate.output!r} " if estimate.output else ""
+            kept = estimate.within(self.budget_percent)
+            why = "within the budget" if kept else f"{where}outside the budget on held-out samples"
             self.seen[key] = Candidate(label, recipe, estimate, why=why)
         return self.seen[key]
 
     def _accepts(self, candidate: Candidate) -> bool:
         return candidate.estimate is not None and candidate.estimate.within(self.budget_percent)
+
+    def binding_output(self) -> str:
+        """The output outside the metric that stopped most candidates; empty where the metric itself stopped more."""
+        stopped = [c.estimate.output for c in self.seen.values() if c.estimate and not self._accepts(c)]
+        return max(sorted(set(stopped)), key=stopped.count, default="")
 
     def late(self) -> bool:
         """Whether the deadline has passed; remembered."""

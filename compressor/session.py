@@ -339,6 +339,11 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
     with found.stage("search"):
         found.candidates = search.run()
         found.time_limit_hit = search.time_limit_hit
+    if name := search.binding_output():
+        found.warnings.append(
+            f"Output {name!r}, which the metric does not read, is held to fidelity, and that ended the search: "
+            "a larger --budget, or a metric of your own (module:function reads all outputs), gives it more room."
+        )
     found.options = search.options
     found.best = next(c for c in found.candidates if c.kept)
     left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}

@@ -151,7 +151,7 @@ class Trials:
         )
         own, at = estimate(self.metric, base[0], ours[0], told, self.unseen), len(ours) - len(self.others)
         rest = [
-            estimate(m, b, o, None, self.unseen)
+            replace(estimate(m, b, o, None, self.unseen), output=m.output)
             for m, b, o in zip(self.others, base[at:], ours[at:], strict=True)
         ]
         worst = max([own, *rest], key=lambda each: each.cautious)

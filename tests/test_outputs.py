@@ -48,9 +48,12 @@ def test_the_search_holds_outputs_that_the_metric_does_not_read(
     assert other.kept_percent == pytest.approx(fidelity_of_z(case), abs=1e-3)
     assert 95 <= other.kept_percent < 100
     assert "fidelity (z)" in (case.out / "report.html").read_text()
+    assert any("'z'" in warning and "held to fidelity" in warning for warning in report.warnings)
+    assert any(c.why.startswith("output 'z' outside the budget") for c in report.candidates)
     monkeypatch.setattr(session, "unread", lambda *_: ())
     case.compress("--budget", 5)
     assert fidelity_of_z(case) < 95
+    assert not any("held to fidelity" in w for w in load_report(case.out / "report.json").warnings)
 
 
 def test_a_broken_output_is_named(case: Case) -> None:
