@@ -91,9 +91,9 @@ def margin(output: Array, original: Array, threshold: float) -> Matrix:
 def cost_of_a_change(output: Array, labels: Array, threshold: float) -> Matrix:
     """Right answers that are lost where a row's answer changes to the class that comes second.
 
-    By the original's own probabilities that is p₁ − p₂ = tanh(margin / 2), by the label 1, 0 or −1. Rows that the net
-    was trained on make the label's too large, and the margins surer than those of others, so that fewer rows look
-    close: the mean of both errs less than either.
+    By the original's own probabilities that is p₁ − p₂ = tanh(margin / 2), by the label 1 where it was right. Rows that
+    the net was trained on make the label's too large, and margins surer than those of others, so that fewer rows look
+    close: the mean of both errs less than either. Answers that come right by chance earn nothing: there are few.
 
     Args:
         output: of the original, as `margin` takes it.
@@ -101,14 +101,12 @@ def cost_of_a_change(output: Array, labels: Array, threshold: float) -> Matrix:
         threshold: see `choice`.
 
     Returns:
-        [n], −1/2 … 1.
+        [n], 0 … 1.
     """
     scores = _log_scores(output, output, threshold)
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = np.argmax(labels, axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    truth = labels.reshape(-1)
-    by_label = (order[:, 0] == truth).astype(np.float64) - (order[:, 1] == truth)
+    by_label = np.argmax(scores, axis=1) == labels.reshape(-1)
     by_belief = np.tanh(margin(output, output, threshold) / 2)
     return np.asarray((by_belief + by_label) / 2, np.float64)
 

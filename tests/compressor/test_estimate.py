@@ -127,13 +127,13 @@ def test_single_scores_have_two_classes() -> None:
 def test_a_change_costs_what_belief_and_label_say() -> None:
     scores = np.array([[5.0, 4.0, 0.0], [5.0, 4.0, 0.0], [5.0, 4.0, 0.0]])
     believed = np.tanh(0.5)
-    expected = [(believed + 1) / 2, (believed - 1) / 2, believed / 2]
+    expected = [(believed + 1) / 2, believed / 2, believed / 2]
     np.testing.assert_allclose(compare.cost_of_a_change(scores, np.array([0, 1, 2]), 0.0), expected)
     one_hot = np.eye(3)
     np.testing.assert_allclose(compare.cost_of_a_change(scores, one_hot, 0.0), expected)
     single = np.array([[2.0], [2.0]])
     np.testing.assert_allclose(
-        compare.cost_of_a_change(single, np.array([1, 0]), 0.0), [(np.tanh(2) + 1) / 2, (np.tanh(2) - 1) / 2]
+        compare.cost_of_a_change(single, np.array([1, 0]), 0.0), [(np.tanh(2) + 1) / 2, np.tanh(2) / 2]
     )
 
 
@@ -176,8 +176,12 @@ def test_chance_in_the_unseen_rows_is_part_of_the_margin() -> None:
     ones = np.ones(400)
     for told in (Answers(before, after, True, 0.5 * ones), Answers(ones, (after > 0).astype(float), False)):
         few, many, all_rows = (
-            estimate(RIGHT, ones, ones, told, unseen).margin_percent for unseen in (50, 5000, np.inf)
+            estimate(SAME, ones, ones, told, unseen).margin_percent for unseen in (50, 5000, np.inf)
         )
         assert few > 1.5 * many > 1.5 * all_rows > 0
+        assert (
+            estimate(RIGHT, ones, ones, told).margin_percent
+            > 0.5 * estimate(RIGHT, ones, ones, told).drop_percent
+        )
     losses = (estimate(ERROR, before, before + rng.random(400), None, n).margin_percent for n in (50, np.inf))
     assert next(losses) > 1.5 * next(losses)
