@@ -22,9 +22,6 @@ COST_OF_A_CHANGE = 0.6
 """Right answers lost per changed answer, where rows give no margins: some were wrong before, some become right. Over
 small nets it was between 0.1 and 0.75."""
 
-MARGIN = 1.0
-"""Standard errors added to an estimated drop."""
-
 COST_ERROR = 0.35
 """Relative error of what a change is said to cost: over twelve small nets, classifiers of pictures and sounds, the loss
 on other rows was 0.5 to 1.65 times what was said."""
@@ -45,7 +42,8 @@ class Estimate:
         score: in the metric's unit.
         drop_percent: relative loss of the metric, what the changed answers cost, or the loss of fidelity of an output
             that the metric does not read: the largest.
-        margin_percent: one standard error of what the unseen rows will show: chance here and there.
+        margin_percent: one standard error of what the unseen rows will show: chance here and there, and, where rows
+            have labels, what they flatter.
         rows: samples judged.
         output: the output that lost most, where the metric does not read it.
     """
@@ -59,7 +57,7 @@ class Estimate:
     @property
     def cautious(self) -> float:
         """Drop and margin together, percent."""
-        return self.drop_percent + MARGIN * self.margin_percent
+        return self.drop_percent + self.margin_percent
 
     def within(self, budget_percent: float) -> bool:
         """Whether drop and margin together keep the budget."""
@@ -158,7 +156,7 @@ def estimate(
         share, error = answers.loss(unseen)
         # Without a cost of each change, right and wrong labels overrule this where chance does not explain them.
         if known or drop - margin <= cost * share:
-            guessed = 0.0 if metric.needs_reference else COST_ERROR * share
-            more = 1.0 if metric.needs_reference else FLATTERED
-            drop, margin = cost * share, cost * more * float(np.hypot(error, guessed))
+            if not metric.needs_reference:
+                error = FLATTERED * float(np.hypot(error, COST_ERROR * share))
+            drop, margin = cost * share, cost * error
     return Estimate(after, float(drop), float(margin), n)

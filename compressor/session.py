@@ -46,7 +46,7 @@ from edgepress.compressor.scoring import Metric, score_rows
 from edgepress.compressor.search import Search
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
-from edgepress.compressor.trials import Trials, make_trials
+from edgepress.compressor.trials import Answering, Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
 
 __all__ = ["Findings", "Host", "Job", "look", "run"]
@@ -62,10 +62,6 @@ DEAR_MACS = 2e10
 
 DEAR_MINUTES = 2.5
 """Default time limit there: after so long no new candidate is begun, and the best one is fitted and judged."""
-
-
-Answering = tuple[Metric, Metric | None] | None
-"""What `metrics.answers` gives, where the model gives classes."""
 
 
 def run(job: Job, host: Host) -> Findings:

@@ -33,6 +33,9 @@ REFERENCE_BYTES = 32 << 20
 BUILT_BYTES = 4 << 30
 """So many bytes of models, at the original's size, are kept for each fold."""
 
+Answering = tuple[Metric, Metric | None] | None
+"""What `metrics.answers` gives, where the model gives classes."""
+
 PROBE_ROWS = 32
 """Samples of a trial of one site where runs are dear."""
 
@@ -215,7 +218,7 @@ def make_trials(
     original: ir.Model,
     engine: Engine,
     metric: Metric,
-    answers: tuple[Metric, Metric | None] | None,
+    answers: Answering,
     data: Dataset,
     target: Target,
     *,

@@ -85,6 +85,8 @@ class Side:
 
 def makers(model: ir.Model, names: Sequence[str]) -> set[ir.Node | None]:
     """The nodes that give these values; None for a graph input."""
+    if not names:
+        return set()
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     return {values[name].producer() for name in names if name in values}
 
