@@ -7,13 +7,14 @@ device and damage is the change of the model's own outputs, predicted as sensiti
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from edgepress.compressor.cost import kernel_ns
+from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.protocols import Matrix, Target
 
 State = tuple[int, ...]
@@ -25,11 +26,12 @@ class Knob:
     """One thing that can be turned down.
 
     Attributes:
-        kind: `width` of a group, or `rank` of a site.
+        kind: `width` of a group, `rank` of a site, or `bits` of its weights.
         name: the group's or the site's name.
         full: the value at which nothing is changed.
         values: allowed lower values, descending.
         damage: predicted damage at each of `values`.
+        rounded: of a rank, by bits, the same where the two factors have so many; it stands for both knobs then.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Knob:
     full: int
     values: tuple[int, ...]
     damage: tuple[float, ...]
+    rounded: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Layer:
         groups: a depthwise site costs rows × taps.
         positions: output positions per sample.
         rank_knob: index of its rank knob, or −1.
+        bits_knob: index of its bits knob, or −1.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Layer:
     positions: int
     depthwise_taps: int
     rank_knob: int
+    bits_knob: int = -1
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,12 @@ def layer_cost(
         parts = [(rank, columns), (rows, rank)]
     else:
         parts = [(rows, columns)]
+    bits = 8 if layer.bits_knob < 0 else state[layer.bits_knob]
     ns = size = 0.0
     for out, inputs in parts:
         lanes = math.ceil(out / how.multiple) * how.multiple
         weights = out * inputs
-        size += weights + 4 * out + 150
+        size += stored_bytes(weights, bits) + 4 * out + 150
         moved = weights + out * layer.positions * (1 if how.integer else 4)
         ns += target.node_overhead_ns + kernel_ns(
             target, lanes * inputs * layer.positions, moved, integer=how.integer
@@ -120,6 +126,7 @@ class Descent:
         target: the device.
         how: the objective.
         fixed: nanoseconds and bytes of what no knob changes.
+        still: knobs that are not turned.
     """
 
     layers: Sequence[Layer]
@@ -127,6 +134,7 @@ class Descent:
     target: Target
     how: Weighing
     fixed: tuple[float, float]
+    still: frozenset[int] = frozenset()
 
     def path(self) -> list[State]:
         """States from the full model to the smallest, best gain per damage first."""
@@ -138,8 +146,8 @@ class Descent:
         return states
 
     def damage(self, state: State) -> float:
-        """Predicted damage of a state: the sum over its knobs."""
-        return sum(self._damage(k, value) for k, value in enumerate(state))
+        """Predicted damage of a state: the sum over its knobs, a site's rank and bits taken together."""
+        return sum(self._damage(k, state) for k in range(len(state)))
 
     def costs(self, state: State, layers: Sequence[int]) -> Matrix:
         """Nanoseconds and bytes [2] of some layers together."""
@@ -157,7 +165,7 @@ class Descent:
         total = self.costs(state, range(len(self.layers))) + np.asarray(self.fixed)
         best: tuple[float, State] | None = None
         for k, knob in enumerate(self.knobs):
-            if k in frozen:
+            if k in frozen or k in self.still:
                 continue
             before = self.costs(state, self._touched[k])
             for value in knob.values:
@@ -167,7 +175,9 @@ class Descent:
                 after = total - before + self.costs(trial, self._touched[k])
                 fall = np.log(total / np.maximum(after, 1e-9))
                 gain = self.how.latency * fall[0] + self.how.size * fall[1]
-                rate = gain / max(self._damage(k, value) - self._damage(k, state[k]), 1e-12)
+                each = (k, *self._partners.get(k, ()))
+                more = sum(self._damage(i, trial) - self._damage(i, state) for i in each)
+                rate = gain / max(more, 1e-12)
                 if gain > 1e-6 and (best is None or rate > best[0]):
                     best = (float(rate), trial)
         return None if best is None else best[1]
@@ -185,15 +195,27 @@ class Descent:
         """Which knob a step turned."""
         return next(k for k, (a, b) in enumerate(zip(before, after, strict=True)) if a != b)
 
-    def _damage(self, k: int, value: int) -> float:
-        knob = self.knobs[k]
-        return 0.0 if value >= knob.full else knob.damage[knob.values.index(value)]
+    def _damage(self, k: int, state: State) -> float:
+        knob, value = self.knobs[k], state[k]
+        if value >= knob.full:
+            return 0.0
+        for partner in self._partners.get(k, ()):
+            other = self.knobs[partner]
+            if state[partner] < other.full:  # both are on: the rank's table tells, the bits add nothing
+                return knob.rounded[state[partner]][knob.values.index(value)] if knob.rounded else 0.0
+        return knob.damage[knob.values.index(value)]
+
+    @cached_property
+    def _partners(self) -> dict[int, tuple[int]]:
+        """Rank and bits of one site, each by the other."""
+        pairs = [(x.rank_knob, x.bits_knob) for x in self.layers if min(x.rank_knob, x.bits_knob) >= 0]
+        return {a: (b,) for pair in pairs for a, b in (pair, pair[::-1])}
 
     @cached_property
     def _touched(self) -> list[list[int]]:
         """Layers whose cost each knob changes."""
         touched: list[list[int]] = [[] for _ in self.knobs]
         for index, layer in enumerate(self.layers):
-            for knob in {layer.rows_knob, layer.columns_knob, layer.rank_knob} - {-1}:
+            for knob in {layer.rows_knob, layer.columns_knob, layer.rank_knob, layer.bits_knob} - {-1}:
                 touched[knob].append(index)
         return touched

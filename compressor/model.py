@@ -175,15 +175,16 @@ def _check_finite(model: ir.Model) -> None:
 
 def parameters(model: ir.Model) -> int:
     """Weights: elements of float and of up to 32-bit integer constants, but for scales and zeros."""
-    return sum(tensor.size for tensor in _parameter_tensors(model))
+    return sum(tensor.size for _, tensor in parameter_tensors(model))
 
 
 def weights_bytes(model: ir.Model) -> int:
     """Bytes that the weights counted by `parameters` take in the file."""
-    return sum(tensor.nbytes for tensor in _parameter_tensors(model))
+    return sum(tensor.nbytes for _, tensor in parameter_tensors(model))
 
 
-def _parameter_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+def parameter_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Names and tensors of what `parameters` counts."""
     left_out = {ir.DataType.INT64, ir.DataType.UINT64, ir.DataType.BOOL, ir.DataType.STRING}
     quantizing = frozenset({"QuantizeLinear", "DequantizeLinear"})
     grids = {
@@ -195,7 +196,7 @@ def _parameter_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     }
     for name, tensor, _ in _weights(model):
         if tensor.dtype not in left_out and name not in grids:
-            yield tensor
+            yield name, tensor
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

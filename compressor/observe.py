@@ -1,5 +1,6 @@
 """What flows through a net: values, shapes and moments, streamed batch by batch in bounded memory."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,12 @@ MOMENTS_BYTES = 128 << 20
 TARGETS = "targets"
 """Key of `Context.memo`: the original's outputs at the sampled rows, by value; kept where the dictionary is there.
 They hang on where a walk was cut, in the last bits; what is shipped must not hang on what was tried before."""
+
+INPUTS = "inputs"
+"""Key of `Context.memo`: moments of the last inputs of each site, and what they hang on."""
+
+INPUT_BYTES = 64 << 20
+"""The sum of all in `INPUTS` of one context."""
 
 TARGET_BYTES = 32 << 20
 """The sum of all in `TARGETS` of one context."""
@@ -105,6 +112,53 @@ def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments,
                 context.memo.pop(old, None)
         context.memo[key] = found
     return found
+
+
+def input_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
+    """`site_moments` of X alone; remembered as long as nothing in front of the site changes."""
+    if not restructured(model):
+        return own_moments(model, site, context)
+    found = remembered_inputs(model, site, context)
+    if found is None:
+        found = site_moments(model, site, context)
+        remember_inputs(origin(model, site), site, context, *found)
+    return found
+
+
+def remembered_inputs(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments] | None:
+    """What `input_moments` need not work out again, or None."""
+    found = _input_memo(context).get(site.name)
+    return found[1:] if found is not None and found[0] == origin(model, site) else None
+
+
+def remember_inputs(mark: bytes, site: Site, context: Context, fit: Moments, held: Moments) -> None:
+    """Keep moments of X for `input_moments`, where there is room.
+
+    Args:
+        mark: `origin` of the site.
+        site: whose inputs they are.
+        context: keeps them.
+        fit: as `site_moments` gives them, paired or not.
+        held: likewise.
+    """
+    known = _input_memo(context)
+    known.pop(site.name, None)
+    size = sum(each.nbytes for _, *pair in known.values() for each in pair)
+    entry = mark, fit.of_inputs(), held.of_inputs()
+    if mark and size + entry[1].nbytes + entry[2].nbytes <= INPUT_BYTES:
+        known[site.name] = entry
+
+
+def origin(model: ir.Model, site: Site) -> bytes:
+    """What the inputs of a site hang on, as a digest; empty where it is too large to look at."""
+    data = serialize(prefix(model, [site.x.name or ""]))
+    return hashlib.blake2b(data).digest() if isinstance(data, bytes) else b""
+
+
+def _input_memo(context: Context) -> dict[str, tuple[bytes, Moments, Moments]]:
+    """The entries that `input_moments` finds."""
+    found = context.memo.setdefault(INPUTS, {})
+    return found if isinstance(found, dict) else {}
 
 
 def site_moments(

@@ -6,6 +6,7 @@ with the original's outputs; strengths between are interpolated, damage as a pow
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.cost import Shapes, positions
 from edgepress.compressor.numerics.low_rank import discarded
+from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.observe import output_names, own_moments
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
-from edgepress.compressor.passes.low_rank import LowRank, refusal
+from edgepress.compressor.passes.low_rank import INNER, LowRank, refusal
 from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user, shrinkable, shrunk_alone
+from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import Site, find_sites
 
@@ -31,6 +34,9 @@ GROWTH = 1.4
 """Damage grows as local error to this power where one trial must do; over convolutions and dense layers of small nets
 it was 1.3 to 2."""
 
+LEAST_ERROR = 1e-9
+"""A local error below this is rounding."""
+
 MOST_DAMAGE = 1e6
 """What an output that is no number any more counts as."""
 
@@ -39,6 +45,9 @@ TRIAL_ROWS = 256
 
 WORTH_A_SPLIT = 0.02
 """A site with less than this share of both the MACs and the weights is not looked at for low rank."""
+
+BITS = (6, 5, 4, 3, 2)
+"""Widths of weights offered."""
 
 LADDER = 14
 """Most strengths offered per knob."""
@@ -59,19 +68,26 @@ class Options:
     skipped: tuple[Skipped, ...]
 
     def recipe(self, state: Sequence[int]) -> tuple[Pass, ...]:
-        """The passes that bring the full model into `state`."""
-        widths = tuple(
-            (k.name, s) for k, s in zip(self.knobs, state, strict=True) if k.kind == "width" and s < k.full
-        )
-        ranks = tuple(
-            (k.name, s) for k, s in zip(self.knobs, state, strict=True) if k.kind == "rank" and s < k.full
-        )
+        """The passes that bring the structure of the full model into `state`."""
         passes: list[Pass] = []
-        if widths:
+        if widths := self._turned("width", state):
             passes.append(Shrink(widths=widths))
-        if ranks:
+        if ranks := self._turned("rank", state):
             passes.append(LowRank(ranks=ranks))
         return tuple(passes)
+
+    def bits(self, state: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        """Sites with fewer than 8 bits in `state`; both parts of one that is split."""
+        split = {name for name, _ in self._turned("rank", state)}
+        return tuple(
+            (each, bits)
+            for name, bits in self._turned("bits", state)
+            for each in ((f"{name}{INNER}", name) if name in split else (name,))
+        )
+
+    def _turned(self, kind: str, state: Sequence[int]) -> tuple[tuple[str, int], ...]:
+        knobs = zip(self.knobs, state, strict=True)
+        return tuple((k.name, s) for k, s in knobs if k.kind == kind and s < k.full)
 
 
 def divergence(reference: dict[str, Array], outputs: dict[str, Array]) -> float:
@@ -120,9 +136,27 @@ def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict
     return {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How far models are from the original.
+
+    Attributes:
+        reference: outputs of the original.
+        context: with the samples that gave them.
+    """
+
+    reference: dict[str, Array]
+    context: Context
+
+    def __call__(self, model: ir.Model) -> float:
+        """What `divergence` says of a model's outputs."""
+        return divergence(self.reference, stacked_outputs(model, self.context, TRIAL_ROWS))
+
+
 def collect(
     model: ir.Model,
     context: Context,
+    shown: Context,
     shapes: Shapes,
     multiple: int,
     progress: Callable[[float, str], None],
@@ -133,7 +167,8 @@ def collect(
 
     Args:
         model: the normalised original.
-        context: with a stream.
+        context: with the samples that trials are fitted to.
+        shown: with others, on which outputs are compared: of few samples a fit knows too much.
         shapes: observed for a batch of one.
         multiple: widths and ranks are multiples of this.
         progress: called with the share done and what is being looked at.
@@ -142,19 +177,23 @@ def collect(
     """
     channels, groups, skipped = shrinkable(model)
     sites = find_sites(model)
-    reference = stacked_outputs(model, context, TRIAL_ROWS)
-    jobs: list[Group | Site] = [g for g in groups if not left_by_user(g, context)]
-    jobs += [s for s in sites if s.name in _large(sites, shapes) and refusal(s, 1, context) is None]
+    compare = Comparison(stacked_outputs(model, shown, TRIAL_ROWS), shown)
+    large = _large(sites, shapes)
+    jobs: list[tuple[str, Group | Site]] = [("width", g) for g in groups if not left_by_user(g, context)]
+    jobs += [("rank", s) for s in sites if s.name in large and refusal(s, 1, context) is None]
+    jobs += [("bits", s) for s in sites if not context.left_by_user(s.name)]
     order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
-    jobs.sort(key=lambda job: order[job.name if isinstance(job, Site) else job.consumers[0].name])
+    jobs.sort(key=lambda job: order[job[1].name if isinstance(job[1], Site) else job[1].consumers[0].name])
 
-    def measured(job: Group | Site) -> Knob | None:
-        progress(jobs.index(job) / len(jobs), job.name)
+    def measured(job: tuple[str, Group | Site]) -> Knob | None:
+        kind, what = job
+        progress(jobs.index(job) / len(jobs), what.name)
         if late():
             return None
-        if isinstance(job, Group):
-            return width_knob(model, channels, job, context, multiple, reference, trials)
-        return rank_knob(model, job, context, multiple, reference, trials)
+        if isinstance(what, Group):
+            return width_knob(model, channels, what, context, multiple, compare, trials)
+        make = rank_knob if kind == "rank" else bits_knob
+        return make(model, what, context, multiple, compare, trials)
 
     with one_thread_each():
         knobs = [knob for knob in side_by_side(measured, jobs) if knob is not None]
@@ -196,7 +235,7 @@ def width_knob(
     group: Group,
     context: Context,
     multiple: int,
-    reference: dict[str, Array],
+    compare: Comparison,
     trials: Sequence[float] = TRIAL_ERRORS,
 ) -> Knob | None:
     """The knob of one group, or None where it has no smaller width."""
@@ -209,9 +248,15 @@ def width_knob(
 
     def trial(width: int) -> float:
         candidate = shrunk_alone(model, group.name, width, context)
-        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+        return compare(candidate)
 
-    return Knob("width", group.name, full, tuple(values), damages(values, errors, trial, trials))
+    return Knob(
+        "width",
+        group.name,
+        full,
+        tuple(values),
+        along(measured_points(values, errors, trial, trials), errors),
+    )
 
 
 def rank_knob(
@@ -219,7 +264,7 @@ def rank_knob(
     site: Site,
     context: Context,
     multiple: int,
-    reference: dict[str, Array],
+    compare: Comparison,
     trials: Sequence[float] = TRIAL_ERRORS,
 ) -> Knob | None:
     """The knob of one dense site, or None where no rank below its break-even is allowed."""
@@ -236,18 +281,54 @@ def rank_knob(
     def trial(rank: int) -> float:
         candidate = model.clone()
         LowRank(ranks=((site.name, rank),), follow=False).apply(candidate, context)
-        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+        return compare(candidate)
 
-    return Knob("rank", site.name, full, tuple(values), damages(values, errors, trial, trials))
+    points = measured_points(values, errors, trial, trials)
+    # A dense matrix makes errors good among inputs that go together; what flows between two factors does not.
+    rounded = {bits: along(points, [e + 2 * rounding_error(bits) for e in errors]) for bits in BITS}
+    return Knob("rank", site.name, full, tuple(values), along(points, errors), rounded)
 
 
-def damages(
+def bits_knob(
+    model: ir.Model,
+    site: Site,
+    context: Context,
+    multiple: int,
+    compare: Comparison,
+    trials: Sequence[float] = TRIAL_ERRORS,
+) -> Knob | None:
+    """The knob of one site's weights, or None where fewer bits would not make the file smaller."""
+    values = [b for b in BITS if stored_bytes(site.weight.size, b) < site.weight.size]
+    if not values:
+        return None
+    errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
+
+    def trial(bits: int) -> float:
+        candidate = model.clone()
+        only = (f"^{re.escape(site.name)}$",)
+        StoreWeights(weight_bits=bits, sites=only).apply(candidate, context)
+        return compare(candidate)
+
+    damage = along(measured_points(values, errors, trial, trials), errors)
+    return Knob("bits", site.name, 8, tuple(values), damage)
+
+
+def rounding_error(bits: int) -> float:
+    """Relative squared error of weights rounded to nearest, on a grid three standard deviations to each side."""
+    return float(3.0 / (2**bits - 1) ** 2)
+
+
+Points = list[tuple[float, float]]
+"""Logarithms of local error and damage, ascending."""
+
+
+def measured_points(
     values: Sequence[int],
     errors: Sequence[float],
     trial: Callable[[int], float],
     trials: Sequence[float] = TRIAL_ERRORS,
-) -> tuple[float, ...]:
-    """Damage at each strength of a knob; never falling, and never quite zero, so that ties go to what gains more.
+) -> Points:
+    """What some strengths of a knob do to the model.
 
     Args:
         values: strengths, descending.
@@ -255,20 +336,25 @@ def damages(
         trial: measures the damage of one.
         trials: local errors near which to measure.
     """
-    sure = [max(error, 1e-9) for error in errors]
+    sure = [max(error, LEAST_ERROR) for error in errors]
     tried = {min(range(len(sure)), key=lambda i: abs(math.log(sure[i] / error))) for error in trials}
-    points = sorted(
+    return sorted(
         (math.log(sure[i]), math.log(min(max(trial(values[i]), 1e-12), MOST_DAMAGE))) for i in tried
     )
+
+
+def along(points: Points, errors: Sequence[float]) -> tuple[float, ...]:
+    """Damage at ascending errors; never falling, and never quite zero, so that ties go to what gains more."""
     result: list[float] = []
     floor = 1e-9
-    for error in sure:
-        floor = max(floor * 1.0001, min(math.exp(_on_line(points, math.log(error))), MOST_DAMAGE))
+    for error in errors:
+        damage = math.exp(_on_line(points, math.log(max(error, LEAST_ERROR))))
+        floor = max(floor * 1.0001, min(damage, MOST_DAMAGE))
         result.append(floor)
     return tuple(result)
 
 
-def _on_line(points: Sequence[tuple[float, float]], x: float) -> float:
+def _on_line(points: Points, x: float) -> float:
     """Linear between points (x ascending); beyond the ends, and with one point alone, by `GROWTH`."""
     first, last = points[0], points[-1]
     if x <= first[0]:
@@ -299,7 +385,7 @@ def _layer(
     matrix_columns = site.inputs * site.taps if not site.depthwise else site.taps
     rows_knob, rows_per = moved_by(site.y, 1)
     columns_knob, columns_per = moved_by(site.x, site.taps)
-    rank = next((i for i, k in enumerate(knobs) if k.kind == "rank" and k.name == site.name), -1)
+    own = {k.kind: i for i, k in enumerate(knobs) if k.kind != "width" and k.name == site.name}
     if site.groups > 1:
         columns_knob, columns_per, matrix_columns = -1, 0.0, int(np.prod(site.weight.shape[1:]))
     return Layer(
@@ -312,5 +398,6 @@ def _layer(
         rows_per,
         positions(site, shapes),
         site.taps if site.depthwise else 0,
-        rank,
+        own.get("rank", -1),
+        own.get("bits", -1),
     )

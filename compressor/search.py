@@ -37,14 +37,23 @@ Progress = Callable[[str, float, str], None]
 LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
 """Weight of latency in the allocation; the rest is size."""
 
-FIRST_GUESS = 0.01
+FIRST_GUESS = 0.005
 """Predicted damage per percent of budget at which bisection begins."""
 
-FINE = 50
+FINE = 30
 """One in so many steps of a path is near enough: refinement goes on from there."""
 
 REFINEMENTS = 10
 """Strides tried after bisection, where samples are cheap to run; a quarter of that elsewhere."""
+
+PATIENCE = 3
+"""Failures in a row after which a path is left: who tries on and on is let through by chance in the end."""
+
+BITS_TRIED = 6
+"""Strides towards fewer bits, where they come last."""
+
+FIRST_BITS = 3
+"""Steps per weight of the first of them: 8 bits, 6, 5, 4."""
 
 SITES_REFINED = 200
 """Refinements times sites, where that leaves at least half of the refinements."""
@@ -125,12 +134,14 @@ class Search:
         if integer is not None:
             finalists += self._variants(integer)
         for border in self._promising(self._borders()):
-            best = self._refine(border)
-            finalists += [best, *self._variants(best)]
+            refined = self._refine(border, self._refinements())
+            if self.objective != "size":
+                refined = self._with_fewer_bits(refined)
+            finalists += [refined.best, *self._variants(refined.best)]
         return finalists
 
     def _borders(self) -> list[Border]:
-        """The border of each path: one for each arithmetic, and for size another one."""
+        """The border of each path: one for each arithmetic, or, for size, two ways to weigh."""
         guess = FIRST_GUESS * self.budget_percent
         found: list[Border] = []
 
@@ -143,9 +154,9 @@ class Search:
 
         for precision in self._precisions():
             look(precision, LATENCY_SHARE[self.objective])
-        if found and self.objective != "latency" and not self.trials.dear:
+        if found and self.objective == "size" and not self.trials.dear:
             # Bytes alone lead into a few large layers and leave the others; what is fast is spread more evenly.
-            look(self._promising(found)[0].precision, LATENCY_SHARE["latency"])
+            look(found[0].precision, LATENCY_SHARE["latency"])
         return found
 
     def _precisions(self) -> tuple[str, ...]:
@@ -154,6 +165,8 @@ class Search:
             return ("float",)
         if self.trials.dear:  # a candidate takes minutes
             return ("int8",)
+        if self.objective == "size":  # weights take the same bytes either way
+            return ("float",)
         if self.objective == "latency":
             # Integer kernels gain where there is much to compute: never more than on the structure as it is.
             fold = self.trials.folds[0]
@@ -163,15 +176,17 @@ class Search:
                 return ("float",)
         return ("float", "int8")
 
-    def _tail(self, precision: str, leave: tuple[str, ...] = ()) -> tuple[Pass, ...]:
+    def _recipe(self, state: State, precision: str) -> tuple[Pass, ...]:
+        """All passes of a state."""
+        return self.options.recipe(state) + self._tail(precision, bits=self.options.bits(state))
+
+    def _tail(
+        self, precision: str, leave: tuple[str, ...] = (), bits: tuple[tuple[str, int], ...] = ()
+    ) -> tuple[Pass, ...]:
         """The passes that settle the precision, after those that change the structure."""
-        store = StoreWeights()
-        leave = leave or self.leave
-        return (
-            (Quantize(weight_bits=self.target.weight_bits, leave=leave), store)
-            if precision == "int8"
-            else (store,)
-        )
+        store = StoreWeights(bits=bits)
+        quantize = Quantize(weight_bits=self.target.weight_bits, bits=bits, leave=leave or self.leave)
+        return (quantize, store) if precision == "int8" else (store,)
 
     def _descent(self, precision: str, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
@@ -180,7 +195,13 @@ class Search:
         sites = {site.name for site in find_sites(original)}
         others = [c for c in node_costs(original, self.shapes, self.target) if c.name not in sites]
         fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
-        return Descent(self.options.layers, self.options.knobs, self.target, how, fixed)
+        # Few bits are free at run time: they would go first, and what makes the model fast would find no room.
+        still = () if self.objective == "size" else self._knobs("bits")
+        return Descent(self.options.layers, self.options.knobs, self.target, how, fixed, frozenset(still))
+
+    def _knobs(self, *kinds: str) -> list[int]:
+        """Indices of the knobs of some kinds."""
+        return [index for index, knob in enumerate(self.options.knobs) if knob.kind in kinds]
 
     def _bisect(self, descent: Descent, precision: str, guess: float) -> Border | None:
         """The smallest model of the path that keeps the budget, or None: strides from a guess, then halving.
@@ -196,7 +217,7 @@ class Search:
         probe, stride = max(bisect_right(damages, guess) - 1, 0), max(len(path) // 16, 1)
         while high - low > len(path) // FINE and not self.late():
             label = f"{precision}, step {probe} of {len(path) - 1}"
-            candidate = self._judge(label, self.options.recipe(path[probe]) + self._tail(precision))
+            candidate = self._judge(label, self._recipe(path[probe], precision))
             if self._accepts(candidate):
                 found, low = Border(precision, descent, path[probe], candidate), probe + 1
             else:
@@ -224,23 +245,39 @@ class Search:
         costs = self.timer([(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)])
         return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
 
-    def _refine(self, border: Border) -> Candidate:
-        """Go on from the border, in strides that grow while the budget holds; a knob that breaks it stays."""
-        state, best, frozen, stride = border.state, border.best, frozenset[int](), 1
-        for number in range(self._refinements()):
+    def _with_fewer_bits(self, border: Border) -> Border:
+        """The same structure with weights of fewer bits; at first about four each, then by strides."""
+        bits, others = self._knobs("bits"), self._knobs("width", "rank")
+        descent = replace(
+            border.descent, how=replace(border.descent.how, latency=0, size=1), still=frozenset(others)
+        )
+        return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits))
+
+    def _refine(self, border: Border, most: int, stride: int = 1) -> Border:
+        """Go on from the border, in strides that grow while the budget holds; a knob that breaks it stays.
+
+        Args:
+            border: where to begin.
+            most: strides tried.
+            stride: steps of the first.
+        """
+        state, best, frozen, failures = border.state, border.best, frozenset[int](), 0
+        for number in range(most):
             following = border.descent.stride(state, stride, frozen)
-            if following == state or self.late():
+            if following == state or failures == PATIENCE or self.late():
                 break
             label = f"{border.precision}, refinement {number + 1}"
-            candidate = self._judge(label, self.options.recipe(following) + self._tail(border.precision))
+            candidate = self._judge(label, self._recipe(following, border.precision))
             if self._accepts(candidate):
                 state, best, stride = following, candidate, 2 * stride
+                failures = 0
             elif stride > 1:
                 stride //= 2
             else:
                 frozen |= {border.descent.turned(state, following)}
+            failures += not self._accepts(candidate)
             self.progress("search", 0.0, label)
-        return best
+        return replace(border, state=state, best=best)
 
     def _refinements(self) -> int:
         """How many; in nets of many sites each takes long and gains little."""

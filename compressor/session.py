@@ -330,7 +330,7 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
         context, tell = trials.folds[0].context, _telling(host, "options")
         strengths = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
         search.options = collect(
-            trials.original, context, found.shapes, multiple, tell, search.late, strengths
+            trials.original, context, trials.shown, found.shapes, multiple, tell, search.late, strengths
         )
     with found.stage("search"):
         found.candidates = search.run()

@@ -115,6 +115,7 @@ class Trials:
         costs: what a changed answer costs, where that is known.
         folds: see the module's docstring.
         full: the context over all samples, for what is shipped.
+        shown: a context over the samples that judge the first fold.
         probe: a context over fewer samples where runs are dear, for trials of single sites.
         dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
         others: fidelity of the outputs that the metric does not read.
@@ -130,6 +131,7 @@ class Trials:
     folds: Sequence[Fold]
     full: Context
     probe: Context
+    shown: Context
     dear: bool = False
     others: Sequence[BuiltIn] = ()
     unseen: float = np.inf
@@ -251,6 +253,9 @@ def make_trials(
     full = make_context(engine, original, Samples(data, batch), target, seed, leave)
     few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
     probe = make_context(engine, original, few, target, seed, leave)
+    order = np.random.default_rng(seed).permutation(data.rows)
+    cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
+    shown = make_context(engine, original, Samples(data.subset(cuts[0]), batch), target, seed, leave)
     told, costs = answers or (None, None)
     trials = Trials(
         original,
@@ -262,12 +267,11 @@ def make_trials(
         [],
         full,
         probe,
+        shown,
         dear,
         others,
         unseen,
     )
-    order = np.random.default_rng(seed).permutation(data.rows)
-    cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
     made = []
     for held in cuts:
         rest = np.setdiff1d(order, held)

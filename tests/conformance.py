@@ -42,7 +42,9 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "low rank": low_rank,
     "quantize": lambda _: Quantize(),
     "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", per_channel=False),
+    "quantize, few bits": lambda _: Quantize(weight_bits=3),
     "store": lambda _: StoreWeights(min_elements=2),
+    "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=2),
 }
 """Each pass, set to do as much as it can on a given model."""
 
@@ -52,7 +54,9 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "low rank": lambda m: LowRank(tuple((s.name, min(s.matrix().shape)) for s in find_sites(m) if s.dense)),
     "quantize": lambda _: Quantize(sites=("^nobody$",)),
     "quantize, 4 bits": lambda m: Quantize(leave=tuple(s.name for s in find_sites(m))),
+    "quantize, few bits": lambda _: Quantize(weight_bits=3, sites=("^nobody$",)),
     "store": lambda _: StoreWeights(min_elements=10**9),
+    "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=10**9),
 }
 """The same passes, set to change nothing."""
 

@@ -61,6 +61,7 @@ def inspect(*, target: str, as_json: bool, debug: bool, **rest: Any) -> int:
                 knobs = collect(
                     trials.original,
                     trials.folds[0].context,
+                    trials.shown,
                     found.shapes,
                     multiple,
                     lambda share, what: tell("options", share, what),

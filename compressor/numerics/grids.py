@@ -141,7 +141,7 @@ def magnitudes(x: Array, axis: int | None) -> Floats:
     return np.asarray(np.maximum(x.max(axis=others), -x.min(axis=others)), np.float32)
 
 
-def _scale_of(peaks: Floats, grid: Grid, floor: Array | float) -> Floats:
+def scale_of(peaks: Floats, grid: Grid, floor: Array | float) -> Floats:
     """Scales that put `peaks` on qmax; where a peak is zero, the largest of the others (or 1)."""
     scale = np.asarray(peaks / np.float32(grid.qmax), np.float32)
     fallback = np.float32(scale.max(initial=0.0)) or np.float32(1.0)
@@ -161,7 +161,7 @@ def symmetric_scale(x: Array, grid: Grid, axis: int | None = None, floor: Array 
     Returns:
         Scales above zero, scalar or [x.shape[axis]], also where all weights are zero.
     """
-    return _scale_of(magnitudes(x, axis), grid, floor)
+    return scale_of(magnitudes(x, axis), grid, floor)
 
 
 def best_scale(
@@ -188,7 +188,7 @@ def best_scale(
     best: Floats | None = None
     least: Array = np.zeros(0)
     for ratio in ratios:
-        scale = _scale_of(np.asarray(peaks * np.float32(ratio)), grid, floor)
+        scale = scale_of(np.asarray(peaks * np.float32(ratio)), grid, floor)
         error = np.square(x - dequantize(quantize(x, scale, grid, axis=axis), scale, axis=axis))
         loss = np.asarray(error.sum(axis=others, dtype=np.float64))
         if best is None:

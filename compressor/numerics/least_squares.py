@@ -67,6 +67,13 @@ class Moments:
         some.xx, some.xy, some.yy = xx, self.xy[inputs][:, outputs], yy
         return some
 
+    def of_inputs(self) -> "Moments":
+        """The same of X alone, sharing its arrays."""
+        some = Moments(0, 0, self.rows)
+        some.inputs, some.x_sum, some.xx = self.inputs, self.x_sum, self.xx
+        some.xy = np.zeros((self.inputs, 0))
+        return some
+
     def about_zero(self) -> None:
         """Forget the means: for a site without a bias that could take them up."""
         self.x_sum[:], self.y_sum[:] = 0.0, 0.0

@@ -31,6 +31,9 @@ from edgepress.compressor.sites import (
 )
 from edgepress.compressor.walk import walking
 
+INNER = "_v"
+"""Put behind a site's name, it names the first of the two."""
+
 MOST_OUTPUTS = 4096
 """Outputs of a site up to which it is split: their covariance takes outputs² × 8 bytes several times over, and its
 directions outputs³ steps, a minute at this size."""
@@ -130,7 +133,7 @@ def replace_by_two(site: Site, u: Matrix, v: Matrix) -> None:
         raise ValueError(f"{site.name} is not in the main graph")
     dtype = site.weight.dtype
     values = set(ir.convenience.create_value_mapping(graph, include_subgraphs=True))
-    name = unique(f"{site.name}_v", {site_name(each) for each in graph})
+    name = unique(f"{site.name}{INNER}", {site_name(each) for each in graph})
     middle = ir.Value(name=unique(f"{site.y.name}_middle", values), type=site.y.type)
     inner = ir.Node(
         node.domain,

@@ -9,9 +9,8 @@ that back (Nagel et al. 2019, Data-Free Quantization, §4.2), with E[x] per inpu
 samples.
 """
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -25,16 +24,15 @@ from edgepress.compressor.numerics.grids import (
     Array,
     Grid,
     affine,
-    best_scale,
     bias_floor,
     bias_scale,
     dequantize,
     integer_grid,
     quantize,
-    symmetric_scale,
 )
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
 from edgepress.compressor.passes.calibrate import Seen, mean_shift
+from edgepress.compressor.passes.constants import Constants
 from edgepress.compressor.passes.integer_forms import (
     as_gemm,
     as_global_pool,
@@ -42,7 +40,15 @@ from edgepress.compressor.passes.integer_forms import (
     raise_opset,
 )
 from edgepress.compressor.passes.qdq import Plan, already_quantized, given, place, share_grids
-from edgepress.compressor.sites import Site, find_sites, taken, unique
+from edgepress.compressor.passes.rounding import (
+    Ranges,
+    Rounded,
+    check_bits,
+    round_by_outputs,
+    round_plainly,
+    weight_grid,
+)
+from edgepress.compressor.sites import Site, find_sites
 
 HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"])
 
@@ -56,6 +62,7 @@ class Quantize(Pass):
 
     Attributes:
         weight_bits: 2 to 8; fewer where the target's kernels would saturate.
+        bits: (site, bits) pairs that differ from that. Kernels compute with 8 bits whatever is stored.
         activation_bits: 8.
         ranges: how the range of an activation is chosen.
         per_channel: one weight scale per output channel; else one per tensor.
@@ -71,13 +78,13 @@ class Quantize(Pass):
     ranges: Literal["minmax", "percentile", "mse"] = "minmax"
     per_channel: bool = True
     bias_correction: bool = True
-    weight_ranges: Literal["minmax", "mse"] = "minmax"
+    weight_ranges: Ranges = "minmax"
+    bits: tuple[tuple[str, int], ...] = ()
     sites: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 2 <= self.weight_bits <= 8:
-            raise UsageError(f"quantize: weight_bits is {self.weight_bits}", "Choose 2 to 8.")
+        check_bits(self.kind, self.weight_bits, self.bits)
         if self.activation_bits != 8:
             raise UsageError(
                 f"quantize: activation_bits is {self.activation_bits}", "Only 8 has fast kernels."
@@ -109,11 +116,34 @@ class Quantize(Pass):
                 grid = activation_grid(context)
                 ranges = {root: seen.range_of(root, grid) for root in set(plan.root.values())}
                 params = {v: affine(*r, grid, inside) for v, (r, inside) in share_grids(plan, ranges).items()}
-                _Writer(self, model, context, plan, params, seen.means()).write()
+                rounded = self._rounded(model, sites, params, context)
+                _Writer(self, Constants(model), context, plan, params, rounded, seen.means()).write()
                 break
             skipped += [Skipped(s.name, "its activations are not finite on the samples") for s in bad]
             sites = [site for site in sites if site not in bad]
         return Outcome(modified or bool(sites), tuple(s.name for s in sites), tuple(skipped))
+
+    def _rounded(
+        self, model: ir.Model, sites: Sequence[Site], params: Mapping[ir.Value, Affine], context: Context
+    ) -> dict[ir.Node, tuple[Grid, Rounded]]:
+        """The integers of all sites' weights: the biases must still fit 32 bits at their scales."""
+        most = context.target.weight_bits if context.target else 8
+        bits = dict(self.bits)
+        grids = {s.node: weight_grid(bits.get(s.name, self.weight_bits), s.weight.size, most) for s in sites}
+        floors: dict[ir.Node, Array | float] = {}
+        for site in sites:
+            bias = own_bias(site)
+            floors[site.node] = 0.0 if bias is None else bias_floor(bias, params[site.x].scale)
+        by_outputs = round_by_outputs(model, grids, sites, floors, context) if self.per_channel else {}
+        rounded: dict[ir.Node, tuple[Grid, Rounded]] = {}
+        for site in sites:
+            found = by_outputs.get(site.node)
+            if found is None:
+                floor = floors[site.node] if self.per_channel else np.max(floors[site.node])
+                axis = site.out_axis if self.per_channel else None
+                found = round_plainly(site.weight, grids[site.node], axis, floor, self.weight_ranges)
+            rounded[site.node] = grids[site.node], found
+        return rounded
 
     def _choose(self, model: ir.Model, context: Context) -> tuple[list[Site], list[Skipped]]:
         """Sites to quantize, and the others with the reason."""
@@ -180,27 +210,28 @@ class _Writer:
 
     Attributes:
         recipe: the pass.
-        model: changed in place.
+        constants: of the model, which is changed in place.
         context: names the target.
         plan: where integers flow.
         params: scale and zero point of every carried value.
+        rounded: weights of each site: their grid, integers and scales.
         means: mean input of each site; empty without bias correction.
-        pool: initializers by content, so that equal ones are stored once.
-        names: names in use.
     """
 
     recipe: Quantize
-    model: ir.Model
+    constants: Constants
     context: Context
     plan: Plan
     params: dict[ir.Value, Affine]
+    rounded: dict[ir.Node, tuple[Grid, Rounded]]
     means: dict[ir.Node, Array]
-    pool: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
+    graph: ir.Graph = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.graph = self.constants.model.graph
 
     def write(self) -> None:
         """Insert all pairs, then replace weights and biases."""
-        self.names = taken(self.model)
         uses = {v: self._readers(v) for v in self.plan.carried}
         inputs = {site.node: site.x for site in self.plan.sites}
         old = [v for site in self.plan.sites for v in site.node.inputs[1:] if v is not None]
@@ -210,7 +241,7 @@ class _Writer:
             self._site(site, self.params[inputs[site.node]].scale)
         for value in old:
             if not value.uses() and not value.is_graph_output() and value.name:
-                self.model.graph.initializers.pop(value.name, None)
+                self.graph.initializers.pop(value.name, None)
 
     def _readers(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
         """Who must read a value from behind its pair: all, where an integer kernel gives it."""
@@ -218,12 +249,14 @@ class _Writer:
         return [(u.node, u.idx) for u in value.uses() if everybody or self.plan.computes(u.node)]
 
     def _pair(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> None:
-        graph, grid, params = self.model.graph, activation_grid(self.context), self.params[value]
-        scale = self._constant("scale", np.array(params.scale, np.float32))
-        zero = self._constant("zero", np.array(params.zero_point, grid.dtype))
+        graph, grid, params = self.graph, activation_grid(self.context), self.params[value]
+        scale = self.constants.add("scale", np.array(params.scale, np.float32))
+        zero = self.constants.add("zero", np.array(params.zero_point, grid.dtype))
         name = value.name or "value"
-        q = ir.Node("", "QuantizeLinear", [value, scale, zero], outputs=[self._value(f"{name}_q")])
-        dq = ir.Node("", "DequantizeLinear", [q.outputs[0], scale, zero], outputs=[self._value(f"{name}_dq")])
+        q = ir.Node("", "QuantizeLinear", [value, scale, zero], outputs=[self.constants.value(f"{name}_q")])
+        dq = ir.Node(
+            "", "DequantizeLinear", [q.outputs[0], scale, zero], outputs=[self.constants.value(f"{name}_dq")]
+        )
         copy = dq.outputs[0]
         copy.type, copy.shape = value.type, value.shape
         producer = value.producer()
@@ -234,7 +267,7 @@ class _Writer:
         for node, index in readers:
             node.replace_input_with(index, copy)
         if self.plan.from_integers(value) and value.is_graph_output():
-            value.name, copy.name = self._fresh(f"{name}_float"), name
+            value.name, copy.name = self.constants.fresh(f"{name}_float"), name
             copy.meta.update(value.meta)
             for index, output in enumerate(graph.outputs):
                 if output is value:
@@ -242,22 +275,18 @@ class _Writer:
 
     def _site(self, site: Site, input_scale: float) -> None:
         """Replace weights and bias of one site."""
-        bias = self._own_bias(site)
-        bits = min(self.recipe.weight_bits, self.context.target.weight_bits if self.context.target else 8)
-        grid = integer_grid(bits, signed=True, symmetric=True)
+        bias = own_bias(site)
+        grid, (q, scale) = self.rounded[site.node]
         axis = site.out_axis if self.recipe.per_channel else None
-        floor = bias_floor(bias, input_scale) if bias is not None else np.zeros(1, np.float32)
-        choose = best_scale if self.recipe.weight_ranges == "mse" else symmetric_scale
-        scale = choose(
-            site.weight, grid, axis, floor=floor if axis is not None and bias is not None else floor.max()
-        )
-        q = quantize(site.weight, scale, grid, axis=axis)
-        base = site.node.inputs[1].name if site.node.inputs[1] else site.name
-        stored = [self._constant(f"{base}_q", q), self._constant("scale", scale)]
+        base = (site.node.inputs[1].name if site.node.inputs[1] else None) or site.name
+        stored = [
+            self.constants.integers(f"{base}_q", q, grid, site.node),
+            self.constants.add("scale", scale),
+        ]
         if (
             site.node.op_type == "Gemm"
         ):  # without it Gemm is not fused; Conv and MatMul are, and it costs bytes
-            stored.append(self._constant("zero", np.zeros(scale.shape, grid.dtype)))
+            stored.append(self.constants.add("zero", np.zeros(scale.shape, grid.dtype)))
         site.node.replace_input_with(1, self._dequantized(site.node, stored, f"{base}_dq", axis))
         if bias is None:
             return
@@ -266,20 +295,14 @@ class _Writer:
             bias = (bias - mean_shift(site, error, self.means[site.node])).astype(np.float32)
         name = site.node.inputs[2].name if site.node.inputs[2] else f"{site.name}_bias"
         if self._float_bias(site):
-            site.node.replace_input_with(2, self._constant(f"{name}_c", bias))
+            site.node.replace_input_with(2, self.constants.add(f"{name}_c", bias))
             return
         product = np.broadcast_to(bias_scale(input_scale, scale), bias.shape)
         product = product if axis is not None else product[:1].reshape(())
         along = 0 if axis is not None else None
         q = quantize(bias, product, BIAS_GRID, axis=along)
-        stored = [self._constant(f"{name}_q", q), self._constant("scale", product)]
+        stored = [self.constants.add(f"{name}_q", q), self.constants.add("scale", product)]
         site.node.replace_input_with(2, self._dequantized(site.node, stored, f"{name}_dq", along))
-
-    def _own_bias(self, site: Site) -> Array | None:
-        """The constant bias [outputs], or None where there is none to be changed."""
-        if len(site.node.inputs) < 3 or site.node.inputs[2] is None:
-            return None
-        return site.bias()
 
     def _float_bias(self, site: Site) -> bool:
         """Whether kernels take the bias as floats: smaller, for it needs no scales and no node."""
@@ -292,28 +315,15 @@ class _Writer:
     def _dequantized(self, reader: ir.Node, stored: list[ir.Value], name: str, axis: int | None) -> ir.Value:
         """A DequantizeLinear of constants, in front of `reader`."""
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-        node = ir.Node("", "DequantizeLinear", stored, attributes, outputs=[self._value(name)])
+        node = ir.Node("", "DequantizeLinear", stored, attributes, outputs=[self.constants.value(name)])
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         node.outputs[0].shape = stored[0].shape
-        self.model.graph.insert_before(reader, node)
+        self.graph.insert_before(reader, node)
         return node.outputs[0]
 
-    def _constant(self, name: str, array: Array) -> ir.Value:
-        """An initializer, shared with all others of equal type, shape and content."""
-        array = np.ascontiguousarray(array).reshape(np.shape(array))
-        key = (str(array.dtype), array.shape, hashlib.blake2b(array.tobytes()).digest())
-        if key not in self.pool:
-            free = self._fresh(name)
-            tensor = ir.Tensor(array, name=free)
-            value = ir.Value(
-                name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self.model.graph.register_initializer(value)
-            self.pool[key] = value
-        return self.pool[key]
 
-    def _fresh(self, name: str) -> str:
-        return unique(name, self.names)
-
-    def _value(self, name: str) -> ir.Value:
-        return ir.Value(name=self._fresh(name))
+def own_bias(site: Site) -> Array | None:
+    """The constant bias [outputs], or None where there is none to be changed."""
+    if len(site.node.inputs) < 3 or site.node.inputs[2] is None:
+        return None
+    return site.bias()

@@ -1,8 +1,8 @@
-"""Weights stored in 8 bits that become floats again at load: a quarter of the file at float speed.
+"""Weights stored in few bits that become floats again at load: a quarter of the file, or less, at float speed.
 
-    w = Cast(q) · s        q int8, s one scale per output channel (row, for tables)
+    w = q · s        q of 2 to 8 bits, s one scale per output channel (row, for tables)
 
-Cast and Mul of constants are folded by every ordinary runtime, so nothing is left of them at run time. A
+Operators on constants are folded by every ordinary runtime, so nothing is left of them at run time. A
 DequantizeLinear is not used: in front of a MatMul it becomes a kernel that quantizes activations as well, and
 in front of a GRU it is not folded. Rounding is compensated as in `quantize`, by the bias.
 """
@@ -10,30 +10,32 @@ in front of a GRU it is not folded. Rounding is compensated as in `quantize`, by
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.numerics.grids import (
-    Array,
-    best_scale,
-    dequantize,
-    integer_grid,
-    quantize,
-    symmetric_scale,
-)
+from edgepress.compressor.numerics.grids import Array, Grid, dequantize
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
-from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_of
+from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_of, remembered_means
+from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
+from edgepress.compressor.passes.integer_forms import raise_opset
+from edgepress.compressor.passes.rounding import (
+    FEW_BITS,
+    Ranges,
+    Rounded,
+    check_bits,
+    round_by_outputs,
+    round_plainly,
+    weight_grid,
+)
 from edgepress.compressor.sites import (
     Site,
     constant,
     int_attribute,
     replace_constant,
     site_of,
-    taken,
-    unique,
 )
 
 WEIGHTS = {
@@ -74,7 +76,8 @@ class StoreWeights(Pass):
     """Keep weights as 8-bit integers that fold to floats at load.
 
     Attributes:
-        bits: 8.
+        weight_bits: 2 to 8.
+        bits: (site, bits) pairs that differ from that.
         weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
         bias_correction: with samples, take the mean error of rounded weights out of the bias.
         min_elements: smaller weights stay as they are.
@@ -83,16 +86,16 @@ class StoreWeights(Pass):
     """
 
     kind: ClassVar[str] = "store"
-    bits: int = 8
-    weight_ranges: Literal["minmax", "mse"] = "minmax"
+    weight_bits: int = 8
+    bits: tuple[tuple[str, int], ...] = ()
+    weight_ranges: Ranges = "minmax"
     bias_correction: bool = True
     min_elements: int = 64
     sites: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.bits != 8:
-            raise UsageError(f"store: bits is {self.bits}", "Choose 8.")
+        check_bits(self.kind, self.weight_bits, self.bits)
         for pattern in self.sites:
             try:
                 re.compile(pattern)
@@ -101,27 +104,39 @@ class StoreWeights(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Store the weights of `model` in place; samples are used where there are any."""
-        chosen: list[Stored] = []
-        skipped: list[Skipped] = []
+        chosen, skipped = self._choose(model, context)
+        few = min([self.weight_bits, *(bits for _, bits in self.bits)]) <= FEW_BITS
+        if few and chosen and raise_opset(model, UNPACKING_OPSET):
+            chosen, skipped = self._choose(model, context)
+        correctable = [site for s in chosen if (site := _correctable(s)) is not None]
+        means: dict[ir.Node, Array] = {}
+        if context.stream is not None and self.bias_correction and correctable:
+            means = remembered_means(model, correctable, context)
+            unknown = [Mean(site) for site in correctable if site.node not in means]
+            means |= means_of(context.stream, model, unknown) if unknown else {}
+        grids = {stored.node: self._grid(stored) for stored in chosen}
+        sites = [site for s in chosen if s.index == 1 and (site := site_of(s.node)) is not None]
+        rounded = round_by_outputs(model, grids, sites, {}, context)
+        constants = Constants(model)
+        for stored in chosen:
+            site = _correctable(stored) if stored.node in means else None
+            error = self._store(constants, stored, rounded.get(stored.node))
+            if site is not None:
+                _correct(site, error, means[stored.node])
+        changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
+        left = dict.fromkeys(s for s in skipped if s.site not in changed)
+        return Outcome(bool(chosen), tuple(changed), tuple(left))
+
+    def _choose(self, model: ir.Model, context: Context) -> tuple[list[Stored], list[Skipped]]:
+        """Weights to store, and the others with the reason."""
+        chosen, skipped = [], []
         for stored in candidates(model):
             reason = self._refusal(stored, context)
             if reason is None:
                 chosen.append(stored)
             else:
                 skipped.append(Skipped(stored.readers[0], reason))
-        correctable = [site for s in chosen if (site := _correctable(s)) is not None]
-        means: dict[ir.Node, Array] = {}
-        if context.stream is not None and self.bias_correction and correctable:
-            means = means_of(context.stream, model, [Mean(site) for site in correctable])
-        names = taken(model)
-        for stored in chosen:
-            site = _correctable(stored) if stored.node in means else None
-            error = self._store(model.graph, stored, names)
-            if site is not None and error is not None:
-                _correct(site, error, means[stored.node])
-        changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
-        left = dict.fromkeys(s for s in skipped if s.site not in changed)
-        return Outcome(bool(chosen), tuple(changed), tuple(left))
+        return chosen, skipped
 
     def _refusal(self, stored: Stored, context: Context) -> str | None:
         """Why a weight stays as it is, or None."""
@@ -141,22 +156,29 @@ class StoreWeights(Pass):
         saved -= OVERHEAD + 9 * len(stored.value.name or "")
         return None if saved > 0 else "the file would not get smaller"
 
-    def _store(self, graph: ir.Graph, stored: Stored, names: set[str]) -> Array:
-        """Replace one initializer by Cast and Mul; gives the error of its rounding, in float32."""
-        value = stored.value
-        name, array = value.name or "weight", constant(value)
+    def _grid(self, stored: Stored) -> Grid:
+        bits = dict(self.bits)
+        width = next((bits[r] for r in stored.readers if r in bits), self.weight_bits)
+        array = constant(stored.value)
+        return weight_grid(width, 0 if array is None else array.size)
+
+    def _store(self, constants: Constants, stored: Stored, rounded: Rounded | None) -> Array:
+        """Replace one initializer by what becomes it at load; gives the error of its rounding, in float32."""
+        array, grid = constant(stored.value), self._grid(stored)
         if array is None:
-            raise ValueError(f"{name} is not constant")
+            raise ValueError(f"{stored.value.name} is not constant")
         shape, rows = scale_shape(stored, array)
         axis = next((i for i, size in enumerate(shape) if size != 1), None)
         wide = array.astype(np.float32)
         if sum(size != 1 for size in shape) > 1:  # a recurrent net: directions × gates are rows of one matrix
             wide, axis = wide.reshape(rows, -1), 0
-        grid = integer_grid(self.bits, signed=True, symmetric=True)
-        scale = (best_scale if self.weight_ranges == "mse" else symmetric_scale)(wide, grid, axis)
-        q = quantize(wide, scale, grid, axis=axis)
+        if rounded is None or axis is None:
+            rounded = round_plainly(wide, grid, axis, 0.0, self.weight_ranges)
+        q, scale = rounded
         error: Array = dequantize(q, scale, axis=axis) - wide
-        _fold_at_load(graph, value, q.reshape(array.shape), scale.reshape(shape if scale.ndim else ()), names)
+        _fold_at_load(
+            constants, stored.value, q.reshape(array.shape), scale.reshape(shape if scale.ndim else ()), grid
+        )
         return error.reshape(array.shape)
 
 
@@ -164,6 +186,10 @@ def candidates(model: ir.Model) -> Iterator[Stored]:
     """Initializers of the main graph that some node reads as its weights, and nobody as anything else."""
     for value in list(model.graph.initializers.values()):
         uses = [(use.node, use.idx) for use in value.uses()]
+        if (
+            value.dtype is not None and value.dtype.is_integer()
+        ):  # a Gather of integers is no table of weights
+            continue
         heavy = [(n, i) for n, i in uses if n.domain in ("", "ai.onnx") and i in WEIGHTS.get(n.op_type, ())]
         if not heavy or len(heavy) < len(uses) or value.is_graph_input() or value.is_graph_output():
             continue
@@ -202,30 +228,21 @@ def scale_shape(stored: Stored, array: Array) -> tuple[tuple[int, ...], int]:
     return shape, count
 
 
-def _fold_at_load(graph: ir.Graph, value: ir.Value, q: Array, scale: Array, names: set[str]) -> None:
+def _fold_at_load(constants: Constants, value: ir.Value, q: Array, scale: Array, grid: Grid) -> None:
     """Put q · scale in the place of an initializer, under its name."""
-    name = value.name or "weight"
+    graph, name = constants.model.graph, value.name or "weight"
     graph.initializers.pop(name)
-    constants = []
-    for suffix, array in (("q", q), ("scale", scale)):
-        free = unique(f"{name}_{suffix}", names)
-        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(np.shape(array)), name=free)
-        constants.append(
-            ir.Value(
-                name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-        )
-        graph.register_initializer(constants[-1])
-    nodes = [_cast(constants[0], ir.DataType.FLOAT, unique(f"{name}_cast", names))]
+    first = graph[0]
+    codes = constants.integers(f"{name}_q", q, grid, first, np.float32)
     half = value.dtype == ir.DataType.FLOAT16
-    product = ir.Value(name=unique(f"{name}_wide", names) if half else name)
-    nodes.append(ir.Node("", "Mul", [nodes[0].outputs[0], constants[1]], outputs=[product]))
+    product = ir.Value(name=constants.fresh(f"{name}_wide") if half else name)
+    nodes = [ir.Node("", "Mul", [codes, constants.add(f"{name}_scale", scale)], outputs=[product])]
     if half:  # not multiplied in float16: there is no such kernel on a CPU, so nothing would be folded
         nodes.append(_cast(product, ir.DataType.FLOAT16, name))
     result = nodes[-1].outputs[0]
     result.type, result.shape = value.type, value.shape
     result.meta.update(value.meta)
-    graph.insert_before(graph[0], nodes)
+    graph.insert_before(first, nodes)
     ir.convenience.replace_all_uses_with(value, result)
 
 

@@ -17,9 +17,10 @@ from edgepress.compressor.cost import peak_activation_bytes, total_macs
 from edgepress.compressor.data import Source
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings
-from edgepress.compressor.model import parameters
+from edgepress.compressor.model import parameter_tensors, parameters
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
+from edgepress.compressor.passes.constants import packed
 from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.recipe import to_json
 from edgepress.compressor.report import manifest as manifests
@@ -145,7 +146,7 @@ def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float |
         latency_samples_ns=tuple(latency.samples_ns) if latency else (),
         memory_peak_bytes=memory,
         activation_bytes=peak_activation_bytes(model, passing) if shapes else None,
-        parameters=parameters(model) - _scales(at_load),
+        parameters=parameters(model) - _scales(at_load) + _packed_away(model, at_load),
         macs=total_macs(model, shapes) if shapes else None,
         files=names,
     )
@@ -163,6 +164,14 @@ def _scales(at_load: Iterable[ir.Node]) -> int:
     return sum(found.values())
 
 
+def _packed_away(model: ir.Model, at_load: Iterable[ir.Node]) -> int:
+    """How many more weights there are than constants that hold them, several to a word."""
+    found = [what for node in at_load if (what := packed(node)) is not None]
+    words = {value.name for _, constants in found for value in constants}
+    held = sum(tensor.size for name, tensor in parameter_tensors(model) if name in words)
+    return sum(count for count, _ in found) - held
+
+
 def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequence[Step]:
     """What was done: normalisation, then each pass at each site with the damage that was predicted for it.
 
@@ -175,11 +184,16 @@ def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequen
         if s.changed
     ]
     gains = {row.name: _gain(row) for row in sites}
+    told: set[tuple[str, str]] = set()
     for step in best.recipe:
         fields = _fields(step)
         per_site = [
-            (word, name, value) for word in ("width", "rank") for name, value in getattr(step, f"{word}s", ())
+            (word, name, value)
+            for word, attribute in (("width", "widths"), ("rank", "ranks"), ("bits", "bits"))
+            for name, value in getattr(step, attribute, ())
+            if (word, name) not in told
         ]
+        told |= {(word, name) for word, name, _ in per_site}
         for word, name, value in per_site:
             damage, full = _predicted(found.options, name, word, value)
             steps.append(
@@ -193,7 +207,7 @@ def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequen
                     why=best.why,
                 )
             )
-        if not per_site:
+        if not per_site or step.kind in ("quantize", "store"):
             steps.append(Step(pass_=step.kind, parameters=fields, kept=True, why=best.why))
     if best.recipe:
         before, after = found.latencies

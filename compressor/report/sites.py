@@ -8,6 +8,7 @@ from edgepress.compressor.cost import NodeCost, node_costs
 from edgepress.compressor.job import Findings
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import site_name
+from edgepress.compressor.passes.constants import packed
 from edgepress.compressor.report.record import SiteCost, SiteRow
 from edgepress.compressor.samples import shapes_in_one_run
 
@@ -65,11 +66,15 @@ def _weights_by_node(model: ir.Model) -> dict[str, tuple[int, int]]:
         stack = [value for value in node.inputs if value is not None]
         while stack:
             value = stack.pop()
+            maker = value.producer()
+            if maker is not None and (what := packed(maker)) is not None:
+                count += what[0]
+                size += sum(each.const_value.nbytes for each in what[1] if each.const_value is not None)
+                continue
             if value.const_value is not None:
                 count += value.const_value.size
                 size += value.const_value.nbytes
                 continue
-            maker = value.producer()
             if maker is not None and maker.op_type in _UNPACKING and _constant_only(maker):
                 stack += [each for each in maker.inputs if each is not None]
         found[site_name(node)] = (count, size)
@@ -94,10 +99,11 @@ def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass]
         rank = dict(getattr(step, "ranks", ())).get(cost.name)
         words += [f"{width} channels"] if width else []
         words += [f"rank {rank}"] if rank else []
+        bits = dict(getattr(step, "bits", ())).get(cost.name)
         if step.kind == "quantize" and cost.name not in getattr(step, "leave", ()):
-            words.append("8-bit arithmetic")
-        elif step.kind == "store" and "8-bit arithmetic" not in words:
-            words.append("weights stored in 8 bits")
+            words.append("8-bit arithmetic" + (f" on weights stored in {bits} bits" if bits else ""))
+        elif step.kind == "store" and not any("8-bit arithmetic" in word for word in words):
+            words.append(f"weights stored in {bits or 8} bits")
     structure = any("channels" in word or "rank" in word for word in words)
     if parts and not structure and sum(part.macs for part in parts) < cost.macs:
         words.insert(0, "fewer inputs")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -118,6 +119,19 @@ def test_a_knob_that_gains_nothing_is_not_turned() -> None:
     board = oracles.Board(bytes_per_ns=1e12)
     assert Descent([layer], [knob], board, Weighing(1.0, 0.0, False, 8), (0.0, 0.0)).path() == [(8,)]
     assert Descent([layer], [knob], board, Weighing(0.0, 1.0, False, 8), (0.0, 0.0)).path() != [(8,)]
+
+
+def test_rank_and_bits_of_one_site_do_not_add_up() -> None:
+    rank = Knob("rank", "a", 32, (8, 4), (0.1, 0.3), {4: (0.2, 0.5), 2: (3.0, 4.0)})
+    bits = Knob("bits", "a", 8, (4, 2), (0.01, 0.02))
+    layer = Layer("a", 64, -1, 64, -1, 0.0, 0.0, 1, 0, 0, 1)
+    descent = Descent([layer], [rank, bits], oracles.Board(), Weighing(0.0, 1.0, False, 4), (0.0, 0.0))
+    said = {s: descent.damage(s) for s in ((32, 8), (8, 8), (32, 4), (8, 4), (4, 4), (4, 2))}
+    assert list(said.values()) == [0.0, 0.1, 0.01, 0.2, 0.5, 4.0]
+    assert descent.costs((32, 4), [0])[1] < 0.65 * descent.costs((32, 8), [0])[1]
+    still = replace(descent, still=frozenset([1]))
+    assert all(bits == 8 for _, bits in still.path())
+    assert {bits for _, bits in descent.path()} == {8, 4, 2}
 
 
 def test_a_split_layer_costs_two_and_a_depthwise_one_its_taps() -> None:

@@ -26,6 +26,13 @@ def inferred(name: str) -> ir.Model:
 PICKED = (*models.ALL, *(name for name in models_core.CORE if not name.startswith("net_")))
 NETS = ("net_excite", "net_slice", "net_multiplier", "net_transposed", "net_prelu", "net_dense_concat")
 
+
+@pytest.fixture(autouse=True)
+def packing_that_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else weights as few as these would never be packed."""
+    monkeypatch.setattr("edgepress.compressor.numerics.packing.UNPACKING_BYTES", -(10**6))
+
+
 every = pytest.mark.parametrize("kind", sorted(conformance.STRONG))
 
 

@@ -1,6 +1,7 @@
 """What can be turned down in a model, and what it is thought to cost."""
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import models
 import models_core
@@ -15,10 +16,11 @@ from edgepress.compressor.options import (
     LADDER,
     MOST_DAMAGE,
     Options,
+    along,
     collect,
-    damages,
     divergence,
     ladder,
+    measured_points,
     stacked_outputs,
 )
 from edgepress.compressor.passes import LowRank, Shrink
@@ -84,13 +86,19 @@ def test_a_ladder_goes_down_in_multiples_and_then_in_halves(full: int, multiple:
         assert steps[0] >= full - multiple
 
 
+def damages(
+    values: Sequence[int], errors: Sequence[float], trial: Callable[[int], float], *trials: list[float]
+) -> tuple[float, ...]:
+    return along(measured_points(values, errors, trial, *trials), errors)
+
+
 def collected(name: str, leave: tuple[str, ...] = ()) -> tuple[Options, list[float]]:
     model = models_core.ALL[name]()
     infer_shapes(model)
     told: list[float] = []
     context = oracles.context(model, 64, target=oracles.Board(), leave=leave)
     shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
-    return collect(model, context, shapes, 2, lambda share, _: told.append(share)), told
+    return collect(model, context, context, shapes, 2, lambda share, _: told.append(share)), told
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "concat", "depthwise", "matmul", "net_excite", "zeros"])
@@ -109,6 +117,7 @@ def test_options_of_a_model(name: str) -> None:
         for index in (layer.rows_knob, layer.columns_knob):
             assert index == -1 or options.knobs[index].kind == "width"
         assert layer.rank_knob == -1 or options.knobs[layer.rank_knob].name == layer.name
+        assert layer.bits_knob == -1 or options.knobs[layer.bits_knob].kind == "bits"
 
 
 @pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "net_excite", "net_multiplier"])
@@ -191,3 +200,23 @@ def test_damage_never_falls_and_is_a_number(errors: list[float], answers: list[f
     assert all(0 < a < b for a, b in itertools.pairwise(found))
     assert np.isfinite(found).all()
     assert max(found) <= 1.01 * MOST_DAMAGE
+
+
+def test_fewer_bits_hurt_more_and_are_offered_where_they_pay() -> None:
+    model = models.mlp(hidden=400)
+    infer_shapes(model)
+    context = oracles.context(model, 64, target=oracles.Board())
+    shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
+    options = collect(model, context, context, shapes, 8, lambda *_: None)
+    bits = [knob for knob in options.knobs if knob.kind == "bits"]
+    sizes = {site.name: site.weight.size for site in find_sites(model)}
+    assert {knob.name for knob in bits} == {name for name, size in sizes.items() if size * 3 / 4 > 320}
+    for knob in bits:
+        assert knob.full == 8
+        assert all(b > a for a, b in itertools.pairwise(knob.damage))
+    state = tuple(3 if knob.kind == "bits" else knob.values[0] for knob in options.knobs)
+    named = dict(options.bits(state))
+    split = {knob.name for knob in options.knobs if knob.kind == "rank"}
+    assert set(named) == {k.name for k in bits} | {f"{k.name}_v" for k in bits if k.name in split}
+    assert set(named.values()) == {3}
+    assert not options.bits(tuple(knob.full for knob in options.knobs))

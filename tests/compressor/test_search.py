@@ -67,7 +67,7 @@ def trials() -> Trials:
 def prepared() -> tuple[Trials, Options]:
     made = trials()
     shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
-    return made, collect(made.original, made.folds[0].context, shapes, 4, lambda *_: None)
+    return made, collect(made.original, made.folds[0].context, made.shown, shapes, 4, lambda *_: None)
 
 
 def search(
@@ -149,7 +149,7 @@ def test_the_same_clock_gives_the_same_choice() -> None:
     for _ in range(2):
         made = trials()
         shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
-        options = collect(made.original, made.folds[0].context, shapes, 4, lambda *_: None)
+        options = collect(made.original, made.folds[0].context, made.shown, shapes, 4, lambda *_: None)
         candidates = search((made, options)).run()
         found.append(
             ([(c.label, digest(c.recipe), c.estimate, c.why) for c in candidates], kept(candidates).data)

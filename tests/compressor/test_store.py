@@ -79,6 +79,36 @@ def test_every_tiny_model_stays_right(name: str, samples: bool) -> None:
     assert distance(model, changed, models.feeds(model, 32)) < 0.02
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_few_bits_are_packed_and_nothing_of_that_is_left_at_run_time(
+    name: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepress.compressor.numerics.packing.UNPACKING_BYTES", -(10**6))
+    model = CASES[name]()
+    changed, outcome = stored(
+        model, StoreWeights(weight_bits=bits), samples=name in ("conv", "gemm", "matmul")
+    )
+    assert outcome.modified
+    onnx.checker.check_model(ir.to_proto(changed), full_check=True)
+    assert kernels(changed, tmp_path) == kernels(model, tmp_path)
+    whole = [v for v in changed.graph.initializers.values() if v.dtype == ir.DataType.INT8]
+    assert all(v.const_value is not None and v.const_value.size < 64 for v in whole)
+    feeds = {"x": np.arange(32)} if name == "gather" else models.feeds(model, 32)
+    assert 0 < distance(model, changed, feeds) < 3 / 2**bits
+
+
+def test_bits_of_a_site_overrule_those_of_all_and_pay_only_where_the_file_gets_smaller() -> None:
+    model = one("m = MatMul (x, w) y = MatMul (m, v)", w=(16, 512), v=(512, 4))
+    sizes = [
+        len(to_bytes(stored(model, StoreWeights(bits=bits))[0])) for bits in ((), (("m", 4),), (("y", 4),))
+    ]
+    assert sizes[1] < sizes[0] - 16 * 512 // 2 + 500
+    assert sizes[2] < sizes[0] - 512 * 4 // 2 + 500
+    few = one("y = MatMul (x, w)", w=(16, 24))
+    assert to_bytes(stored(few, StoreWeights(weight_bits=3))[0]) == to_bytes(stored(few)[0])
+
+
 def test_large_models_are_a_quarter_of_their_size() -> None:
     model = one("y = MatMul (x, w)", w=(16, 4096))
     changed, _ = stored(model)
@@ -182,7 +212,7 @@ def test_after_quantizing_only_float_weights_are_left_to_store(tmp_path: Path) -
     assert not {"Cast", "Mul"} & set(found)
 
 
-@pytest.mark.parametrize("fields", [{"bits": 4}, {"sites": ("(",)}])
+@pytest.mark.parametrize("fields", [{"weight_bits": 9}, {"bits": (("y", 1),)}, {"sites": ("(",)}])
 def test_impossible_parameters_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="store"):
         StoreWeights(**fields)  # type: ignore[arg-type]

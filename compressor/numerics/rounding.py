@@ -1,0 +1,146 @@
+"""Weights to few bits so that the outputs keep, not the weights: errors of one column are made good by the others.
+
+With G = E[x xᵀ] of the inputs, rounding W to Q moves the outputs by E|(W − Q) x|² = tr((W − Q) G (W − Q)ᵀ). Columns
+are rounded one after another, and what a column's rounding does to the outputs is taken up, as far as least squares
+can, by those not rounded yet:
+
+    e = (w_j − q_j) / U_jj,   w_k ← w_k − e U_jk  for k > j,   G⁻¹ = Uᵀ U  (U upper triangular)
+
+(Frantar et al. 2023, GPTQ, algorithm 1; Hassibi & Stork 1993 for the update).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.linalg
+
+from edgepress.compressor.numerics.grids import Array, Floats, Grid, scale_of
+from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.protocols import Matrix
+
+RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6)
+"""Shares of a row's largest magnitude tried as its range: the fewer the bits, the more it pays to clip."""
+
+DAMPINGS = (0.01, 0.1, 1.0)
+"""Added to the diagonal of G, as shares of its mean, the first as in Frantar, §3.3: more of it makes less good."""
+
+ENOUGH = 4
+"""With so many rows for each input the first damping will do: what it makes good comes out alike on other rows."""
+
+BLOCK = 32
+"""Columns whose updates of the later ones are applied together: the same numbers by fewer, larger products."""
+
+
+def round_to_outputs(
+    weights: Array,
+    fit: Moments,
+    held: Moments,
+    grid: Grid,
+    floor: Array | float = 0.0,
+    ratios: Sequence[float] = RATIOS,
+) -> tuple[Array, Floats]:
+    """Round a matrix to a symmetric grid with little error on outputs, one scale per row.
+
+    The range of a row is the one at which rounding to nearest does least to outputs, inputs taken for uncorrelated.
+    With few rows of inputs errors would vanish into directions that none of them has, and come back with the next:
+    so the damping is the one that does best on held-out rows, and where none helps, nearest it is. No row of W is
+    worse than by rounding to nearest at the same range, over all rows of inputs together.
+
+    Args:
+        weights: W [out, in], finite.
+        fit: moments of most rows of inputs.
+        held: moments of the others.
+        grid: signed, with zero point 0.
+        floor: least scale, scalar or [out].
+        ratios: shares of a row's largest magnitude to try as its range.
+
+    Returns:
+        Q [out, in] of `grid.dtype`, and scales [out] above zero.
+    """
+    wide, total = np.asarray(weights, np.float64), (fit + held).centred()[0]
+    scales = _ranges(wide, np.diag(total) + _ridge(total, DAMPINGS[0]), grid, floor, ratios)
+    each = scales[:, None].astype(np.float64)
+    nearest = np.clip(np.rint(wide / each), grid.qmin, grid.qmax)
+    best = 1
+    if fit.rows < ENOUGH * fit.inputs:
+        tries = [nearest, *_compensated(wide, fit.centred()[0], DAMPINGS, each, grid)]
+        unseen = held.centred()[0]
+        best = int(np.argmin([row_errors(wide - q * each, unseen).sum() for q in tries]))
+    if not best:
+        return nearest.astype(grid.dtype), scales
+    q = _compensated(wide, total, DAMPINGS[best - 1 : best], each, grid)[0]
+    worse = row_errors(wide - q * each, total) > row_errors(wide - nearest * each, total)
+    return np.where(worse[:, None], nearest, q).astype(grid.dtype), scales
+
+
+def row_errors(change: Matrix, gram: Matrix) -> Matrix:
+    """How far outputs move, mean square [out], when weights change by D [out, in]: the diagonal of D G Dᵀ."""
+    errors: Matrix = np.einsum("oi,oi->o", change @ gram, change)
+    return errors
+
+
+def _ranges(
+    weights: Matrix, power: Matrix, grid: Grid, floor: Array | float, ratios: Sequence[float]
+) -> Floats:
+    """The scale [out] of each row with the least rounding error, columns weighted by the power [in] of their inputs."""
+    peaks = np.abs(weights).max(axis=1, initial=0.0)
+    best, least = np.zeros(len(weights), np.float32), np.full(len(weights), np.inf)
+    for ratio in ratios:
+        scale = scale_of(np.asarray(peaks * ratio, np.float32), grid, floor)
+        q = np.clip(np.rint(weights / scale[:, None]), grid.qmin, grid.qmax)
+        error = np.square(weights - q * scale[:, None]) @ power
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    return best
+
+
+def _ridge(gram: Matrix, damping: float) -> float:
+    """A share of the mean of G's diagonal."""
+    return damping * float(np.trace(gram)) / max(len(gram), 1) + 1e-30
+
+
+def _compensated(
+    weights: Matrix, gram: Matrix, dampings: Sequence[float], scales: Matrix, grid: Grid
+) -> Matrix:
+    """Round column by column, those that carry most first, each error taken up by the columns after it.
+
+    Args:
+        weights: W [rows, in].
+        gram: G [in, in].
+        dampings: see `DAMPINGS`; all at once, for the loop costs more than what is in it.
+        scales: [rows, 1].
+        grid: the format.
+
+    Returns:
+        Integers as floats [dampings, rows, in].
+    """
+    order = np.argsort(-np.diag(gram), kind="stable")
+    sorted_gram = gram[np.ix_(order, order)]
+    upper = np.stack([_inverse_factor(sorted_gram, _ridge(gram, damping)) for damping in dampings])
+    left = np.repeat(weights[None, :, order], len(dampings), axis=0)
+    result = np.empty_like(left)
+    for start in range(0, len(gram), BLOCK):
+        end = min(start + BLOCK, len(gram))
+        block, across = left[:, :, start:end].copy(), upper[:, start:end, start:end]
+        errors = np.empty_like(block)
+        for j in range(end - start):
+            q = np.rint(block[:, :, j] / scales[:, 0])
+            q.clip(grid.qmin, grid.qmax, out=q)
+            result[:, :, start + j] = q
+            errors[:, :, j] = error = (block[:, :, j] - q * scales[:, 0]) / across[:, j, j, None]
+            block[:, :, j + 1 :] -= error[:, :, None] * across[:, j, None, j + 1 :]
+        left[:, :, end:] -= errors @ upper[:, start:end, end:]
+    unsorted: Matrix = result[:, :, np.argsort(order)]
+    return unsorted
+
+
+def _inverse_factor(gram: Matrix, ridge: float) -> Matrix:
+    """U, upper triangular, with (G + ridge · I)⁻¹ = Uᵀ U.
+
+    Turned end for end, G = R Rᵀ is a Cholesky factorisation, and U = R⁻¹.
+    """
+    loaded = gram[::-1, ::-1].copy()
+    loaded[np.diag_indices_from(loaded)] += ridge
+    turned = scipy.linalg.cholesky(loaded, lower=True, overwrite_a=True, check_finite=False)
+    upper, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(turned[::-1, ::-1]), lower=0)
+    result: Matrix = np.ascontiguousarray(upper)
+    return result

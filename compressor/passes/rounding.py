@@ -1,0 +1,108 @@
+"""Weights to integers: which width at which site, and which of the two neighbours each weight becomes.
+
+At 7 and 8 bits the nearer one will do. Below, errors of a site with samples are made good within each row
+(numerics/rounding.py); where there are none, or the inputs are too many, the range is the one that rounds the
+weights best.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.numerics.grids import (
+    Array,
+    Floats,
+    Grid,
+    best_scale,
+    integer_grid,
+    quantize,
+    symmetric_scale,
+)
+from edgepress.compressor.numerics.packing import stored_bytes
+from edgepress.compressor.numerics.rounding import RATIOS, round_to_outputs
+from edgepress.compressor.observe import input_moments, wide
+from edgepress.compressor.passes.base import Context
+from edgepress.compressor.sites import Site
+from edgepress.compressor.walk import walking
+
+Ranges = Literal["minmax", "mse"]
+Rounded = tuple[Array, Floats]
+"""Integers in the operator's layout, and their scales, one per output or a scalar."""
+
+FEW_BITS = 6
+"""Up to so many bits rounding to nearest costs more than it need."""
+
+
+def check_bits(kind: str, default: int, bits: Sequence[tuple[str, int]]) -> None:
+    """Refuse widths that no weight is stored in.
+
+    Raises:
+        UsageError: a width outside 2 … 8.
+    """
+    for name, width in [("weight_bits", default), *bits]:
+        if not 2 <= width <= 8:
+            raise UsageError(f"{kind}: {name} is {width}", "Choose 2 to 8.")
+
+
+def weight_grid(bits: int, count: int, most: int = 8) -> Grid:
+    """The grid of some weights: symmetric, zero point 0; with all bits where fewer would not make the file smaller.
+
+    Args:
+        bits: wanted.
+        count: how many weights.
+        most: bits that kernels take.
+    """
+    few = min(bits, most)
+    worth = few > FEW_BITS or stored_bytes(count, few) < count
+    return integer_grid(few if worth else most, signed=True, symmetric=True)
+
+
+def round_plainly(
+    weights: Array, grid: Grid, axis: int | None, floor: Array | float, ranges: Ranges
+) -> Rounded:
+    """To the nearest integers, ranges as the recipe says; with few bits always those that round best."""
+    if grid.bits <= FEW_BITS:
+        scale = best_scale(weights, grid, axis, floor=floor, ratios=RATIOS)
+    else:
+        scale = (best_scale if ranges == "mse" else symmetric_scale)(weights, grid, axis, floor=floor)
+    return quantize(weights, scale, grid, axis=axis), scale
+
+
+def round_by_outputs(
+    model: ir.Model,
+    grids: Mapping[ir.Node, Grid],
+    sites: Sequence[Site],
+    floors: Mapping[ir.Node, Array | float],
+    context: Context,
+) -> dict[ir.Node, Rounded]:
+    """Round those sites that have few bits and inputs to look at; the others are not in the answer.
+
+    Args:
+        model: holds the sites, not changed.
+        grids: of the sites.
+        sites: in the order of the graph.
+        floors: least scales, [outputs] or scalar.
+        context: with the samples, if there are any.
+    """
+    found: dict[ir.Node, Rounded] = {}
+    if context.stream is None:
+        return found
+    walked = walking(context)
+    for site in sites:
+        if grids[site.node].bits > FEW_BITS or not site.dense or wide(site):
+            continue
+        fit, held = input_moments(model, site, walked)
+        if not min(fit.rows, held.rows) or not np.trace(fit.xx) > 0:
+            continue
+        q, scale = round_to_outputs(site.matrix(), fit, held, grids[site.node], floors.get(site.node, 0.0))
+        found[site.node] = (_in_layout(site, q), scale)
+    return found
+
+
+def _in_layout(site: Site, q: Array) -> Array:
+    """Q [out, in] in the operator's own layout; small integers are exact in the weights' type."""
+    stored: Array = site.from_matrix(q).astype(q.dtype)
+    return stored
