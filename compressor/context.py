@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -44,6 +44,7 @@ class Context:
         leave: regular expressions of sites not to touch (`--leave`).
         rows: how many samples one run of `stream` gives.
         memo: what passes worked out on these samples and may want again; never a source of truth.
+        left_behind: what one pass worked out on the way and the next of the same recipe may want.
     """
 
     stream: Stream | None = None
@@ -52,6 +53,14 @@ class Context:
     leave: tuple[str, ...] = ()
     rows: int = 0
     memo: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
+    left_behind: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+
+    def apart(self) -> "Context":
+        """The same for another recipe: what was left behind hangs, in the last bits, on what was done before it.
+
+        What is shipped must not hang on what was tried before, nor what is tried side by side on which came first.
+        """
+        return replace(self, left_behind={})
 
     def rng(self) -> np.random.Generator:
         """A fresh generator: equal seeds give equal streams."""

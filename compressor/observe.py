@@ -31,11 +31,8 @@ TARGETS = "targets"
 """Key of `Context.memo`: the original's outputs at the sampled rows, by value; kept where the dictionary is there.
 They hang on where a walk was cut, in the last bits; what is shipped must not hang on what was tried before."""
 
-INPUTS = "inputs"
-"""Key of `Context.memo`: moments of the last inputs of each site, and what they hang on."""
-
 INPUT_BYTES = 64 << 20
-"""The sum of all in `INPUTS` of one context."""
+"""The sum of all moments in `Context.left_behind`."""
 
 TARGET_BYTES = 32 << 20
 """The sum of all in `TARGETS` of one context."""
@@ -115,50 +112,41 @@ def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments,
 
 
 def input_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
-    """`site_moments` of X alone; remembered as long as nothing in front of the site changes."""
-    if not restructured(model):
-        return own_moments(model, site, context)
-    found = remembered_inputs(model, site, context)
+    """`site_moments` of X alone; those that were left behind, as long as nothing in front of the site changed."""
+    found = inputs_left_behind(model, site, context)
     if found is None:
         found = site_moments(model, site, context)
-        remember_inputs(origin(model, site), site, context, *found)
+        leave_inputs(model, site, context, *found)
     return found
 
 
-def remembered_inputs(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments] | None:
+def inputs_left_behind(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments] | None:
     """What `input_moments` need not work out again, or None."""
-    found = _input_memo(context).get(site.name)
-    return found[1:] if found is not None and found[0] == origin(model, site) else None
+    found = context.left_behind.get(site.name)
+    return found[1:] if isinstance(found, tuple) and found[0] == origin(model, site) else None
 
 
-def remember_inputs(mark: bytes, site: Site, context: Context, fit: Moments, held: Moments) -> None:
+def leave_inputs(model: ir.Model, site: Site, context: Context, fit: Moments, held: Moments) -> None:
     """Keep moments of X for `input_moments`, where there is room.
 
     Args:
-        mark: `origin` of the site.
+        model: holds the site.
         site: whose inputs they are.
         context: keeps them.
         fit: as `site_moments` gives them, paired or not.
         held: likewise.
     """
-    known = _input_memo(context)
-    known.pop(site.name, None)
-    size = sum(each.nbytes for _, *pair in known.values() for each in pair)
-    entry = mark, fit.of_inputs(), held.of_inputs()
-    if mark and size + entry[1].nbytes + entry[2].nbytes <= INPUT_BYTES:
-        known[site.name] = entry
+    context.left_behind.pop(site.name, None)
+    kept = [entry for entry in context.left_behind.values() if isinstance(entry, tuple)]
+    entry = origin(model, site), fit.of_inputs(), held.of_inputs()
+    if entry[0] and sum(a.nbytes + b.nbytes for _, a, b in (*kept, entry)) <= INPUT_BYTES:
+        context.left_behind[site.name] = entry
 
 
 def origin(model: ir.Model, site: Site) -> bytes:
     """What the inputs of a site hang on, as a digest; empty where it is too large to look at."""
     data = serialize(prefix(model, [site.x.name or ""]))
     return hashlib.blake2b(data).digest() if isinstance(data, bytes) else b""
-
-
-def _input_memo(context: Context) -> dict[str, tuple[bytes, Moments, Moments]]:
-    """The entries that `input_moments` finds."""
-    found = context.memo.setdefault(INPUTS, {})
-    return found if isinstance(found, dict) else {}
 
 
 def site_moments(

@@ -302,6 +302,7 @@ def bits_knob(
     if not values:
         return None
     errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
+    context = context.apart()
 
     def trial(bits: int) -> float:
         candidate = model.clone()

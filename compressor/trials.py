@@ -183,10 +183,10 @@ class Trials:
 
     def final(self, recipe: tuple[Pass, ...]) -> tuple[ir.Model, list[Skipped]]:
         """The model fitted to all samples, and the sites that were left alone on the way."""
-        model = self.original.clone()
+        model, context = self.original.clone(), self.full.apart()
         skipped: list[Skipped] = []
         for step in recipe:
-            skipped += step.apply(model, self.full).skipped
+            skipped += step.apply(model, context).skipped
         return model, skipped
 
 

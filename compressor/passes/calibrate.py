@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics import ranges as rg
 from edgepress.compressor.numerics.grids import Array, Grid
-from edgepress.compressor.observe import remembered_inputs
+from edgepress.compressor.observe import inputs_left_behind
 from edgepress.compressor.passes.base import Context, Stream
 from edgepress.compressor.passes.qdq import Plan, behind
 from edgepress.compressor.sites import Site, conv_padding, ints_attribute
@@ -119,12 +119,12 @@ def mean_shift(site: Site, error: Array, mean: Array) -> npt.NDArray[np.float64]
     return np.asarray(np.einsum("gok,gk->go", per_group, mean.reshape(groups, -1)).reshape(-1))
 
 
-def remembered_means(model: ir.Model, sites: Sequence[Site], context: Context) -> dict[ir.Node, Array]:
+def means_left_behind(model: ir.Model, sites: Sequence[Site], context: Context) -> dict[ir.Node, Array]:
     """Mean inputs that a refit of the same model left behind: of many rows drawn at random, where not of all."""
     means = {}
     for site in sites:
         found = (
-            remembered_inputs(model, site, context) if site.dense and site.bias_index is not None else None
+            inputs_left_behind(model, site, context) if site.dense and site.bias_index is not None else None
         )
         if found is not None:
             total = found[0].rows + found[1].rows

@@ -20,9 +20,8 @@ from edgepress.compressor.observe import (
     NEW,
     WIDEST,
     kept_channels,
-    origin,
+    leave_inputs,
     own_moments,
-    remember_inputs,
     restructured,
     site_moments,
     wide,
@@ -258,7 +257,7 @@ def refittable(site: Site, context: Context) -> bool:
 def refit_site(model: ir.Model, site: Site, context: Context) -> None:
     """Ridge regression of one site towards the original's outputs at the same place."""
     fit, held = site_moments(model, site, context, paired=True)
-    remember_inputs(origin(model, site), site, context, fit, held)
+    leave_inputs(model, site, context, fit, held)
     if fit.rows < 8 or held.rows < 2:
         return
     old = site.matrix().T.astype(np.float64)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.grids import Array, Grid, dequantize
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
-from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_of, remembered_means
+from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_left_behind, means_of
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.rounding import (
@@ -111,7 +111,7 @@ class StoreWeights(Pass):
         correctable = [site for s in chosen if (site := _correctable(s)) is not None]
         means: dict[ir.Node, Array] = {}
         if context.stream is not None and self.bias_correction and correctable:
-            means = remembered_means(model, correctable, context)
+            means = means_left_behind(model, correctable, context)
             unknown = [Mean(site) for site in correctable if site.node not in means]
             means |= means_of(context.stream, model, unknown) if unknown else {}
         grids = {stored.node: self._grid(stored) for stored in chosen}

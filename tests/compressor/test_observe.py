@@ -14,7 +14,9 @@ from edgepress.compressor.observe import (
     ROWS_OF_MOMENTS,
     TARGETS,
     Streamer,
+    input_moments,
     kept_channels,
+    leave_inputs,
     output_names,
     own_moments,
     site_moments,
@@ -159,3 +161,34 @@ def test_moments_are_remembered_up_to_a_sum(monkeypatch: pytest.MonkeyPatch) -> 
     for site in sites:
         own_moments(model, site, tight)
     assert [key for key in tight.memo if "moments" in str(key)] == [("moments", sites[-1].name)]
+
+
+def test_moments_left_behind_hold_until_something_before_the_site_changes() -> None:
+    model = models.mlp()
+    context = oracles.context(model)
+    site = find_sites(model)[1]
+    fit, held = site_moments(model, site, context, paired=True)
+    leave_inputs(model, site, context, fit, held)
+    known, _ = input_moments(model, site, context)
+    assert known.xx is fit.xx
+    assert known.outputs == 0
+    set_weights(site, site.matrix() * 2, None)
+    assert input_moments(model, find_sites(model)[1], context)[0].xx is fit.xx
+    first = find_sites(model)[0]
+    set_weights(first, first.matrix() * 2, None)
+    fresh, _ = input_moments(model, find_sites(model)[1], context)
+    assert not np.allclose(fresh.xx, fit.xx)
+
+
+def test_another_recipe_sees_nothing_of_what_was_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.mlp()
+    context = oracles.context(model)
+    site = find_sites(model)[1]
+    input_moments(model, site, context)
+    assert list(context.left_behind) == [site.name]
+    assert not context.apart().left_behind
+    assert context.apart().memo is context.memo
+    monkeypatch.setattr("edgepress.compressor.observe.INPUT_BYTES", 1)
+    tight = context.apart()
+    input_moments(model, site, tight)
+    assert not tight.left_behind

@@ -187,3 +187,13 @@ def test_the_output_that_loses_most_counts_whichever_the_metric_reads() -> None:
 def found_rows(made: Trials) -> Array:
     """All samples of both folds."""
     return np.concatenate([batch["x"] for fold in made.folds for batch in fold.judged.feeds()])
+
+
+def test_what_is_shipped_does_not_hang_on_what_was_fitted_before() -> None:
+    recipe: tuple[Pass, ...] = (Shrink((("h", 24),)), StoreWeights(weight_bits=3))
+    made = trials()
+    first = to_bytes(made.final(recipe)[0])
+    made.final((Shrink((("h", 25),)), StoreWeights(weight_bits=2)))
+    made.final((StoreWeights(weight_bits=2),))
+    assert to_bytes(made.final(recipe)[0]) == first
+    assert to_bytes(trials().final(recipe)[0]) == first
