@@ -141,7 +141,7 @@ def verdict(found: Findings) -> Judgement:
     before = engine.load(serialize(found.source), threads)
     after = engine.load(found.exported, threads)
     metrics = [metric, *found.others]
-    base = score_all(metrics, before, found.test.batches(found.batch), lambda b: before(b.feeds))
+    base = found.original_scores
     ours = score_all(metrics, after, found.test.batches(found.batch), lambda b: before(b.feeds))
     judgement = judge(budget, metric, Scores(base[0], ours[0]), rows=found.test.rows, seed=found.job.seed)
     kept = zip(found.others, base[1:], ours[1:], strict=True)

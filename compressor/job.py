@@ -19,7 +19,7 @@ from edgepress.compressor.normalize import Normalized
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.protocols import Engine, Feeds, Latency, ModelFile, Stopwatch, Target
+from edgepress.compressor.protocols import Engine, Feeds, Latency, Matrix, ModelFile, Stopwatch, Target
 from edgepress.compressor.scoring import BuiltIn
 from edgepress.compressor.search import Progress
 from edgepress.compressor.serialize import Serialized
@@ -106,6 +106,7 @@ class Findings:
         test: unseen samples.
         metric: of the budget.
         others: fidelity of the outputs that it does not read.
+        original_scores: of the unseen rows, by the metric and the others.
         options: what could be turned down where.
         candidates: all that were considered.
         best: the one that goes out.
@@ -133,6 +134,7 @@ class Findings:
     test: Dataset | None = None
     metric: Metric | None = None
     others: tuple[BuiltIn, ...] = ()
+    original_scores: list[Matrix] = field(default_factory=list)
     options: Options | None = None
     candidates: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None

@@ -14,7 +14,7 @@ from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.sites import Site, sampled_rows
 
-ROWS_OF_MOMENTS = 12_000
+ROWS_OF_MOMENTS = 8_000
 """Rows of X (samples × positions) that second moments are taken from; more change little (FINDINGS)."""
 
 WIDEST = 2560

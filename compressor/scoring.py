@@ -185,7 +185,7 @@ def score_all(
         metrics: settled by `resolve_metric`.
         run: the model.
         batches: of the dataset.
-        reference: the original model's outputs of a batch, where a metric needs them.
+        reference: the original model's outputs of a batch, where a metric needs them; None where `run` is it.
 
     Returns:
         For each metric its values [rows], in the order of the batches; [1] where it is `whole`.
@@ -199,8 +199,8 @@ def score_all(
     kept: list[tuple[Outputs, Batch]] = []
     for batch in batches:
         outputs = cut(run(batch.feeds), batch)
-        compared = reference is not None and any(metric.needs_reference for metric in metrics)
-        original = cut(reference(batch), batch) if reference is not None and compared else None
+        compared = any(metric.needs_reference for metric in metrics)
+        original = cut(reference(batch), batch) if reference is not None and compared else outputs
         for metric, found in zip(metrics, values, strict=True):
             if not metric.whole:
                 found.append(metric.per_row(outputs, _truth(metric, batch), original))

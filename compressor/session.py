@@ -42,7 +42,7 @@ from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
-from edgepress.compressor.scoring import Metric, score_rows
+from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.search import Search
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
@@ -127,7 +127,7 @@ def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
         told = _settle_metrics(found)
         if found.metric is None:
             return found, None
-        _check_baseline(found, found.metric)
+        _score_original(found, found.metric)
         return found, _trials(found, found.metric, told)
 
 
@@ -271,15 +271,16 @@ def _settle_metrics(found: Findings) -> Answering:
     return answers(outputs, batch, job.output)
 
 
-def _check_baseline(found: Findings, metric: Metric) -> None:
+def _score_original(found: Findings, metric: Metric) -> None:
     """Score the original on the unseen rows, so that wrong labels or a useless score are told at once.
 
-    Only an error leaves this function: the search learns nothing of those rows.
+    Kept for the verdict: the search learns nothing of those rows.
     """
     if found.test is None:
         return
     run_original = found.host.engine.load(serialize(found.source), found.job.threads)
-    rows = score_rows(metric, run_original, found.test.batches(found.batch), lambda b: run_original(b.feeds))
+    found.original_scores = score_all([metric, *found.others], run_original, found.test.batches(found.batch))
+    rows = found.original_scores[0]
     judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
 
 

@@ -145,6 +145,8 @@ def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:
         error = held.error(weights, fit.bias_for(weights))
         if error < best:
             best, strength = error, candidate
+        elif np.isfinite(strength):
+            break  # the error falls, then rises: too little of it fits noise, too much nothing
     if not np.isfinite(strength):
         return old, total.bias_for(old)
     gram, cross, _ = total.centred()

@@ -205,6 +205,7 @@ def test_batches_are_streamed_and_fillers_are_not_scored() -> None:
     metrics = [fidelity("same"), fidelity("out")]
     same, out = score_all(metrics, run, data.batches(3), lambda b: run(dict(b.feeds)))
     assert list(same) == list(out) == [1] * 7
+    assert list(score_rows(fidelity("out"), run, data.batches(3))) == [1] * 7
     shifted = score_rows(fidelity("same"), run, data.batches(3), lambda b: {"same": b.feeds["x"] * 2})
     np.testing.assert_allclose(shifted, [1, *[0.5] * 6])
     column = np.arange(8, dtype=np.float32)[:, np.newaxis]
