@@ -272,7 +272,7 @@ def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) 
     if untyped := [value.name for value in cuts if value.dtype is None]:
         raise ModelError(f"The type of value {untyped[0]!r} is not known.", "Infer shapes first.")
     wanted = [values[name] for name in outputs]
-    nodes, roots = _needed(model.graph, wanted, set(cuts))
+    nodes, roots = needed(model.graph, wanted, set(cuts))
     feeds = [value for value in model.graph.inputs if value not in cuts and (not inputs or value in roots)]
     initializers = [v for v in model.graph.initializers.values() if v in roots and v not in cuts]
     view = ir.GraphView(
@@ -290,10 +290,16 @@ def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) 
     return cut
 
 
-def _needed(
+def needed(
     graph: ir.Graph, wanted: Sequence[ir.Value], cuts: set[ir.Value]
 ) -> tuple[set[ir.Node], set[ir.Value]]:
-    """The nodes that compute `wanted` from `cuts`, and the values without a producer that they read."""
+    """The nodes that compute some values, and the values without a producer that they read.
+
+    Args:
+        graph: which holds them.
+        wanted: values of it.
+        cuts: values that are there already.
+    """
     nodes: set[ir.Node] = set()
     roots: set[ir.Value] = set()
     seen: set[ir.Value] = set()

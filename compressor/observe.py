@@ -1,6 +1,5 @@
 """What flows through a net: values, shapes and moments, streamed batch by batch in bounded memory."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import prefix
+from edgepress.compressor.model import needed, prefix
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize
@@ -115,7 +114,10 @@ def input_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moment
     """`site_moments` of X alone; those that were left behind, as long as nothing in front of the site changed."""
     found = inputs_left_behind(model, site, context)
     if found is None:
-        found = site_moments(model, site, context)
+        width = site.matrix().shape[1]
+        found = Moments(width, 0), Moments(width, 0)
+        for part, rows, _ in _rows(model, site, context, paired=False, known=True):
+            found[part].update(rows, rows[:, :0])
         leave_inputs(model, site, context, *found)
     return found
 
@@ -137,16 +139,30 @@ def leave_inputs(model: ir.Model, site: Site, context: Context, fit: Moments, he
         held: likewise.
     """
     context.left_behind.pop(site.name, None)
-    kept = [entry for entry in context.left_behind.values() if isinstance(entry, tuple)]
+    kept = [entry for entry in list(context.left_behind.values()) if isinstance(entry, tuple)]
     entry = origin(model, site), fit.of_inputs(), held.of_inputs()
     if entry[0] and sum(a.nbytes + b.nbytes for _, a, b in (*kept, entry)) <= INPUT_BYTES:
         context.left_behind[site.name] = entry
 
 
-def origin(model: ir.Model, site: Site) -> bytes:
-    """What the inputs of a site hang on, as a digest; empty where it is too large to look at."""
-    data = serialize(prefix(model, [site.x.name or ""]))
-    return hashlib.blake2b(data).digest() if isinstance(data, bytes) else b""
+def origin(model: ir.Model, site: Site) -> tuple[object, ...]:
+    """All that the inputs of a site hang on; equal for models that are equal so far.
+
+    Copies of a model share their tensors, so these are compared by identity. With a body (If, Loop) in front of
+    it a site has an origin that is equal to no other.
+    """
+    nodes, roots = needed(model.graph, [site.x], set())
+    steps = (
+        (
+            node.domain,
+            node.op_type,
+            *(None if value is None else value.name for value in (*node.inputs, None, *node.outputs)),
+            *((name, attribute.value) for name, attribute in sorted(node.attributes.items())),
+        )
+        for node in sorted(nodes, key=lambda node: node.outputs[0].name or "")
+    )
+    ends = ((value.name, value.const_value) for value in sorted(roots, key=lambda value: value.name or ""))
+    return *steps, *ends
 
 
 def site_moments(
@@ -165,7 +181,7 @@ def site_moments(
         no bias to take up a mean, are about zero. Of a site that is wider than `WIDEST` they hold Y alone.
     """
     inputs = 0 if wide(site) else site.matrix().shape[1]
-    fit, held = Moments(inputs, site.outputs), Moments(inputs, site.outputs)
+    fit, held = (Moments(inputs, site.outputs, about_zero=site.bias_index is None) for _ in range(2))
     kept = kept_channels(site.y, site.outputs) if paired else slice(None)
     name = site.y.name or ""
     targets = (_remembered(context) or {}).get(name) if paired else None
@@ -176,9 +192,6 @@ def site_moments(
         (held if part else fit).update(rows[:, :inputs], outputs[:, kept])
     if paired and targets is None:
         _remember(name, context, fresh)
-    if site.bias_index is None:
-        for moments in (fit, held):
-            moments.about_zero()
     return fit, held
 
 
@@ -194,7 +207,7 @@ def _rows(
     rng = context.rng()
     x_name, y_name = site.x.name or "", site.y.name or ""
     per_sample = max(1.0, ROWS_OF_MOMENTS / max(context.rows, 1))
-    names = [x_name] if paired else [x_name, y_name]
+    names = [x_name] if paired or known else [x_name, y_name]
     seen = 0
     for now, then in context.stream(model, names, [y_name] if paired and not known else []):
         x = now[x_name]

@@ -23,7 +23,7 @@ from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.passes.low_rank import INNER, LowRank, refusal
 from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user, shrinkable, shrunk_alone
-from edgepress.compressor.passes.store import StoreWeights
+from edgepress.compressor.passes.store import StoreWeights, weights_of
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import Site, find_sites
 
@@ -181,7 +181,8 @@ def collect(
     large = _large(sites, shapes)
     jobs: list[tuple[str, Group | Site]] = [("width", g) for g in groups if not left_by_user(g, context)]
     jobs += [("rank", s) for s in sites if s.name in large and refusal(s, 1, context) is None]
-    jobs += [("bits", s) for s in sites if not context.left_by_user(s.name)]
+    alone = {w.readers[0] for w in weights_of(model) if len(w.value.uses()) == 1}
+    jobs += [("bits", s) for s in sites if s.name in alone and not context.left_by_user(s.name)]
     order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
     jobs.sort(key=lambda job: order[job[1].name if isinstance(job[1], Site) else job[1].consumers[0].name])
 

@@ -17,6 +17,9 @@ import scipy.linalg
 
 from edgepress.compressor.protocols import Array, Matrix
 
+HUGE = 1e15
+"""Values beyond are multiplied in double precision."""
+
 
 @dataclass
 class Moments:
@@ -24,11 +27,13 @@ class Moments:
 
     Attributes:
         rows: how many rows were seen.
+        about_zero: whether means count as zero: nothing at the site, no bias, could take them up.
     """
 
     inputs: int
     outputs: int
     rows: int = 0
+    about_zero: bool = False
     x_sum: Matrix = field(init=False)
     y_sum: Matrix = field(init=False)
     xx: Matrix = field(init=False)
@@ -42,11 +47,13 @@ class Moments:
 
     def update(self, x: Array, y: Array) -> None:
         """Add rows X [rows, in] and Y [rows, out]; those with a value that is no number tell nothing."""
-        # Products of float16 would overflow.
+        # Products of float16 would overflow, and those of huge float32.
         x, y = (a.astype(np.float32, copy=False) if a.dtype == np.float16 else a for a in (x, y))
-        finite = np.isfinite(x).all(1) & np.isfinite(y).all(1)
-        if not finite.all():
-            x, y = x[finite], y[finite]
+        peaks = np.maximum(np.abs(x).max(1, initial=0), np.abs(y).max(1, initial=0))
+        if not (finite := np.isfinite(peaks)).all():
+            x, y, peaks = x[finite], y[finite], peaks[finite]
+        if peaks.max(initial=0) > HUGE:
+            x, y = x.astype(np.float64), y.astype(np.float64)
         self.rows += len(x)
         self.x_sum += x.sum(0, dtype=np.float64)
         self.y_sum += y.sum(0, dtype=np.float64)
@@ -62,32 +69,32 @@ class Moments:
     def part(self, inputs: Array, outputs: Array) -> "Moments":
         """The moments of some inputs and outputs; each argument is a mask or indices."""
         xx, yy = self.xx[inputs][:, inputs], self.yy[outputs][:, outputs]
-        some = Moments(len(xx), len(yy), self.rows)
+        some = Moments(len(xx), len(yy), self.rows, self.about_zero)
         some.x_sum, some.y_sum = self.x_sum[inputs], self.y_sum[outputs]
         some.xx, some.xy, some.yy = xx, self.xy[inputs][:, outputs], yy
         return some
 
-    def of_inputs(self) -> "Moments":
+    def of_inputs(self, *, about_zero: bool = False) -> "Moments":
         """The same of X alone, sharing its arrays."""
-        some = Moments(0, 0, self.rows)
+        some = Moments(0, 0, self.rows, about_zero)
         some.inputs, some.x_sum, some.xx = self.inputs, self.x_sum, self.xx
         some.xy = np.zeros((self.inputs, 0))
         return some
 
-    def about_zero(self) -> None:
-        """Forget the means: for a site without a bias that could take them up."""
-        self.x_sum[:], self.y_sum[:] = 0.0, 0.0
+    def means(self) -> tuple[Matrix, Matrix]:
+        """The means of X [in] and of Y [out] that a bias takes up."""
+        n = np.inf if self.about_zero else max(self.rows, 1)
+        return self.x_sum / n, self.y_sum / n
 
     def __add__(self, other: "Moments") -> "Moments":
-        total = Moments(self.inputs, self.outputs, self.rows + other.rows)
+        total = Moments(self.inputs, self.outputs, self.rows + other.rows, self.about_zero)
         for name in ("x_sum", "y_sum", "xx", "xy", "yy"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
 
     def centred(self) -> tuple[Matrix, Matrix, Matrix]:
         """G [in, in], C [in, out] and S [out, out], the covariances of X, of X with Y, and of Y."""
-        n = max(self.rows, 1)
-        mx, my = self.x_sum / n, self.y_sum / n
+        n, (mx, my) = max(self.rows, 1), self.means()
         return _about(self.xx, n, mx, mx), _about(self.xy, n, mx, my), _about(self.yy, n, my, my)
 
     def rounding(self) -> float:
@@ -96,14 +103,13 @@ class Moments:
 
     def bias_for(self, weights: Matrix) -> Matrix:
         """The bias [out] that makes the mean of X W equal that of Y; W is [in, out]."""
-        n = max(self.rows, 1)
-        bias: Matrix = self.y_sum / n - (self.x_sum / n) @ weights
+        mx, my = self.means()
+        bias: Matrix = my - mx @ weights
         return bias
 
     def error(self, weights: Matrix, bias: Matrix) -> float:
         """Mean of |x W + b − y|² over the rows."""
-        n = max(self.rows, 1)
-        mx, my = self.x_sum / n, self.y_sum / n
+        n, (mx, my) = max(self.rows, 1), self.means()
         xx, xy = self.xx / n, self.xy / n
         quadratic = float(np.einsum("io,io->", weights, xx @ weights)) - 2 * float(
             np.einsum("io,io->", weights, xy)

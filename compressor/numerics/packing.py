@@ -17,8 +17,11 @@ from edgepress.compressor.numerics.grids import Array
 MOST_PACKED_BITS = 6
 """Wider codes would not save enough to be packed."""
 
-UNPACKING_BYTES = 320
+UNPACKING_BYTES = 260
 """About what the nodes, shapes and names of one packed weight take in the file; levels and shifts are shared."""
+
+CUTTING_BYTES = 120
+"""What comes on top where the last word is not full."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def stored_bytes(count: float, bits: int) -> float:
     if bits > MOST_PACKED_BITS:
         return count
     how = packing(bits)
-    return min(count, count / how.per_word * how.dtype.itemsize + UNPACKING_BYTES)
+    nodes = UNPACKING_BYTES + (CUTTING_BYTES if count % how.per_word else 0)
+    return min(count, count / how.per_word * how.dtype.itemsize + nodes)
 
 
 def pack(codes: Array, bits: int) -> Array:
@@ -68,11 +72,3 @@ def pack(codes: Array, bits: int) -> Array:
     shifted = padded.reshape(-1, how.per_word) << how.shifts
     words: Array = np.bitwise_or.reduce(shifted, axis=1, keepdims=True)
     return words
-
-
-def unpack(words: Array, bits: int, shape: tuple[int, ...]) -> Array:
-    """The codes again, as the runtime works them out: int32 of a shape."""
-    how = packing(bits)
-    codes = (words.reshape(-1, 1) >> how.shifts) % how.dtype.type(1 << bits)
-    result: Array = codes.reshape(-1)[: int(np.prod(shape))].reshape(shape).astype(np.int32)
-    return result

@@ -10,6 +10,7 @@ can, by those not rounded yet:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -26,6 +27,9 @@ DAMPINGS = (0.01, 0.1, 1.0)
 
 ENOUGH = 4
 """With so many rows for each input the first damping will do: what it makes good comes out alike on other rows."""
+
+ROWS = 1024
+"""Rows of weights that are rounded together: all of them would take much memory, twenty times that of the weights."""
 
 BLOCK = 32
 """Columns whose updates of the later ones are applied together: the same numbers by fewer, larger products."""
@@ -57,20 +61,36 @@ def round_to_outputs(
     Returns:
         Q [out, in] of `grid.dtype`, and scales [out] above zero.
     """
-    wide, total = np.asarray(weights, np.float64), (fit + held).centred()[0]
-    scales = _ranges(wide, np.diag(total) + _ridge(total, DAMPINGS[0]), grid, floor, ratios)
-    each = scales[:, None].astype(np.float64)
-    nearest = np.clip(np.rint(wide / each), grid.qmin, grid.qmax)
+    both = fit + held
+    gram, least = both.centred()[0], both.rounding()
+    power, floors = np.diag(gram) + _ridge(gram, DAMPINGS[0], least), np.broadcast_to(floor, len(weights))
+    parts = [slice(start, start + ROWS) for start in range(0, max(len(weights), 1), ROWS)]
+    scales = np.concatenate([_ranges(weights[p], power, grid, floors[p], ratios) for p in parts])
+
+    def nearest(part: slice) -> Matrix:
+        each = scales[part, None].astype(np.float64)
+        rounded: Matrix = np.clip(np.rint(weights[part] / each), grid.qmin, grid.qmax)
+        return rounded
+
     best = 1
     if fit.rows < ENOUGH * fit.inputs:
-        tries = [nearest, *_compensated(wide, fit.centred()[0], DAMPINGS, each, grid)]
-        unseen = held.centred()[0]
-        best = int(np.argmin([row_errors(wide - q * each, unseen).sum() for q in tries]))
-    if not best:
-        return nearest.astype(grid.dtype), scales
-    q = _compensated(wide, total, DAMPINGS[best - 1 : best], each, grid)[0]
-    worse = row_errors(wide - q * each, total) > row_errors(wide - nearest * each, total)
-    return np.where(worse[:, None], nearest, q).astype(grid.dtype), scales
+        unseen, factors = held.centred()[0], _Factors.of(fit.centred()[0], DAMPINGS, least)
+        lost = np.zeros(1 + len(DAMPINGS))
+        for p in parts:
+            tries = [nearest(p), *_compensated(weights[p], factors, scales[p], grid)]
+            lost += [row_errors(weights[p] - q * scales[p, None], unseen).sum() for q in tries]
+        best = int(np.argmin(lost))
+    result = np.empty(weights.shape, grid.dtype)
+    chosen = _Factors.of(gram, DAMPINGS[best - 1 : best], least) if best else None
+    for p in parts:
+        result[p] = rounded = nearest(p)
+        if chosen is not None:
+            q = _compensated(weights[p], chosen, scales[p], grid)[0]
+            better = row_errors(weights[p] - q * scales[p, None], gram) <= row_errors(
+                weights[p] - rounded * scales[p, None], gram
+            )
+            result[p][better] = q[better]
+    return result, scales
 
 
 def row_errors(change: Matrix, gram: Matrix) -> Matrix:
@@ -93,54 +113,77 @@ def _ranges(
     return best
 
 
-def _ridge(gram: Matrix, damping: float) -> float:
-    """A share of the mean of G's diagonal."""
-    return damping * float(np.trace(gram)) / max(len(gram), 1) + 1e-30
+def _ridge(gram: Matrix, damping: float, least: float) -> float:
+    """A share of the mean of G's diagonal, and all that could be rounding of its own."""
+    return damping * max(float(np.trace(gram)), 0.0) / max(len(gram), 1) + len(gram) * least + 1e-30
 
 
-def _compensated(
-    weights: Matrix, gram: Matrix, dampings: Sequence[float], scales: Matrix, grid: Grid
-) -> Matrix:
+@dataclass(frozen=True)
+class _Factors:
+    """How errors of a column are made good by the columns after it.
+
+    Attributes:
+        order: columns, those that carry most first [in].
+        upper: U for each damping [dampings, in, in], in that order.
+    """
+
+    order: Array
+    upper: Matrix
+
+    @staticmethod
+    def of(gram: Matrix, dampings: Sequence[float], least: float) -> "_Factors":
+        """The factors of G [in, in]; variances below `least` are its rounding."""
+        order = np.argsort(-np.diag(gram), kind="stable")
+        turned = gram[np.ix_(order[::-1], order[::-1])]
+        return _Factors(order, np.stack([_inverse_factor(turned, _ridge(gram, d, least)) for d in dampings]))
+
+
+def _compensated(weights: Array, factors: _Factors, scales: Floats, grid: Grid) -> Matrix:
     """Round column by column, those that carry most first, each error taken up by the columns after it.
 
     Args:
         weights: W [rows, in].
-        gram: G [in, in].
-        dampings: see `DAMPINGS`; all at once, for the loop costs more than what is in it.
-        scales: [rows, 1].
+        factors: for each damping; all at once, for the loop costs more than what is in it.
+        scales: [rows].
         grid: the format.
 
     Returns:
         Integers as floats [dampings, rows, in].
     """
-    order = np.argsort(-np.diag(gram), kind="stable")
-    sorted_gram = gram[np.ix_(order, order)]
-    upper = np.stack([_inverse_factor(sorted_gram, _ridge(gram, damping)) for damping in dampings])
-    left = np.repeat(weights[None, :, order], len(dampings), axis=0)
+    upper, order, each = factors.upper, factors.order, scales.astype(np.float64)
+    left = np.repeat(weights[None, :, order].astype(np.float64), len(upper), axis=0)
     result = np.empty_like(left)
-    for start in range(0, len(gram), BLOCK):
-        end = min(start + BLOCK, len(gram))
+    for start in range(0, len(order), BLOCK):
+        end = min(start + BLOCK, len(order))
         block, across = left[:, :, start:end].copy(), upper[:, start:end, start:end]
         errors = np.empty_like(block)
         for j in range(end - start):
-            q = np.rint(block[:, :, j] / scales[:, 0])
+            q = np.rint(block[:, :, j] / each)
             q.clip(grid.qmin, grid.qmax, out=q)
             result[:, :, start + j] = q
-            errors[:, :, j] = error = (block[:, :, j] - q * scales[:, 0]) / across[:, j, j, None]
+            errors[:, :, j] = error = (block[:, :, j] - q * each) / across[:, j, j, None]
             block[:, :, j + 1 :] -= error[:, :, None] * across[:, j, None, j + 1 :]
         left[:, :, end:] -= errors @ upper[:, start:end, end:]
     unsorted: Matrix = result[:, :, np.argsort(order)]
     return unsorted
 
 
-def _inverse_factor(gram: Matrix, ridge: float) -> Matrix:
-    """U, upper triangular, with (G + ridge · I)⁻¹ = Uᵀ U.
+def _inverse_factor(turned: Matrix, ridge: float) -> Matrix:
+    """U, upper triangular, with (G + ridge · I)⁻¹ = Uᵀ U; the ridge grows until G is positive.
 
     Turned end for end, G = R Rᵀ is a Cholesky factorisation, and U = R⁻¹.
+
+    Args:
+        turned: G, its rows and columns the other way round.
+        ridge: above zero.
     """
-    loaded = gram[::-1, ::-1].copy()
-    loaded[np.diag_indices_from(loaded)] += ridge
-    turned = scipy.linalg.cholesky(loaded, lower=True, overwrite_a=True, check_finite=False)
-    upper, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(turned[::-1, ::-1]), lower=0)
+    while True:
+        loaded = turned.copy()
+        loaded[np.diag_indices_from(loaded)] += ridge
+        lower, failed = scipy.linalg.lapack.dpotrf(loaded, lower=1, clean=1, overwrite_a=1)
+        if not failed:
+            break
+        ridge *= 10
+    upper, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(lower[::-1, ::-1]), lower=0)
     result: Matrix = np.ascontiguousarray(upper)
     return result

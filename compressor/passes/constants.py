@@ -31,11 +31,13 @@ class Constants:
         model: changed in place.
         names: names in use.
         pool: initializers by content.
+        unpacked: what takes words apart, by words, bits, shape and type.
     """
 
     model: ir.Model
     names: set[str] = field(default_factory=set)
     pool: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
+    unpacked: dict[tuple[object, ...], ir.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = self.names or taken(self.model)
@@ -81,7 +83,11 @@ class Constants:
             kind = ir.DataType.from_numpy(np.dtype(dtype))
             return self._node(reader, "Cast", name, [stored], ir.AttrInt64("to", int(kind)))
         how = packing(grid.bits)
-        found = self.add(name, pack(q.astype(np.int64) - grid.qmin, grid.bits))
+        found = self.add(name, pack(q - grid.qmin, grid.bits))
+        key = (found, grid.bits, q.shape, np.dtype(dtype or grid.dtype))
+        if key in self.unpacked:
+            return self.unpacked[key]
+        name = "q"  # what only passes through: names are in the file twice
         modulus = np.array(1 << grid.bits, how.dtype)
         found = self._node(reader, "BitShift", name, [found, self.add("shifts", how.shifts)], RIGHT)
         found = self._node(reader, "Mod", name, [found, self.add("modulus", modulus)])
@@ -94,6 +100,7 @@ class Constants:
         levels = self.add("levels", np.arange(grid.qmin, grid.qmax + 1).astype(dtype or grid.dtype))
         found = self._node(reader, "Gather", name, [levels, found])
         found.type, found.shape = levels.type, ir.Shape(q.shape)
+        self.unpacked[key] = found
         return found
 
     def _node(
@@ -113,8 +120,8 @@ INDICES = ir.AttrInt64("to", int(ir.DataType.INT32))
 UNPACKING = frozenset({"BitShift", "Mod", "Slice", "Reshape", "Cast", "Gather"})
 
 
-def packed(node: ir.Node) -> tuple[int, set[ir.Value]] | None:
-    """What a Gather that takes words apart gives and hangs on: how many weights, and all constants; else None."""
+def packed(node: ir.Node) -> tuple[int, int, set[ir.Value]] | None:
+    """What a Gather takes words apart to, and from: how many weights, of what bits, all constants; else None."""
     indices = node.inputs[1].producer() if node.op_type == "Gather" and node.inputs[1] is not None else None
     shaped = indices.inputs[0].producer() if indices is not None and indices.inputs[0] is not None else None
     shape = constant(shaped.inputs[1]) if shaped is not None and shaped.op_type == "Reshape" else None
@@ -131,4 +138,5 @@ def packed(node: ir.Node) -> tuple[int, set[ir.Value]] | None:
             stack += [each for each in maker.inputs if each is not None]
         else:
             return None
-    return int(np.prod(shape)), constants
+    levels = node.inputs[0].const_value if node.inputs[0] is not None else None
+    return int(np.prod(shape)), max(levels.size - 1, 0).bit_length() if levels is not None else 0, constants

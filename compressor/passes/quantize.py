@@ -134,7 +134,10 @@ class Quantize(Pass):
         for site in sites:
             bias = own_bias(site)
             floors[site.node] = 0.0 if bias is None else bias_floor(bias, params[site.x].scale)
-        by_outputs = round_by_outputs(model, grids, sites, floors, context) if self.per_channel else {}
+        corrected = {s.node for s in sites if self.bias_correction and own_bias(s) is not None}
+        by_outputs = (
+            round_by_outputs(model, grids, sites, floors, context, corrected) if self.per_channel else {}
+        )
         rounded: dict[ir.Node, tuple[Grid, Rounded]] = {}
         for site in sites:
             found = by_outputs.get(site.node)

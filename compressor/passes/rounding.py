@@ -5,7 +5,7 @@ At 7 and 8 bits the nearer one will do. Below, errors of a site with samples are
 weights best.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from edgepress.compressor.numerics.grids import (
     quantize,
     symmetric_scale,
 )
-from edgepress.compressor.numerics.packing import stored_bytes
+from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import RATIOS, round_to_outputs
 from edgepress.compressor.observe import input_moments, wide
 from edgepress.compressor.passes.base import Context
@@ -32,8 +32,8 @@ Ranges = Literal["minmax", "mse"]
 Rounded = tuple[Array, Floats]
 """Integers in the operator's layout, and their scales, one per output or a scalar."""
 
-FEW_BITS = 6
-"""Up to so many bits rounding to nearest costs more than it need."""
+FEWEST_ROWS = 8
+"""Rows of inputs from which on outputs have a say."""
 
 
 def check_bits(kind: str, default: int, bits: Sequence[tuple[str, int]]) -> None:
@@ -56,7 +56,7 @@ def weight_grid(bits: int, count: int, most: int = 8) -> Grid:
         most: bits that kernels take.
     """
     few = min(bits, most)
-    worth = few > FEW_BITS or stored_bytes(count, few) < count
+    worth = few > MOST_PACKED_BITS or stored_bytes(count, few) < count
     return integer_grid(few if worth else most, signed=True, symmetric=True)
 
 
@@ -64,7 +64,7 @@ def round_plainly(
     weights: Array, grid: Grid, axis: int | None, floor: Array | float, ranges: Ranges
 ) -> Rounded:
     """To the nearest integers, ranges as the recipe says; with few bits always those that round best."""
-    if grid.bits <= FEW_BITS:
+    if grid.bits <= MOST_PACKED_BITS:
         scale = best_scale(weights, grid, axis, floor=floor, ratios=RATIOS)
     else:
         scale = (best_scale if ranges == "mse" else symmetric_scale)(weights, grid, axis, floor=floor)
@@ -77,6 +77,7 @@ def round_by_outputs(
     sites: Sequence[Site],
     floors: Mapping[ir.Node, Array | float],
     context: Context,
+    corrected: Collection[ir.Node] = (),
 ) -> dict[ir.Node, Rounded]:
     """Round those sites that have few bits and inputs to look at; the others are not in the answer.
 
@@ -86,20 +87,29 @@ def round_by_outputs(
         sites: in the order of the graph.
         floors: least scales, [outputs] or scalar.
         context: with the samples, if there are any.
+        corrected: nodes whose bias will take up the mean error of their outputs.
     """
     found: dict[ir.Node, Rounded] = {}
     if context.stream is None:
         return found
     walked = walking(context)
     for site in sites:
-        if grids[site.node].bits > FEW_BITS or not site.dense or wide(site):
+        if grids[site.node].bits > MOST_PACKED_BITS or not _alone(site) or wide(site):
             continue
-        fit, held = input_moments(model, site, walked)
-        if not min(fit.rows, held.rows) or not np.trace(fit.xx) > 0:
+        centred = site.node in corrected
+        fit, held = (m.of_inputs(about_zero=not centred) for m in input_moments(model, site, walked))
+        if fit.rows < FEWEST_ROWS or held.rows < 2 or not 0 < np.trace(fit.xx + held.xx) < np.inf:
             continue
         q, scale = round_to_outputs(site.matrix(), fit, held, grids[site.node], floors.get(site.node, 0.0))
         found[site.node] = (_in_layout(site, q), scale)
     return found
+
+
+def _alone(site: Site) -> bool:
+    """Whether the inputs of a site are all that its weights meet, in rows that can be looked at."""
+    weight = site.node.inputs[1]
+    shaped = site.is_conv or site.x.shape is None or len(site.x.shape) > 1
+    return site.dense and shaped and weight is not None and len(weight.uses()) == 1
 
 
 def _in_layout(site: Site, q: Array) -> Array:

@@ -17,12 +17,12 @@ import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.grids import Array, Grid, dequantize
+from edgepress.compressor.numerics.packing import MOST_PACKED_BITS
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
 from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_left_behind, means_of
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.rounding import (
-    FEW_BITS,
     Ranges,
     Rounded,
     check_bits,
@@ -33,6 +33,7 @@ from edgepress.compressor.passes.rounding import (
 from edgepress.compressor.sites import (
     Site,
     constant,
+    find_sites,
     int_attribute,
     replace_constant,
     site_of,
@@ -73,11 +74,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class StoreWeights(Pass):
-    """Keep weights as 8-bit integers that fold to floats at load.
+    """Keep weights as integers that fold to floats at load.
 
     Attributes:
         weight_bits: 2 to 8.
-        bits: (site, bits) pairs that differ from that.
+        bits: (site, bits) pairs that differ from that; of the readers of one weight the first by name counts.
         weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
         bias_correction: with samples, take the mean error of rounded weights out of the bias.
         min_elements: smaller weights stay as they are.
@@ -105,7 +106,7 @@ class StoreWeights(Pass):
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Store the weights of `model` in place; samples are used where there are any."""
         chosen, skipped = self._choose(model, context)
-        few = min([self.weight_bits, *(bits for _, bits in self.bits)]) <= FEW_BITS
+        few = min([self.weight_bits, *(bits for _, bits in self.bits)]) <= MOST_PACKED_BITS
         if few and chosen and raise_opset(model, UNPACKING_OPSET):
             chosen, skipped = self._choose(model, context)
         correctable = [site for s in chosen if (site := _correctable(s)) is not None]
@@ -115,8 +116,9 @@ class StoreWeights(Pass):
             unknown = [Mean(site) for site in correctable if site.node not in means]
             means |= means_of(context.stream, model, unknown) if unknown else {}
         grids = {stored.node: self._grid(stored) for stored in chosen}
-        sites = [site for s in chosen if s.index == 1 and (site := site_of(s.node)) is not None]
-        rounded = round_by_outputs(model, grids, sites, {}, context)
+        ours = {s.node for s in chosen if s.index == 1}
+        sites = [site for site in find_sites(model) if site.node in ours]
+        rounded = round_by_outputs(model, grids, sites, {}, context, means)
         constants = Constants(model)
         for stored in chosen:
             site = _correctable(stored) if stored.node in means else None
@@ -124,13 +126,15 @@ class StoreWeights(Pass):
             if site is not None:
                 _correct(site, error, means[stored.node])
         changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
+        names = {site_name(node) for node in model.graph}
+        skipped += [Skipped(name, "no such site") for name, _ in self.bits if name not in names]
         left = dict.fromkeys(s for s in skipped if s.site not in changed)
         return Outcome(bool(chosen), tuple(changed), tuple(left))
 
     def _choose(self, model: ir.Model, context: Context) -> tuple[list[Stored], list[Skipped]]:
         """Weights to store, and the others with the reason."""
         chosen, skipped = [], []
-        for stored in candidates(model):
+        for stored in weights_of(model):
             reason = self._refusal(stored, context)
             if reason is None:
                 chosen.append(stored)
@@ -172,7 +176,7 @@ class StoreWeights(Pass):
         wide = array.astype(np.float32)
         if sum(size != 1 for size in shape) > 1:  # a recurrent net: directions × gates are rows of one matrix
             wide, axis = wide.reshape(rows, -1), 0
-        if rounded is None or axis is None:
+        if rounded is None or len(rounded[1]) != rows:
             rounded = round_plainly(wide, grid, axis, 0.0, self.weight_ranges)
         q, scale = rounded
         error: Array = dequantize(q, scale, axis=axis) - wide
@@ -182,7 +186,7 @@ class StoreWeights(Pass):
         return error.reshape(array.shape)
 
 
-def candidates(model: ir.Model) -> Iterator[Stored]:
+def weights_of(model: ir.Model) -> Iterator[Stored]:
     """Initializers of the main graph that some node reads as its weights, and nobody as anything else."""
     for value in list(model.graph.initializers.values()):
         uses = [(use.node, use.idx) for use in value.uses()]
@@ -253,7 +257,9 @@ def _cast(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
 def _correctable(stored: Stored) -> Site | None:
     """The site whose bias can take up the error of a weight: it alone reads it, and its bias is its own."""
     site = site_of(stored.node)
-    if site is None or site.transposed_conv or len(stored.value.uses()) > 1 or stored.index != 1:
+    if site is None or stored.node.graph is not stored.value.graph or stored.index != 1:
+        return None
+    if site.transposed_conv or len(stored.value.uses()) > 1:
         return None
     bias = stored.node.inputs[2] if len(stored.node.inputs) > 2 else None
     if bias is None or site.bias() is None or constant(bias) is None:

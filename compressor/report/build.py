@@ -156,8 +156,8 @@ def _scales(at_load: Iterable[ir.Node]) -> int:
     """Scales of stored weights: like those of a DequantizeLinear, they are no parameters of the net."""
     found: dict[str, int] = {}
     for node in at_load:
-        makers = [value.producer() for value in node.inputs if value is not None]
-        if node.op_type == "Mul" and any(maker is not None and maker.op_type == "Cast" for maker in makers):
+        makers = [maker for value in node.inputs if value is not None and (maker := value.producer())]
+        if node.op_type == "Mul" and any(m.op_type == "Cast" or packed(m) is not None for m in makers):
             for value in node.inputs:
                 if value is not None and value.const_value is not None:
                     found[value.name or ""] = value.const_value.size
@@ -167,9 +167,9 @@ def _scales(at_load: Iterable[ir.Node]) -> int:
 def _packed_away(model: ir.Model, at_load: Iterable[ir.Node]) -> int:
     """How many more weights there are than constants that hold them, several to a word."""
     found = [what for node in at_load if (what := packed(node)) is not None]
-    words = {value.name for _, constants in found for value in constants}
+    words = {value.name for _, _, constants in found for value in constants}
     held = sum(tensor.size for name, tensor in parameter_tensors(model) if name in words)
-    return sum(count for count, _ in found) - held
+    return sum(count for count, _, _ in found) - held
 
 
 def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequence[Step]:

@@ -1,6 +1,7 @@
 """Cost by layer, before and after, and what was done to each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -41,43 +42,64 @@ def site_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[
                 op=cost.op,
                 before=_sum([cost], {}),
                 after=_sum(now, stored) if now else None,
-                treatment=_treatment(cost, now, recipe),
+                treatment=_treatment(cost, now, recipe, {stored[part.name].bits for part in now}),
             )
         )
     return rows
 
 
-def _sum(parts: Sequence[NodeCost], stored: dict[str, tuple[int, int]]) -> SiteCost:
+@dataclass
+class Held:
+    """Constants of one node as the file holds them.
+
+    Attributes:
+        parameters: how many.
+        bytes: what they take.
+        bits: of each of the largest of them.
+        largest: how many that has.
+    """
+
+    parameters: int = 0
+    bytes: int = 0
+    bits: int = 32
+    largest: int = 0
+
+    def add(self, count: int, size: int, bits: int) -> None:
+        """Count one more constant."""
+        self.parameters, self.bytes = self.parameters + count, self.bytes + size
+        if count > self.largest:
+            self.largest, self.bits = count, bits
+
+
+def _sum(parts: Sequence[NodeCost], stored: dict[str, Held]) -> SiteCost:
     """Several nodes as one; `stored` has parameters and bytes of nodes whose weights are packed."""
-    weights = [stored.get(part.name, (part.parameters, part.weight_bytes)) for part in parts]
+    weights = [stored.get(part.name, Held(part.parameters, part.weight_bytes)) for part in parts]
     return SiteCost(
-        parameters=sum(count for count, _ in weights),
-        bytes=sum(size for _, size in weights),
+        parameters=sum(held.parameters for held in weights),
+        bytes=sum(held.bytes for held in weights),
         macs=sum(part.macs for part in parts),
         latency_ns=sum(part.latency_ns for part in parts),
     )
 
 
-def _weights_by_node(model: ir.Model) -> dict[str, tuple[int, int]]:
-    """Parameters and bytes of each node's constants, seen through the nodes that only unpack them."""
+def _weights_by_node(model: ir.Model) -> dict[str, Held]:
+    """Each node's constants, seen through the nodes that only unpack them."""
     found = {}
     for node in model.graph:
-        count = size = 0
+        held = found[site_name(node)] = Held()
         stack = [value for value in node.inputs if value is not None]
         while stack:
             value = stack.pop()
-            maker = value.producer()
+            maker, tensor = value.producer(), value.const_value
             if maker is not None and (what := packed(maker)) is not None:
-                count += what[0]
-                size += sum(each.const_value.nbytes for each in what[1] if each.const_value is not None)
-                continue
-            if value.const_value is not None:
-                count += value.const_value.size
-                size += value.const_value.nbytes
-                continue
-            if maker is not None and maker.op_type in _UNPACKING and _constant_only(maker):
+                count, bits, constants = what
+                held.add(
+                    count, sum(c.const_value.nbytes for c in constants if c.const_value is not None), bits
+                )
+            elif tensor is not None:
+                held.add(tensor.size, tensor.nbytes, tensor.dtype.bitwidth)
+            elif maker is not None and maker.op_type in _UNPACKING and _constant_only(maker):
                 stack += [each for each in maker.inputs if each is not None]
-        found[site_name(node)] = (count, size)
     return found
 
 
@@ -91,20 +113,23 @@ def _constant_only(node: ir.Node) -> bool:
     return True
 
 
-def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass]) -> str:
-    """What was done to a site, in words."""
+def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass], bits: set[int]) -> str:
+    """What was done to a site, in words; `bits` are those of its parts' weights."""
     words = []
     for step in recipe:
         width = dict(getattr(step, "widths", ())).get(cost.name)
         rank = dict(getattr(step, "ranks", ())).get(cost.name)
         words += [f"{width} channels"] if width else []
         words += [f"rank {rank}"] if rank else []
-        bits = dict(getattr(step, "bits", ())).get(cost.name)
-        if step.kind == "quantize" and cost.name not in getattr(step, "leave", ()):
-            words.append("8-bit arithmetic" + (f" on weights stored in {bits} bits" if bits else ""))
-        elif step.kind == "store" and not any("8-bit arithmetic" in word for word in words):
-            words.append(f"weights stored in {bits or 8} bits")
-    structure = any("channels" in word or "rank" in word for word in words)
+    structure = bool(words)
+    few = " and ".join(str(each) for each in sorted(bits))
+    arithmetic = any(s.kind == "quantize" and cost.name not in getattr(s, "leave", ()) for s in recipe)
+    if arithmetic and max(bits, default=32) <= 8:
+        words.append(
+            "8-bit arithmetic" + (f" on weights stored in {few} bits" if min(bits, default=8) < 8 else "")
+        )
+    elif min(bits, default=32) < 32:
+        words.append(f"weights stored in {few} bits")
     if parts and not structure and sum(part.macs for part in parts) < cost.macs:
         words.insert(0, "fewer inputs")
     return ", ".join(words) or "as it was"

@@ -53,7 +53,8 @@ def test_it_is_what_the_exact_updates_give(bits: int, rows: int, width: int, see
     weights = rng.standard_normal((rows, width))
     q, scales = round_to_outputs(weights, fit, held, grid, ratios=(1.0,))
     gram = fit.centred()[0]
-    exact = slowly(weights, gram + np.eye(width) * DAMPINGS[0] * np.trace(gram) / width, scales, grid)
+    ridge = DAMPINGS[0] * np.trace(gram) / width + width * fit.rounding()
+    exact = slowly(weights, gram + np.eye(width) * ridge, scales, grid)
     nearest = np.clip(np.rint(weights / scales[:, None]), grid.qmin, grid.qmax)
     ours, theirs, plain = (error(weights, each, scales, gram) for each in (q, exact, nearest))
     np.testing.assert_allclose(ours, np.minimum(theirs, plain), rtol=0.02, atol=1e-9)
