@@ -22,6 +22,7 @@ from edgepress.compressor.observe import output_names, own_moments
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.passes.low_rank import INNER, LowRank, refusal
+from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user, shrinkable, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights, weights_of
 from edgepress.compressor.protocols import Array
@@ -76,12 +77,18 @@ class Options:
             passes.append(LowRank(ranks=ranks))
         return tuple(passes)
 
-    def bits(self, state: Sequence[int]) -> tuple[tuple[str, int], ...]:
-        """Sites with fewer than 8 bits in `state`; both parts of one that is split."""
+    def bits(self, state: Sequence[int], half: Sequence[str] = ()) -> tuple[tuple[str, int], ...]:
+        """Sites with other than 8 bits in `state`; both parts of one that is split.
+
+        Args:
+            state: of the knobs.
+            half: sites in half precision where nothing else is said.
+        """
         split = {name for name, _ in self._turned("rank", state)}
+        wanted = dict.fromkeys(half, HALF) | dict(self._turned("bits", state))
         return tuple(
             (each, bits)
-            for name, bits in self._turned("bits", state)
+            for name, bits in wanted.items()
             for each in ((f"{name}{INNER}", name) if name in split else (name,))
         )
 

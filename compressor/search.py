@@ -3,7 +3,8 @@
 1. Allocation gives, for each precision, a path of ever smaller models (allocate.py).
 2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined knob by
    knob.
-3. Where 8-bit arithmetic alone breaks the budget, the sites that it hurts most stay float (bisected, too).
+3. Where 8 bits alone break the budget, the sites that they hurt most are spared (bisected, too): their arithmetic
+   stays float, their weights go to half precision.
 4. The finalists are fitted to all samples and timed against the original, interleaved, on the device; what does
    not pay is dropped, and if nothing pays the original stays.
 """
@@ -14,15 +15,20 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+
+import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, State, Weighing
 from edgepress.compressor.choice import Candidate, Objective, reason, worth
-from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
+from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.export.onnx import save
-from edgepress.compressor.options import TRIAL_ROWS, Options, divergence, stacked_outputs
+from edgepress.compressor.options import Options
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
-from edgepress.compressor.passes.base import site_name
+from edgepress.compressor.passes.rounding import HALF
+from edgepress.compressor.passes.store import weights_of
+from edgepress.compressor.precision import fewest, hardly_faster, most_harmed
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
@@ -85,7 +91,7 @@ class Search:
 
     Attributes:
         trials: builds and judges.
-        options: what can be turned down where; may be given after `settle`, which does without.
+        options: what can be turned down where; `settle` does without.
         target: the device.
         objective: what is to become small.
         budget_percent: Z.
@@ -96,6 +102,7 @@ class Search:
         seen: every candidate judged, by the digest of its recipe.
         time_limit_hit: whether the deadline cut the search short.
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
+        half: sites whose weights are kept in half precision where they are not in fewer bits, likewise.
         settled: candidates of the structure as it is that keep the budget.
         integer: the one of them with 8-bit arithmetic.
     """
@@ -112,6 +119,7 @@ class Search:
     seen: dict[str, Candidate] = field(default_factory=dict)
     time_limit_hit: bool = False
     leave: tuple[str, ...] = ()
+    half: tuple[str, ...] = ()
     settled: tuple[Candidate, ...] = ()
     integer: Candidate | None = None
 
@@ -124,15 +132,44 @@ class Search:
 
     def settle(self) -> None:
         """What 8 bits do to the structure as it is: cheap to know, and good to have whatever time is left after."""
+        original = self.trials.original
         with one_thread_each():
             stored = self._judge("weights in 8 bits", self._tail("float"))
-            self.integer = self._integer()
-        self.settled = tuple(c for c in (stored, self.integer) if c is not None and self._accepts(c))
+            if not self._accepts(stored):
+                names = sorted({weight.readers[0] for weight in weights_of(original)})
+                worst = self._most_harmed(names, lambda name: StoreWeights(HALF, ((name, 8),)))
+                spared = self._fewest(stored, worst, lambda sites: self._tail("float", half=sites))
+                stored, self.half = spared
+            integer = self._judge("8-bit arithmetic", self._tail("int8"))
+            if not self._accepts(integer):
+                bits, names = self.target.weight_bits, [site.name for site in find_sites(original)]
+                worst = self._most_harmed(names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",)))
+                # All but one, at most: without any it is the other candidate.
+                spared = self._fewest(integer, worst[:-1], lambda sites: self._tail("int8", leave=sites))
+                integer, self.leave = spared
+        self.settled = tuple(c for c in (stored, integer) if self._accepts(c))
+        self.integer = integer if self._accepts(integer) else None
+
+    def _most_harmed(self, names: Sequence[str], alone: Callable[[str], Pass]) -> list[str]:
+        """Sites that 8 bits hurt, worst first; `alone` gives these to one of them."""
+        return most_harmed(self.trials, names, alone, partial(self.progress, "precision", 0.0), self.late)
+
+    def _fewest(
+        self, none: Candidate, worst: Sequence[str], tail: Callable[[tuple[str, ...]], tuple[Pass, ...]]
+    ) -> tuple[Candidate, tuple[str, ...]]:
+        """The candidate that spares the fewest sites, and those; where none keeps the budget, that without any."""
+
+        def spared(sites: Sequence[str]) -> Candidate:
+            label = f"{none.label} but for {len(sites)} sites"
+            self.progress("precision", 0.0, label)
+            return self._judge(label, tail(tuple(sorted(sites))))
+
+        best, sites = fewest(worst, spared, self._accepts, self.late)
+        return best or none, tuple(sorted(sites))
 
     def _finalists(self) -> list[Candidate]:
-        finalists, integer = list(self.settled), self.integer
-        if integer is not None:
-            finalists += self._variants(integer)
+        finalists = list(self.settled)
+        finalists += self._variants(self.integer) if self.integer is not None else []
         for border in self._promising(self._borders()):
             refined = self._refine(border, self._refinements())
             if self.objective != "size":
@@ -178,15 +215,23 @@ class Search:
 
     def _recipe(self, state: State, precision: str) -> tuple[Pass, ...]:
         """All passes of a state."""
-        return self.options.recipe(state) + self._tail(precision, bits=self.options.bits(state))
+        bits = self.options.bits(state, self.half)
+        return self.options.recipe(state) + self._tail(precision, bits=bits)
 
     def _tail(
-        self, precision: str, leave: tuple[str, ...] = (), bits: tuple[tuple[str, int], ...] = ()
-    ) -> tuple[Pass, ...]:
-        """The passes that settle the precision, after those that change the structure."""
-        store = StoreWeights(bits=bits)
-        quantize = Quantize(weight_bits=self.target.weight_bits, bits=bits, leave=leave or self.leave)
-        return (quantize, store) if precision == "int8" else (store,)
+        self, precision: str, bits: tuple[tuple[str, int], ...] | None = None,
+        leave: tuple[str, ...] = (), half: tuple[str, ...] = (),
+    ) -> tuple[Pass, ...]:  # fmt: skip
+        """The passes that settle the precision, after those that change the structure.
+
+        `bits` are those of sites with other than 8, `leave` has no 8-bit arithmetic, and `half` is in half precision
+        where no bits are given; what is settled already holds where nothing else is said.
+        """
+        if bits is None:
+            bits = tuple((name, HALF) for name in half or self.half)
+        few = tuple((name, width) for name, width in bits if width < HALF)
+        quantize = Quantize(weight_bits=self.target.weight_bits, bits=few, leave=leave or self.leave)
+        return (quantize, StoreWeights(bits=bits)) if precision == "int8" else (StoreWeights(bits=bits),)
 
     def _descent(self, precision: str, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
@@ -269,13 +314,11 @@ class Search:
             label = f"{border.precision}, refinement {number + 1}"
             candidate = self._judge(label, self._recipe(following, border.precision))
             if self._accepts(candidate):
-                state, best, stride = following, candidate, 2 * stride
-                failures = 0
-            elif stride > 1:
-                stride //= 2
+                state, best, stride, failures = following, candidate, 2 * stride, 0
             else:
-                frozen |= {border.descent.turned(state, following)}
-            failures += not self._accepts(candidate)
+                failures += 1
+                frozen |= {border.descent.turned(state, following)} if stride == 1 else set()
+                stride = max(stride // 2, 1)
             self.progress("search", 0.0, label)
         return replace(border, state=state, best=best)
 
@@ -285,64 +328,17 @@ class Search:
             return REFINEMENTS // 4
         return min(REFINEMENTS, max(SITES_REFINED // max(len(self.options.layers), 1), REFINEMENTS // 2))
 
-    def _integer(self) -> Candidate | None:
-        """8-bit arithmetic on the structure as it is; where that breaks the budget, the worst sites stay float."""
-        plain = self._judge("8-bit arithmetic", self._tail("int8"))
-        if self._accepts(plain):
-            return plain
-        worst = self._most_harmed()
-        tried, count, best = 0, 1, None
-        while count < len(worst) and not self.late():
-            best = self._leaving(worst[:count])
-            if self._accepts(best):
-                break
-            tried, count, best = count, 2 * count, None
-        while best is not None and count - tried > 1 and not self.late():
-            middle = (tried + count) // 2
-            candidate = self._leaving(worst[:middle])
-            if self._accepts(candidate):
-                best, count = candidate, middle
-            else:
-                tried = middle
-        if best is not None:
-            self.leave = tuple(sorted(worst[:count]))
-        return best
-
-    def _leaving(self, sites: Sequence[str]) -> Candidate:
-        label = f"8-bit arithmetic but for {len(sites)} sites"
-        self.progress("precision", 0.0, label)
-        return self._judge(label, self._tail("int8", tuple(sorted(sites))))
-
-    def _most_harmed(self) -> list[str]:
-        """Sites of the original by how far 8-bit arithmetic at that site alone moves the outputs, worst first."""
-        model, context = self.trials.original, self.trials.probe
-        reference = stacked_outputs(model, context, TRIAL_ROWS)
-
-        def harm(name: str) -> float:
-            if self.late():
-                return 0.0
-            self.progress("precision", 0.0, f"8 bits at {name}")
-            alone = model.clone()
-            Quantize(weight_bits=self.target.weight_bits, sites=(f"^{re.escape(name)}$",)).apply(
-                alone, context
-            )
-            return divergence(reference, stacked_outputs(alone, context, TRIAL_ROWS))
-
-        names = [site.name for site in find_sites(model)]
-        found = dict(zip(names, side_by_side(harm, names), strict=True))
-        return sorted(names, key=lambda name: -found[name])
-
     def _variants(self, best: Candidate) -> Iterable[Candidate]:
         """The same model without what may not pay: splits, and 8-bit arithmetic where it can hardly be faster."""
         found = []
         plain = tuple(p for p in best.recipe if not isinstance(p, LowRank))
         if plain != best.recipe:
             found.append(("without low rank", plain))
-        if isinstance(best.recipe[-2] if len(best.recipe) > 1 else None, Quantize):
-            slow = self._hardly_faster(best)
-            quantize = best.recipe[-2]
-            if slow and isinstance(quantize, Quantize):
-                fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
+        quantize = best.recipe[-2] if len(best.recipe) > 1 else None
+        if isinstance(quantize, Quantize):
+            slow = hardly_faster(self._structure(best), self.shapes, self.target)
+            fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
+            if fewer != quantize:
                 found.append(("small sites in float", (*best.recipe[:-2], fewer, best.recipe[-1])))
         for label, recipe in found:
             if not self.late():
@@ -350,19 +346,10 @@ class Search:
                 if self._accepts(candidate):
                     yield candidate
 
-    def _hardly_faster(self, candidate: Candidate) -> list[str]:
-        """Sites whose predicted gain by 8-bit arithmetic is below the cost of going there and back."""
+    def _structure(self, candidate: Candidate) -> ir.Model:
+        """What it is before its precision is settled, as one fold built it."""
         structure = tuple(p for p in candidate.recipe if not isinstance(p, Quantize | StoreWeights))
-        model = self.trials.built(structure, self.trials.folds[0])
-        slow = []
-        for site in find_sites(model):
-            macs = node_macs(site.node, self.shapes)
-            gain = kernel_ns(self.target, macs, 0, integer=False) - kernel_ns(
-                self.target, macs, 0, integer=True
-            )
-            if site.depthwise or gain < self.target.node_overhead_ns:
-                slow.append(site_name(site.node))
-        return slow
+        return self.trials.built(structure, self.trials.folds[0])
 
     def _judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
         key = digest(recipe)

@@ -32,19 +32,22 @@ Ranges = Literal["minmax", "mse"]
 Rounded = tuple[Array, Floats]
 """Integers in the operator's layout, and their scales, one per output or a scalar."""
 
+HALF = 16
+"""Bits of half precision: where 8 break the budget, half of the file is still saved."""
+
 FEWEST_ROWS = 8
 """Rows of inputs from which on outputs have a say."""
 
 
-def check_bits(kind: str, default: int, bits: Sequence[tuple[str, int]]) -> None:
+def check_bits(kind: str, default: int, bits: Sequence[tuple[str, int]], half: bool = False) -> None:
     """Refuse widths that no weight is stored in.
 
     Raises:
-        UsageError: a width outside 2 … 8.
+        UsageError: a width outside 2 … 8, or with `half` that is not 16 either.
     """
     for name, width in [("weight_bits", default), *bits]:
-        if not 2 <= width <= 8:
-            raise UsageError(f"{kind}: {name} is {width}", "Choose 2 to 8.")
+        if not 2 <= width <= 8 and not (half and width == HALF):
+            raise UsageError(f"{kind}: {name} is {width}", "Choose 2 to 8" + (", or 16." if half else "."))
 
 
 def weight_grid(bits: int, count: int, most: int = 8) -> Grid:

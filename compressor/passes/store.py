@@ -8,7 +8,7 @@ in front of a GRU it is not folded. Rounding is compensated as in `quantize`, by
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +23,7 @@ from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_left_b
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.rounding import (
+    HALF,
     Ranges,
     Rounded,
     check_bits,
@@ -55,6 +56,10 @@ OVERHEAD = 200
 """Bytes of the nodes; names come on top, nine times. A weight that saves less stays as it is."""
 
 
+CAST_OVERHEAD = 60
+"""The same of a weight in half precision: names come on top three times."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """One weight to store.
@@ -77,7 +82,7 @@ class StoreWeights(Pass):
     """Keep weights as integers that fold to floats at load.
 
     Attributes:
-        weight_bits: 2 to 8.
+        weight_bits: 2 to 8, or 16: half precision.
         bits: (site, bits) pairs that differ from that; of the readers of one weight the first by name counts.
         weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
         bias_correction: with samples, take the mean error of rounded weights out of the bias.
@@ -96,7 +101,7 @@ class StoreWeights(Pass):
     leave: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_bits(self.kind, self.weight_bits, self.bits)
+        check_bits(self.kind, self.weight_bits, self.bits, half=True)
         for pattern in self.sites:
             try:
                 re.compile(pattern)
@@ -109,18 +114,22 @@ class StoreWeights(Pass):
         few = min([self.weight_bits, *(bits for _, bits in self.bits)]) <= MOST_PACKED_BITS
         if few and chosen and raise_opset(model, UNPACKING_OPSET):
             chosen, skipped = self._choose(model, context)
-        correctable = [site for s in chosen if (site := _correctable(s)) is not None]
+        correctable = [s for w in chosen if self._bits(w) != HALF and (s := _correctable(w)) is not None]
         means: dict[ir.Node, Array] = {}
         if context.stream is not None and self.bias_correction and correctable:
             means = means_left_behind(model, correctable, context)
             unknown = [Mean(site) for site in correctable if site.node not in means]
             means |= means_of(context.stream, model, unknown) if unknown else {}
-        grids = {stored.node: self._grid(stored) for stored in chosen}
-        ours = {s.node for s in chosen if s.index == 1}
+        whole = [stored for stored in chosen if self._bits(stored) != HALF]
+        grids = {stored.node: self._grid(stored) for stored in whole}
+        ours = {s.node for s in whole if s.index == 1}
         sites = [site for site in find_sites(model) if site.node in ours]
         rounded = round_by_outputs(model, grids, sites, {}, context, means)
         constants = Constants(model)
         for stored in chosen:
+            if stored not in whole:
+                _halve(constants, stored.value)
+        for stored in whole:
             site = _correctable(stored) if stored.node in means else None
             error = self._store(constants, stored, rounded.get(stored.node))
             if site is not None:
@@ -156,15 +165,22 @@ class StoreWeights(Pass):
             return "its weights are not finite"
         if array.size < self.min_elements:
             return f"it has fewer than {self.min_elements} weights"
-        saved = array.nbytes - array.size - scale_shape(stored, array)[1] * 4
-        saved -= OVERHEAD + 9 * len(stored.value.name or "")
+        length = len(stored.value.name or "")
+        if self._bits(stored) == HALF:
+            if np.abs(array).max() > np.finfo(np.float16).max:
+                return "a weight is too large for half precision"
+            saved = array.nbytes - 2 * array.size - CAST_OVERHEAD - 3 * length
+        else:
+            saved = array.nbytes - array.size - scale_shape(stored, array)[1] * 4 - OVERHEAD - 9 * length
         return None if saved > 0 else "the file would not get smaller"
 
-    def _grid(self, stored: Stored) -> Grid:
+    def _bits(self, stored: Stored) -> int:
         bits = dict(self.bits)
-        width = next((bits[r] for r in stored.readers if r in bits), self.weight_bits)
+        return next((bits[r] for r in stored.readers if r in bits), self.weight_bits)
+
+    def _grid(self, stored: Stored) -> Grid:
         array = constant(stored.value)
-        return weight_grid(width, 0 if array is None else array.size)
+        return weight_grid(self._bits(stored), 0 if array is None else array.size)
 
     def _store(self, constants: Constants, stored: Stored, rounded: Rounded | None) -> Array:
         """Replace one initializer by what becomes it at load; gives the error of its rounding, in float32."""
@@ -243,10 +259,26 @@ def _fold_at_load(constants: Constants, value: ir.Value, q: Array, scale: Array,
     nodes = [ir.Node("", "Mul", [codes, constants.add(f"{name}_scale", scale)], outputs=[product])]
     if half:  # not multiplied in float16: there is no such kernel on a CPU, so nothing would be folded
         nodes.append(_cast(product, ir.DataType.FLOAT16, name))
+    _replace(first, value, nodes)
+
+
+def _halve(constants: Constants, value: ir.Value) -> None:
+    """Put half-precision numbers, widened at load, in the place of an initializer, under its name."""
+    graph, name, array = constants.model.graph, value.name or "weight", constant(value)
+    if array is None or value.dtype is None:
+        raise ValueError(f"{name} is not constant")
+    graph.initializers.pop(name)
+    narrow = constants.add(f"{name}_half", array.astype(np.float16))
+    _replace(graph[0], value, [_cast(narrow, value.dtype, name)])
+
+
+def _replace(first: ir.Node, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes before the first one of a graph, the output of their last in the place of a value."""
     result = nodes[-1].outputs[0]
     result.type, result.shape = value.type, value.shape
     result.meta.update(value.meta)
-    graph.insert_before(first, nodes)
+    if isinstance(first.graph, ir.Graph):
+        first.graph.insert_before(first, nodes)
     ir.convenience.replace_all_uses_with(value, result)
 
 

@@ -1,0 +1,91 @@
+"""Which sites 8 bits hurt most, how few of them must be spared, and where 8-bit arithmetic can hardly pay."""
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from edgepress.compressor.choice import Candidate
+from edgepress.compressor.cost import Shapes, kernel_ns, node_macs
+from edgepress.compressor.options import TRIAL_ROWS, divergence, stacked_outputs
+from edgepress.compressor.parallel import side_by_side
+from edgepress.compressor.passes import Pass
+from edgepress.compressor.passes.base import site_name
+from edgepress.compressor.protocols import Target
+from edgepress.compressor.sites import find_sites
+from edgepress.compressor.trials import Trials
+
+
+def most_harmed(
+    trials: Trials,
+    sites: Sequence[str],
+    alone: Callable[[str], Pass],
+    looking: Callable[[str], None],
+    late: Callable[[], bool],
+) -> list[str]:
+    """Sites of the original by how far 8 bits at that site alone move the outputs, worst first.
+
+    Args:
+        trials: hold the original.
+        sites: to put in order.
+        alone: the pass that gives 8 bits to one site.
+        looking: told which is next.
+        late: once it says so, the sites not looked at yet count as not harmed.
+    """
+    model, context = trials.original, trials.probe
+    reference = stacked_outputs(model, context, TRIAL_ROWS)
+
+    def harm(name: str) -> float:
+        if late():
+            return 0.0
+        looking(name)
+        candidate = model.clone()
+        alone(name).apply(candidate, context)
+        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+
+    found = dict(zip(sites, side_by_side(harm, sites), strict=True))
+    return sorted(sites, key=lambda name: -found[name])
+
+
+def fewest(
+    worst: Sequence[str],
+    spared: Callable[[Sequence[str]], Candidate],
+    accepts: Callable[[Candidate], bool],
+    late: Callable[[], bool],
+) -> tuple[Candidate | None, Sequence[str]]:
+    """The first sites of a list that must be spared, by doubling and halving, and the candidate that does.
+
+    Args:
+        worst: those that are spared first come first.
+        spared: judges the candidate that spares some.
+        accepts: whether it keeps the budget.
+        late: ends the search.
+
+    Returns:
+        None, and no sites, where sparing all would not do or there was no time to find out.
+    """
+    tried, count, best = 0, 1, None
+    while tried < len(worst) and best is None and not late():
+        candidate = spared(worst[:count])
+        if accepts(candidate):
+            best = candidate
+        else:
+            tried, count = count, min(2 * count, len(worst))
+    while best is not None and count - tried > 1 and not late():
+        middle = (tried + count) // 2
+        candidate = spared(worst[:middle])
+        if accepts(candidate):
+            best, count = candidate, middle
+        else:
+            tried = middle
+    return (best, worst[:count]) if best is not None else (None, [])
+
+
+def hardly_faster(model: ir.Model, shapes: Shapes, target: Target) -> list[str]:
+    """Sites whose predicted gain by 8-bit arithmetic is below the cost of going there and back."""
+    slow = []
+    for site in find_sites(model):
+        macs = node_macs(site.node, shapes)
+        gain = kernel_ns(target, macs, 0, integer=False) - kernel_ns(target, macs, 0, integer=True)
+        if site.depthwise or gain < target.node_overhead_ns:
+            slow.append(site_name(site.node))
+    return slow

@@ -1,0 +1,120 @@
+"""Which sites 8 bits hurt, how few are spared, and what half precision saves there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import models
+import numpy as np
+import oracles
+import pytest
+from formats import distance, kernels
+from hypothesis import given
+from hypothesis import strategies as st
+from models import constants, text
+
+from edgepress.compressor.choice import Candidate
+from edgepress.compressor.data import open_data
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.metrics import resolve_metric
+from edgepress.compressor.model import input_specs, to_bytes
+from edgepress.compressor.options import Options
+from edgepress.compressor.passes.base import site_name
+from edgepress.compressor.passes.quantize import Quantize
+from edgepress.compressor.passes.rounding import HALF
+from edgepress.compressor.passes.store import StoreWeights
+from edgepress.compressor.precision import fewest, most_harmed
+from edgepress.compressor.search import Search
+from edgepress.compressor.shapes import infer_shapes
+from edgepress.compressor.trials import Trials, make_trials
+from edgepress.runtime.engines.ort import OrtEngine
+
+REGRESSION = "t = Gemm <transB = 1> (x, w, b) y = Gemm <transB = 1> (t, v, c)"
+
+
+def uneven() -> Trials:
+    """A regression whose first layer has weights of very different size in one row; 8 bits lose the small ones."""
+    weights = constants(5, w=(24, 32), b=(24,), v=(8, 24), c=(8,))
+    weights["w"][:, 0] *= 300
+    model = text("(float[N, 32] x) => (float[N, 8] y)", REGRESSION, weights)
+    infer_shapes(model)
+    x = np.random.default_rng(1).standard_normal((120, 32)).astype(np.float32)
+    x[:, 0] = 0.01
+    data = open_data({"x": x}, input_specs(model))
+    batch = next(iter(data.batches(60)))
+    metric = resolve_metric("fidelity", models.run(model, batch.feeds), batch)
+    return make_trials(
+        model, OrtEngine(), metric, None, data, oracles.Board(), seed=0, leave=(), batch=60, folds=2
+    )  # fmt: skip
+
+
+def settled(trials: Trials, budget: float) -> Search:
+    found = Search(
+        trials, Options((), (), ()), oracles.Board(), "latency", budget, {},
+        lambda named: [1.0 for _ in named], lambda *_: None,
+    )  # fmt: skip
+    found.settle()
+    return found
+
+
+def test_the_site_that_8_bits_hurt_goes_to_half_precision() -> None:
+    trials = uneven()
+    search = settled(trials, 2.0)
+    first = trials.original.graph[0]
+    assert search.half == search.leave == (site_name(first),)
+    kept = next(c for c in search.settled if isinstance(c.recipe[0], StoreWeights))
+    model, _ = trials.final(kept.recipe)
+    makers = [node.inputs[1].producer() for node in model.graph if node.op_type == "Gemm"]
+    assert [maker.op_type for maker in makers] == ["Cast", "Mul"]
+    assert len(to_bytes(model)) < 0.75 * len(to_bytes(trials.original))
+
+
+def test_nothing_is_spared_where_the_budget_is_kept() -> None:
+    search = settled(uneven(), 90.0)
+    assert (search.half, search.leave) == ((), ())
+
+
+def test_the_worst_come_first() -> None:
+    trials, looked = uneven(), list[str]()
+    sites = [site_name(node) for node in trials.original.graph]
+    order = most_harmed(
+        trials, sites[::-1], lambda name: StoreWeights(HALF, ((name, 8),)), looked.append, lambda: False
+    )
+    assert order == sites
+    assert sorted(looked) == sorted(sites)
+
+
+@given(st.integers(1, 20), st.integers(0, 21))
+def test_fewest_finds_how_many(count: int, needed: int) -> None:
+    worst = [str(i) for i in range(count)]
+    tried: list[int] = []
+
+    def spared(sites: Sequence[str]) -> Candidate:
+        tried.append(len(sites))
+        return Candidate(str(len(sites)), ())
+
+    best, sites = fewest(worst, spared, lambda c: int(c.label) >= needed, lambda: False)
+    assert (best is None) == (needed > count)
+    assert list(sites) == ([] if best is None else worst[: max(needed, 1)])
+    assert len(set(tried)) == len(tried) <= 2 * count.bit_length() + 1
+
+
+def test_half_precision_halves_the_file_and_costs_nothing_at_run_time(tmp_path: Path) -> None:
+    model = models.mlp(256, 128)
+    changed = model.clone()
+    outcome = StoreWeights(weight_bits=HALF).apply(changed, oracles.Context())
+    assert outcome.modified
+    assert 0.45 < len(to_bytes(changed)) / len(to_bytes(model)) < 0.65
+    assert kernels(changed, tmp_path) == kernels(model, tmp_path)
+    assert 0 < distance(model, changed, models.feeds(model, 8)) < 1e-3
+
+
+def test_half_precision_is_refused_where_it_cannot_hold_or_pay() -> None:
+    weights = constants(1, w=(64, 64))
+    weights["w"][0, 0] = 1e5
+    model = text("(float[N, 64] x) => (float[N, 64] y)", "y = MatMul (x, w)", weights)
+    outcome = StoreWeights(weight_bits=HALF).apply(model, oracles.Context())
+    assert not outcome.modified
+    assert [s.reason for s in outcome.skipped] == ["a weight is too large for half precision"]
+    assert not StoreWeights(weight_bits=HALF).apply(models.half(), oracles.Context()).modified
+    with pytest.raises(UsageError, match="quantize"):
+        Quantize(weight_bits=HALF)
