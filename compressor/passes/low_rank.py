@@ -117,7 +117,12 @@ def split(model: ir.Model, site: Site, rank: int, context: Context, *, paired: b
         covariance = weights.T @ total.centred()[0] @ weights
         if site.bias_index is not None:
             set_weights(site, weights.T.astype(np.float32), bias.astype(np.float32))
-    replace_by_two(site, *factorise(weights.T, covariance, rank))
+    u, v = factorise(weights.T, covariance, rank)
+    old = site.bias()
+    if old is not None and site.bias_index is not None:
+        lost = total.means()[1] - old
+        set_weights(site, weights.T.astype(np.float32), old + (lost - u @ (u.T @ lost)).astype(np.float32))
+    replace_by_two(site, u, v)
 
 
 def replace_by_two(site: Site, u: Matrix, v: Matrix) -> None:

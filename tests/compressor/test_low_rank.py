@@ -12,6 +12,7 @@ from models import constants, text
 
 from edgepress.compressor.model import parameters, to_bytes
 from edgepress.compressor.numerics.low_rank import discarded, factorise
+from edgepress.compressor.observe import KEPT
 from edgepress.compressor.passes.low_rank import MOST_OUTPUTS, LowRank
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites
@@ -204,3 +205,22 @@ def test_sites_that_follow_are_refitted_but_for_those_that_the_user_leaves() -> 
         after = {s.name: s.weight for s in find_sites(split)}
         assert np.array_equal(after[second.name], second.weight) == bool(leave)
         assert not np.array_equal(after[third.name], third.weight)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_bias_takes_up_the_mean_of_what_is_lost(paired: bool) -> None:
+    model = models.text(
+        "(float[N, 64] x) => (float[N, 32] y)",
+        "h = Identity (x) y = Gemm <transB = 1> (h, w, b)",
+        models.constants(3, w=(32, 64), b=(32,)),
+    )
+    infer_shapes(model)
+    rng = np.random.default_rng(0)
+    x = {"x": (rng.standard_normal((300, 64)) + 3).astype(np.float32)}
+    changed, site = model.clone(), find_sites(model)[0]
+    if paired:
+        changed.graph[0].outputs[0].meta[KEPT] = np.arange(64)
+    LowRank(((site.name, 6),)).apply(changed, oracles.context(model, 300, feeds=x))
+    error = models.run(changed, x)["y"] - models.run(model, x)["y"]
+    assert error.std() > 0.5
+    assert np.abs(error.mean(0)).max() < 1e-2 * error.std()
