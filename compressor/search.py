@@ -168,8 +168,7 @@ class Search:
         return best or none, tuple(sorted(sites))
 
     def _finalists(self) -> list[Candidate]:
-        finalists = list(self.settled)
-        finalists += self._variants(self.integer) if self.integer is not None else []
+        finalists = [*self.settled, *(self._variants(self.integer) if self.integer else ())]
         for border in self._promising(self._borders()):
             refined = self._refine(border, self._refinements())
             if self.objective != "size":
@@ -291,25 +290,26 @@ class Search:
         return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
 
     def _with_fewer_bits(self, border: Border) -> Border:
-        """The same structure with weights of fewer bits; at first about four each, then by strides."""
+        """The same structure with weights of fewer bits; at first about four each, then by shorter strides."""
         bits, others = self._knobs("bits"), self._knobs("width", "rank")
         descent = replace(
             border.descent, how=replace(border.descent.how, latency=0, size=1), still=frozenset(others)
         )
-        return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits))
+        return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits), BITS_TRIED)
 
-    def _refine(self, border: Border, most: int, stride: int = 1) -> Border:
+    def _refine(self, border: Border, most: int, stride: int = 1, patience: int = PATIENCE) -> Border:
         """Go on from the border, in strides that grow while the budget holds; a knob that breaks it stays.
 
         Args:
             border: where to begin.
             most: strides tried.
             stride: steps of the first.
+            patience: failures in a row that are borne.
         """
         state, best, frozen, failures = border.state, border.best, frozenset[int](), 0
         for number in range(most):
             following = border.descent.stride(state, stride, frozen)
-            if following == state or failures == PATIENCE or self.late():
+            if following == state or failures == patience or self.late():
                 break
             label = f"{border.precision}, refinement {number + 1}"
             candidate = self._judge(label, self._recipe(following, border.precision))
