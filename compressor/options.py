@@ -16,12 +16,11 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.cost import Shapes, positions
-from edgepress.compressor.numerics.low_rank import discarded
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.observe import output_names, own_moments
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
-from edgepress.compressor.passes.low_rank import INNER, LowRank, refusal
+from edgepress.compressor.passes.low_rank import INNER, LowRank, projection, refusal
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user, shrinkable, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights, weights_of
@@ -283,7 +282,7 @@ def rank_knob(
     if not values:
         return None
     fit, held = own_moments(model, site, context)
-    lost = discarded(site.matrix().astype(np.float64), (fit + held).centred()[2])
+    lost = projection(site, site.matrix().astype(np.float64), fit + held).lost()
     errors = [float(lost[v]) for v in values]
 
     def trial(rank: int) -> float:

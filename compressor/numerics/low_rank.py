@@ -4,49 +4,145 @@ The error that counts is on outputs. With Y = W x and S = E[(y − ȳ)(y − ȳ)
 Ŵx|² over rank-r matrices is Ŵ = P_r (P_rᵀ W): the principal directions of the outputs, so that neither the
 inputs' covariance nor its inverse is needed. With white inputs it is the truncated SVD of W (Golub & Reinsch
 1970; Çallı 2017 §1.3.1).
+
+A kernel W [out, in, rows, columns] has more unfoldings than one. Each is projected in the same way, in turn:
+
+    channels:  W ≈ U [out, r] · V [r, in, rows, columns]
+    space:     W ≈ U [out, r, 1, columns] · V [r, in, rows, 1]          (Jaderberg et al. 2014)
+    Tucker-2:  W ≈ U [out, q] · K [q, p, rows, columns] · V [p, in]     (Kim et al. 2016; Tucker 1966)
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
 from edgepress.compressor.protocols import Matrix
 
+UNSEEN = 1e-3
+"""A direction that no sample excites may be excited by unseen data: it keeps this share of the plain SVD."""
 
-def directions(weights: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix]:
-    """Output directions by the variance that they carry, largest first.
+
+@dataclass(frozen=True)
+class Projection:
+    """A matrix, and the directions of its outputs by what they carry.
+
+    Attributes:
+        matrix: A [rows, columns].
+        directions: P [rows, k] with orthonormal columns, those that carry most first.
+        carried: the variance [k] along each.
+    """
+
+    matrix: Matrix
+    directions: Matrix
+    carried: Matrix
+
+    @staticmethod
+    def by_outputs(matrix: Matrix, covariance: Matrix) -> "Projection":
+        """Directions from S [rows, rows] of the outputs; A Aᵀ gives the truncated SVD."""
+        plain = matrix @ matrix.T
+        share = UNSEEN * float(np.trace(covariance)) / (float(np.trace(plain)) or 1.0)
+        values, vectors = scipy.linalg.eigh(covariance + share * plain, check_finite=False)
+        return Projection(matrix, vectors[:, ::-1], np.maximum(values[::-1], 0.0))
+
+    @staticmethod
+    def by_inputs(matrix: Matrix, gram: Matrix) -> "Projection":
+        """Directions from G [columns, columns] of the inputs, on whichever side is smaller."""
+        rows, columns = matrix.shape
+        seen = matrix @ gram
+        if rows <= columns:
+            return Projection.by_outputs(matrix, seen @ matrix.T)
+        carried = float(np.einsum("ij,ij->", seen, matrix))
+        share = UNSEEN * carried / (float(np.square(matrix).sum()) or 1.0)
+        values, vectors = scipy.linalg.eigh(gram + share * np.eye(columns), check_finite=False)
+        root = matrix @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+        squares, right = scipy.linalg.eigh(root.T @ root, check_finite=False)
+        directions, _ = scipy.linalg.qr(root @ right[:, ::-1], mode="economic", check_finite=False)
+        return Projection(matrix, directions, np.maximum(squares[::-1], 0.0))
+
+    def factorise(self, rank: int) -> tuple[Matrix, Matrix]:
+        """U [rows, rank] with orthonormal columns and V = Uᵀ A [rank, columns], the least error on outputs."""
+        u = self.directions[:, :rank]
+        return u, u.T @ self.matrix
+
+    def lost(self) -> Matrix:
+        """Share of the variance lost at each rank: [k + 1], index = rank, 1 at rank 0."""
+        kept = np.concatenate([[0.0], np.cumsum(self.carried)])
+        lost: Matrix = np.maximum(1.0 - kept / (float(self.carried.sum()) or 1.0), 0.0)
+        return lost
+
+    def rank_for(self, energy: float) -> int:
+        """The smallest rank, at least 1, that keeps this share of the variance."""
+        return max(int(np.argmax(1.0 - self.lost() >= energy - 1e-9)), 1)
+
+
+def unfolded_in_space(kernel: Matrix, gram: Matrix) -> Projection:
+    """A [out · columns, in · rows] of a kernel.
+
+    Args:
+        kernel: W [out, in, rows, columns].
+        gram: G of the inputs (channels × taps); those of its columns count as one another's like.
+    """
+    out, inputs, high, wide = kernel.shape
+    matrix = kernel.transpose(0, 3, 1, 2).reshape(out * wide, inputs * high)
+    blocks = gram.reshape(inputs, high, wide, inputs, high, wide)
+    seen = np.einsum("aibcjb->aicj", blocks).reshape(inputs * high, inputs * high)
+    return Projection.by_inputs(matrix, seen)
+
+
+def unfolded_in_channels(kernel: Matrix, gram: Matrix) -> Projection:
+    """A [out · taps, in] of a kernel [out, in, rows, columns] with G of its inputs."""
+    out, inputs, high, wide = kernel.shape
+    matrix = kernel.transpose(0, 2, 3, 1).reshape(out * high * wide, inputs)
+    blocks = gram.reshape(inputs, high * wide, inputs, high * wide)
+    return Projection.by_inputs(matrix, np.einsum("atbt->ab", blocks))
+
+
+def split_in_space(kernel: Matrix, gram: Matrix, unfolded: Projection, rank: int) -> tuple[Matrix, Matrix]:
+    """U [out, rank, 1, columns] and V [rank, in, rows, 1]; U is fitted to what V leaves of the inputs.
+
+    Args:
+        kernel: W [out, in, rows, columns].
+        gram: G of the inputs.
+        unfolded: the kernel in space.
+        rank: 1 … min(out · columns, in · rows).
+    """
+    out, inputs, high, wide = kernel.shape
+    v = unfolded.factorise(rank)[1]
+    features = np.einsum("rci,jk->rjcik", v.reshape(rank, inputs, high), np.eye(wide))
+    u = best_after(kernel.reshape(out, -1), gram, features.reshape(rank * wide, -1))
+    return u.reshape(out, rank, 1, wide), v.reshape(rank, inputs, high, 1)
+
+
+def split_by_tucker(
+    kernel: Matrix, gram: Matrix, thin: Matrix, unfolded: Projection, rank: int
+) -> tuple[Matrix, Matrix, Matrix]:
+    """U [out, q], K [q, rank, rows, columns] and V [rank, in]; U is fitted to what the others leave.
+
+    Args:
+        kernel: W [out, in, rows, columns].
+        gram: G of the inputs.
+        thin: Uᵀ W [q, in, rows, columns], its outputs projected already.
+        unfolded: that in channels.
+        rank: 1 … in.
+    """
+    outer, _, high, wide = thin.shape
+    mixed, v = unfolded.factorise(rank)
+    core = mixed.reshape(outer, high, wide, rank).transpose(0, 3, 1, 2)
+    features = np.einsum("qpij,pc->qcij", core, v).reshape(outer, -1)
+    return best_after(kernel.reshape(len(kernel), -1), gram, features), core, v
+
+
+def best_after(weights: Matrix, gram: Matrix, features: Matrix) -> Matrix:
+    """U [out, features] with the least E|W x − U T x|²: what follows a fixed linear map as well as can be.
 
     Args:
         weights: W [out, in].
-        covariance: S [out, out] of the outputs.
-
-    Returns:
-        P [out, out] with orthonormal columns, and the variance [out] along each.
+        gram: G [in, in].
+        features: T [features, in].
     """
-    plain = weights @ weights.T
-    # A direction that no sample excites may be excited by unseen data: it keeps its share of the plain SVD.
-    share = 1e-3 * float(np.trace(covariance)) / (float(np.trace(plain)) or 1.0)
-    values, vectors = scipy.linalg.eigh(covariance + share * plain, check_finite=False)
-    return vectors[:, ::-1], np.maximum(values[::-1], 0.0)
-
-
-def factorise(weights: Matrix, covariance: Matrix, rank: int) -> tuple[Matrix, Matrix]:
-    """Split W into U [out, rank] and V [rank, in] with the least error on outputs.
-
-    Args:
-        weights: W [out, in].
-        covariance: S [out, out] of the outputs; W Wᵀ gives the truncated SVD.
-        rank: 1 … min(out, in).
-
-    Returns:
-        U with orthonormal columns, and V = Uᵀ W.
-    """
-    u = directions(weights, covariance)[0][:, :rank]
-    return u, u.T @ weights
-
-
-def discarded(weights: Matrix, covariance: Matrix) -> Matrix:
-    """Share of the output variance lost at each rank: [out + 1], index = rank, 1 at rank 0."""
-    values = directions(weights, covariance)[1]
-    kept = np.concatenate([[0.0], np.cumsum(values)])
-    lost: Matrix = np.maximum(1.0 - kept / (float(values.sum()) or 1.0), 0.0)
-    return lost
+    seen = features @ gram
+    inner = seen @ features.T
+    inner[np.diag_indices_from(inner)] += 1e-9 * float(np.trace(inner)) / len(inner) + 1e-30
+    fitted: Matrix = scipy.linalg.solve(inner, seen @ weights.T, assume_a="pos", check_finite=False).T
+    return fitted

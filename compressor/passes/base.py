@@ -8,15 +8,18 @@ Rules:
     5. Inputs and outputs keep name, dtype and shape.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from edgepress.compressor.context import Context, Skipped, Stream
+from edgepress.compressor.errors import UsageError
 from edgepress.compressor.sites import site_name
 
-__all__ = ["BoundPass", "Context", "Outcome", "Pass", "Skipped", "Stream", "site_name"]
+__all__ = ["BoundPass", "Context", "Outcome", "Pass", "Skipped", "Stream", "check_patterns", "site_name"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,16 @@ class BoundPass(ir.passes.InPlacePass):
         """Apply the pass to `model` in place."""
         self.outcome = self.bound.apply(model, self.context)
         return ir.passes.PassResult(model, self.outcome.modified)
+
+
+def check_patterns(kind: str, patterns: Sequence[str]) -> None:
+    """Refuse what is no regular expression.
+
+    Raises:
+        UsageError: one of `patterns` does not compile.
+    """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{kind}: sites: {pattern!r} is no regular expression: {error}") from error

@@ -30,7 +30,7 @@ from edgepress.compressor.numerics.grids import (
     integer_grid,
     quantize,
 )
-from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import Seen, mean_shift
 from edgepress.compressor.passes.constants import Constants
 from edgepress.compressor.passes.integer_forms import (
@@ -89,11 +89,7 @@ class Quantize(Pass):
             raise UsageError(
                 f"quantize: activation_bits is {self.activation_bits}", "Only 8 has fast kernels."
             )
-        for pattern in self.sites:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"quantize: sites: {pattern!r} is no regular expression: {error}") from error
+        check_patterns(self.kind, self.sites)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Quantize `model` in place; needs `context.stream`."""

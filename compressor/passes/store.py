@@ -15,10 +15,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.grids import Array, Grid, dequantize
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS
-from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, site_name
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_left_behind, means_of
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
@@ -102,11 +101,7 @@ class StoreWeights(Pass):
 
     def __post_init__(self) -> None:
         check_bits(self.kind, self.weight_bits, self.bits, half=True)
-        for pattern in self.sites:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"store: sites: {pattern!r} is no regular expression: {error}") from error
+        check_patterns(self.kind, self.sites)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Store the weights of `model` in place; samples are used where there are any."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import constants, text
 
 from edgepress.compressor.model import parameters, to_bytes
-from edgepress.compressor.numerics.low_rank import discarded, factorise
+from edgepress.compressor.numerics.low_rank import Projection
 from edgepress.compressor.observe import KEPT
 from edgepress.compressor.passes.low_rank import MOST_OUTPUTS, LowRank
 from edgepress.compressor.shapes import infer_shapes
@@ -37,7 +37,7 @@ def loss(weights: np.ndarray, other: np.ndarray, covariance: np.ndarray) -> floa
 @settings(max_examples=40, deadline=None)
 def test_white_inputs_give_the_truncated_svd(seed: int, rank: int) -> None:
     w, _ = matrices(seed)
-    u, v = factorise(w, w @ w.T, rank)
+    u, v = Projection.by_outputs(w, w @ w.T).factorise(rank)
     assert (u.shape, v.shape) == ((6, rank), (rank, 8))
     np.testing.assert_allclose(u.T @ u, np.eye(rank), atol=1e-10)
     singular = np.linalg.svd(w, compute_uv=False)
@@ -48,7 +48,7 @@ def test_white_inputs_give_the_truncated_svd(seed: int, rank: int) -> None:
 @settings(max_examples=40, deadline=None)
 def test_no_split_of_the_same_rank_is_better_on_outputs(seed: int, rank: int) -> None:
     w, covariance = matrices(seed)
-    u, v = factorise(w, w @ covariance @ w.T, rank)
+    u, v = Projection.by_outputs(w, w @ covariance @ w.T).factorise(rank)
     best = oracles.rank_error(w, covariance, rank)
     share = 1e-3 * np.trace(w @ covariance @ w.T) / np.trace(w @ w.T)  # of what no sample excites
     slack = share * np.sum(np.linalg.svd(w, compute_uv=False) ** 2)
@@ -63,18 +63,20 @@ def test_no_split_of_the_same_rank_is_better_on_outputs(seed: int, rank: int) ->
 @settings(max_examples=30, deadline=None)
 def test_what_is_discarded_falls_from_all_to_nothing(seed: int) -> None:
     w, covariance = matrices(seed)
-    lost = discarded(w, w @ covariance @ w.T)
+    lost = Projection.by_outputs(w, w @ covariance @ w.T).lost()
     assert lost[0] == pytest.approx(1)
     assert lost[-1] == pytest.approx(0, abs=1e-9)
     assert (np.diff(lost) <= 1e-12).all()
-    white = discarded(w, w @ w.T)
+    white = Projection.by_outputs(w, w @ w.T).lost()
     for rank in range(7):
-        u, v = factorise(w, w @ w.T, rank)
+        u, v = Projection.by_outputs(w, w @ w.T).factorise(rank)
         assert white[rank] == pytest.approx(loss(w, u @ v, np.eye(8)) / np.trace(w @ w.T), abs=1e-9)
 
 
 def test_nothing_is_discarded_of_zeros() -> None:
-    assert np.isfinite(discarded(np.zeros((3, 4)), np.zeros((3, 3)))).all()
+    zeros = np.zeros((3, 3))
+    for of in (Projection.by_outputs, Projection.by_inputs):
+        assert np.isfinite(of(zeros, zeros).lost()).all()
 
 
 def thin(model: ir.Model, name: str, rank: int) -> ir.Model:
