@@ -13,7 +13,7 @@ import oracles
 
 from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.model import to_bytes, to_proto
-from edgepress.compressor.passes import LowRank, Pass, Quantize, Shrink, StoreWeights
+from edgepress.compressor.passes import LowRank, Pass, Quantize, Separable, Shrink, StoreWeights
 from edgepress.compressor.passes.base import Context, Outcome
 from edgepress.compressor.sites import find_sites
 from edgepress.runtime.engines.ort import OrtEngine
@@ -40,6 +40,8 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "shrink": shrink,
     "shrink, bare": shrink_bare,
     "low rank": low_rank,
+    "separable": lambda _: Separable(multiplier=1),
+    "separable, by energy": lambda _: Separable(energy=0.5),
     "quantize": lambda _: Quantize(),
     "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", per_channel=False),
     "quantize, few bits": lambda _: Quantize(weight_bits=3),
@@ -52,6 +54,8 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "shrink": lambda m: Shrink(tuple((g.name, len(g.units)) for g in groups_of(m, analyse(m))[0])),
     "shrink, bare": lambda _: Shrink(),
     "low rank": lambda m: LowRank(tuple((s.name, min(s.matrix().shape)) for s in find_sites(m) if s.dense)),
+    "separable": lambda m: Separable(tuple((s.name, 10**3) for s in find_sites(m))),
+    "separable, by energy": lambda _: Separable(energy=0.5, sites=("^nobody$",)),
     "quantize": lambda _: Quantize(sites=("^nobody$",)),
     "quantize, 4 bits": lambda m: Quantize(leave=tuple(s.name for s in find_sites(m))),
     "quantize, few bits": lambda _: Quantize(weight_bits=3, sites=("^nobody$",)),
