@@ -41,7 +41,7 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "shrink, bare": shrink_bare,
     "low rank": low_rank,
     "separable": lambda _: Separable(multiplier=1),
-    "separable, by energy": lambda _: Separable(energy=0.5),
+    "separable, by energy": lambda _: Separable(energy=0.7),
     "quantize": lambda _: Quantize(),
     "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", per_channel=False),
     "quantize, few bits": lambda _: Quantize(weight_bits=3),

