@@ -27,6 +27,9 @@ from edgepress.compressor.sites import (
 )
 from edgepress.compressor.walk import walking
 
+COPIES = "_copies"
+"""Put behind a part's name, it names the node that lays its input side by side."""
+
 MOST_OUTPUTS = 4096
 """Outputs of a site up to which it is split: their covariance takes outputs² × 8 bytes several times over, and its
 directions outputs³ steps, a minute at this size."""
@@ -187,7 +190,7 @@ def replace_by_parts(site: Site, parts: Parts, suffixes: Sequence[str]) -> None:
         name = f"{site.name}{suffix}"
         if part.copies > 1:
             axis = {"axis": ir.AttrInt64("axis", 1)}
-            x = add("Concat", f"{name}_copies", [x] * part.copies, axis, "copies")
+            x = add("Concat", f"{name}{COPIES}", [x] * part.copies, axis, "copies")
         own = _attributes(attributes, part) if site.is_conv else attributes
         x = add(
             node.op_type, name, [x, new_constant(graph, name, _stored(site, part.weights))], own, "middle"

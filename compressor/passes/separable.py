@@ -3,8 +3,8 @@
     Conv [out, in, *kernel]   →   Conv [in · m, 1, *kernel], group = in · m   →   Conv [out, in · m, 1 …]
 
 For m > 1 the input stands side by side m times (Concat): runtimes have quick kernels for one filter a channel alone,
-and copies cost less than those gain (onnxruntime 1.31 on x86: 299 → 174 µs for a VGG with m of 2 and 3). One channel alone
-takes a dense convolution.
+and copies cost less than those gain (onnxruntime 1.31 on x86: 299 → 174 µs for a VGG with m of 2 and 3). One channel
+alone takes a dense convolution.
 
 Strides, dilations and padding stay with the depthwise part. Which filters: `numerics/separable.py`; where the inputs
 have moved, the kernel is refitted towards the original's outputs first, and the bias takes up the mean of what is lost
@@ -136,9 +136,8 @@ def split(
         return f"{energy:.0%} of its outputs' variance needs all of it"
     mixed, filters = found
     shape, rank = site.weight.shape[2:], site.weight.ndim - 2
-    depthwise = filters.swapaxes(0, 1).reshape(
-        -1, 1, *shape
-    )  # the first filter of every channel, then the second …
+    # One filter of every channel, then the next one of every channel: copy by copy of the input.
+    depthwise = filters.swapaxes(0, 1).reshape(-1, 1, *shape)
     pointwise = mixed.swapaxes(1, 2).reshape(site.outputs, -1, *(1,) * rank)
     with np.errstate(over="ignore"):
         parts = [part.astype(site.weight.dtype) for part in (depthwise, pointwise)]

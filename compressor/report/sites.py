@@ -1,6 +1,6 @@
 """Cost by layer, before and after, and what was done to each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,12 +10,15 @@ from edgepress.compressor.job import Findings
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.passes.constants import packed
+from edgepress.compressor.passes.low_rank import CORE, INNER
+from edgepress.compressor.passes.parts import COPIES
+from edgepress.compressor.passes.separable import DEPTHWISE
 from edgepress.compressor.report.record import SiteCost, SiteRow
 from edgepress.compressor.samples import shapes_in_one_run
 
 _UNPACKING = frozenset({"DequantizeLinear", "Cast", "Mul"})
-_SECOND_HALF = "_v"
-"""What `low_rank` appends to a site's name for the first of the two layers that it becomes."""
+_PARTS = (INNER, CORE, DEPTHWISE, COPIES)
+"""What passes append to a site's name for the nodes that it becomes."""
 
 
 def site_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[SiteRow]:
@@ -28,8 +31,9 @@ def site_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[
     """
     engine, target = found.host.engine, found.host.target
     parts: dict[str, list[NodeCost]] = {}
+    names = {site_name(node) for node in found.normalized.model.graph}
     for cost in node_costs(model, shapes_in_one_run(model, engine, found.one_row), target):
-        parts.setdefault(cost.name.removesuffix(_SECOND_HALF), []).append(cost)
+        parts.setdefault(origin_of(cost.name, names), []).append(cost)
     stored = _weights_by_node(model)
     rows = []
     for cost in node_costs(found.normalized.model, found.shapes, target):
@@ -42,10 +46,27 @@ def site_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[
                 op=cost.op,
                 before=_sum([cost], {}),
                 after=_sum(now, stored) if now else None,
-                treatment=_treatment(cost, now, recipe, {stored[part.name].bits for part in now}),
+                treatment=_treatment(
+                    cost, now, recipe, {stored[part.name].bits for part in now if part.macs}
+                ),
             )
         )
     return rows
+
+
+def origin_of(name: str, known: Collection[str]) -> str:
+    """The original's node of which a node is a part, or itself.
+
+    Args:
+        name: of a node.
+        known: the original's nodes.
+    """
+    while name not in known:
+        shorter = next((name.removesuffix(end) for end in _PARTS if name.endswith(end)), name)
+        if shorter == name:
+            break
+        name = shorter
+    return name
 
 
 @dataclass
@@ -131,5 +152,5 @@ def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass]
     elif min(bits, default=32) < 32:
         words.append(f"weights stored in {few} bits")
     if parts and not structure and sum(part.macs for part in parts) < cost.macs:
-        words.insert(0, "fewer inputs")
+        words.insert(0, "split" if sum(part.macs > 0 for part in parts) > 1 else "fewer inputs")
     return ", ".join(words) or "as it was"

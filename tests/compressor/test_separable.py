@@ -25,6 +25,7 @@ from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.parts import MOST_OUTPUTS
 from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.recipe import dump, from_json, parse, to_json
+from edgepress.compressor.report.sites import origin_of
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites, int_attribute
 
@@ -323,6 +324,42 @@ def test_a_site_behind_a_changed_one_is_fitted_to_the_original() -> None:
         same = [np.array_equal(after[s.name], s.weight) for s in find_sites(model) if s.name in ("c2", "y")]
         assert same == [not follow] * 2
     assert errors[0] < errors[1]
+
+
+def test_a_kernel_behind_a_changed_one_makes_good_what_that_lost() -> None:
+    """Split together, the second one knows what comes from the first; split before that, it does not."""
+    model = text(
+        "(float[N, 4, 8, 8] x) => (float[N, 24, h, w] y)",
+        "c = Conv (x, k, b) r = Relu (c) y = Conv (r, w, d)",
+        constants(5, k=(24, 4, 3, 3), b=(24,), w=(24, 24, 3, 3), d=(24,)),
+    )
+    infer_shapes(model)
+    feeds = models.feeds(model, 128, 5)
+    errors = []
+    for steps in ([("c", 1), ("y", 4)],), ([("y", 4)], [("c", 1)]):
+        changed = model.clone()
+        for pairs in steps:
+            step = Separable(tuple(pairs), follow=False)
+            assert step.apply(changed, oracles.context(model, 128, feeds=feeds)).changed == tuple(
+                name for name, _ in pairs
+            )
+        errors.append(np.linalg.norm(models.run(changed, feeds)["y"] - models.run(model, feeds)["y"]))
+    assert errors[0] < 0.97 * errors[1]
+
+
+def test_reports_find_the_site_of_a_part() -> None:
+    known = {"a", "b_v", "c_d"}
+    names = {
+        "a": "a",
+        "a_d": "a",
+        "a_d_copies": "a",
+        "a_v_d": "a",
+        "b_v": "b_v",
+        "b_v_d": "b_v",
+        "c_d": "c_d",
+    }
+    assert {name: origin_of(name, known) for name in names} == names
+    assert origin_of("other", known) == "other"
 
 
 @pytest.mark.parametrize(
