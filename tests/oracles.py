@@ -167,3 +167,19 @@ def close(a: Mapping[str, Array], b: Mapping[str, Array], tolerance: float) -> b
 def values(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Array]:
     """Values of the main graph by name, in one run."""
     return {k: np.asarray(v) for k, v in models.run(prefix(model, names), feeds).items()}
+
+
+def separable_kernel(seed: int, out: int, inputs: int, kernel: tuple[int, ...], rank: int) -> Array:
+    """A kernel of which each channel has this rank."""
+    rng = np.random.default_rng(seed)
+    mixed, filters = rng.standard_normal((out, inputs, rank)), rng.standard_normal((inputs, rank, *kernel))
+    return np.einsum("ocm,cm...->oc...", mixed, filters).astype(np.float32)
+
+
+def channel_svd(kernel: Matrix, rank: int) -> Matrix:
+    """The truncated SVD of each channel."""
+    result = np.empty_like(kernel)
+    for c in range(kernel.shape[1]):
+        u, s, v = np.linalg.svd(kernel[:, c], full_matrices=False)
+        result[:, c] = (u[:, :rank] * s[:rank]) @ v[:rank]
+    return result

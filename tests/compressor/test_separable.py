@@ -1,35 +1,24 @@
-"""Separable kernels: exact where they are made so, best on outputs where not, and a graph that runs as before."""
+"""Separable convolutions in a graph: exact where kernels are so, best on outputs where not, else left alone."""
 
 import models
 import numpy as np
 import onnx_ir as ir
 import oracles
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from models import constants, text
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.model import parameters, to_bytes
-from edgepress.compressor.numerics.separable import (
-    composed,
-    loaded,
-    lost,
-    most_multiplier,
-    split_depthwise,
-    split_to_share,
-)
 from edgepress.compressor.observe import KEPT, NEW, WIDEST
 from edgepress.compressor.passes import Separable
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.parts import MOST_OUTPUTS
-from edgepress.compressor.protocols import Array, Matrix
+from edgepress.compressor.protocols import Array
 from edgepress.compressor.recipe import dump, from_json, parse, to_json
 from edgepress.compressor.report.sites import origin_of
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites, int_attribute
 
-SEEDS = st.integers(0, 10_000)
 CONVS = {
     "plain": (2, "pads = [1, 1, 1, 1]"),
     "strides": (2, "strides = [2, 3], pads = [1, 0, 1, 2]"),
@@ -40,36 +29,6 @@ CONVS = {
     "one_dimension": (1, "strides = [2], dilations = [2], pads = [1, 0]"),
     "three_dimensions": (3, "pads = [1, 0, 1, 0, 1, 1]"),
 }
-
-
-def correlated(rng: np.random.Generator, size: int) -> Matrix:
-    """G [size, size] of inputs with strong and weak directions."""
-    x = rng.standard_normal((3 * size, size)) @ (
-        rng.standard_normal((size, size)) * rng.choice([0.1, 1, 3], size)
-    )
-    return np.asarray(x.T @ x / len(x))
-
-
-def error(change: Matrix, gram: Matrix) -> float:
-    """E|change x|²."""
-    flat = change.reshape(len(change), -1)
-    return float(np.trace(flat @ gram @ flat.T))
-
-
-def made(seed: int, out: int, inputs: int, kernel: tuple[int, ...], rank: int) -> Array:
-    """A kernel of which each channel has this rank."""
-    rng = np.random.default_rng(seed)
-    mixed, filters = rng.standard_normal((out, inputs, rank)), rng.standard_normal((inputs, rank, *kernel))
-    return np.einsum("ocm,cm...->oc...", mixed, filters).astype(np.float32)
-
-
-def plain(kernel: Matrix, rank: int) -> Matrix:
-    """The truncated SVD of each channel."""
-    result = np.empty_like(kernel)
-    for c in range(kernel.shape[1]):
-        u, s, v = np.linalg.svd(kernel[:, c], full_matrices=False)
-        result[:, c] = (u[:, :rank] * s[:rank]) @ v[:rank]
-    return result
 
 
 def conv(weight: Array, attributes: str = "", bias: bool = True) -> ir.Model:
@@ -92,123 +51,6 @@ def moved(model: ir.Model, changed: ir.Model, seed: int = 7) -> float:
     return float(np.linalg.norm(after - before) / np.linalg.norm(before))
 
 
-@given(SEEDS, st.integers(1, 3), st.sampled_from([(10, 3, 4), (3, 4, 9), (6, 1, 5)]))
-@settings(max_examples=30, deadline=None)
-def test_kernels_of_low_rank_are_found(seed: int, rank: int, shape: tuple[int, int, int]) -> None:
-    out, inputs, taps = shape
-    kernel = made(seed, out, inputs, (taps,), rank).astype(np.float64)
-    gram = loaded(kernel, correlated(np.random.default_rng(seed), inputs * taps))
-    mixed, filters = split_depthwise(kernel, gram, rank)
-    assert (mixed.shape, filters.shape) == ((out, inputs, rank), (inputs, rank, taps))
-    np.testing.assert_allclose(
-        composed(mixed, filters), kernel.reshape(out, -1), atol=1e-6 * np.abs(kernel).max()
-    )
-
-
-@given(SEEDS, st.sampled_from([(10, 3, 4), (3, 4, 9), (4, 4, 4)]))
-@settings(max_examples=20, deadline=None)
-def test_as_many_filters_as_taps_or_outputs_lose_nothing(seed: int, shape: tuple[int, int, int]) -> None:
-    rng = np.random.default_rng(seed)
-    kernel, gram = rng.standard_normal(shape), correlated(rng, shape[1] * shape[2])
-    found = split_depthwise(kernel, loaded(kernel, gram), min(shape[0], shape[2]))
-    np.testing.assert_allclose(composed(*found), kernel.reshape(len(kernel), -1), atol=1e-7)
-
-
-@given(SEEDS, st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
-def test_less_is_lost_than_by_the_plain_svd_and_less_the_more_filters(seed: int, rank: int) -> None:
-    rng = np.random.default_rng(seed)
-    kernel, gram = rng.standard_normal((7, 3, 5)), correlated(rng, 15)
-    regular = loaded(kernel, gram)
-    ours, more = (split_depthwise(kernel, regular, m) for m in (rank, rank + 1))
-    assert lost(kernel, regular, *more) <= lost(kernel, regular, *ours) + 1e-9
-    share = error(kernel.reshape(7, -1) - composed(*ours), regular) / error(kernel, regular)
-    assert lost(kernel, regular, *ours) == pytest.approx(share, abs=1e-12)
-    assert share <= error(kernel - plain(kernel, rank), regular) / error(kernel, regular) + 1e-9
-
-
-@given(SEEDS)
-@settings(max_examples=20, deadline=None)
-def test_one_channel_is_the_best_low_rank_matrix(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    kernel, gram = rng.standard_normal((8, 1, 6)), correlated(rng, 6)
-    regular = loaded(kernel, gram)
-    found = composed(*split_depthwise(kernel, regular, 2))
-    least, full = oracles.rank_error(kernel[:, 0], regular, 2), error(kernel, regular)
-    assert least * (1 - 1e-6) <= error(kernel.reshape(8, -1) - found, regular) <= least + 1e-3 * full
-
-
-@given(SEEDS)
-@settings(max_examples=20, deadline=None)
-def test_channels_that_know_nothing_of_one_another_stand_alone(seed: int) -> None:
-    """With a block-diagonal G the rounds have nothing to make good."""
-    rng = np.random.default_rng(seed)
-    kernel, gram = rng.standard_normal((7, 2, 5)), np.zeros((10, 10))
-    gram[:5, :5], gram[5:, 5:] = correlated(rng, 5), correlated(rng, 5)
-    regular = loaded(kernel, gram)
-    alone, rounds = (composed(*split_depthwise(kernel, regular, 2, rounds)) for rounds in (0, 10))
-    assert error(alone - rounds, regular) <= 1e-3 * error(kernel, regular)
-    least = sum(
-        oracles.rank_error(kernel[:, c], regular[5 * c : 5 * c + 5, 5 * c : 5 * c + 5], 2) for c in (0, 1)
-    )
-    assert error(kernel.reshape(7, -1) - alone, regular) <= least + 2e-3 * error(kernel, regular)
-
-
-@given(SEEDS, st.integers(1, 2))
-@settings(max_examples=20, deadline=None)
-def test_no_pointwise_part_is_better_and_no_single_channel(seed: int, rank: int) -> None:
-    """Where the rounds end, least squares over all features finds nothing more, nor a search around one channel."""
-    rng = np.random.default_rng(seed)
-    kernel, gram = rng.standard_normal((6, 3, 4)), correlated(rng, 12)
-    regular, flat = loaded(kernel, gram), kernel.reshape(6, -1)
-    mixed, filters = split_depthwise(kernel, regular, rank, 300)
-    best = error(flat - composed(mixed, filters), regular)
-    root = np.linalg.cholesky(regular)
-    features = np.zeros((3 * rank, 12))
-    for c in range(3):
-        features[rank * c : rank * (c + 1), 4 * c : 4 * c + 4] = filters[c]
-    u = np.linalg.lstsq((features @ root).T, (flat @ root).T, rcond=None)[0].T
-    assert best <= error(flat - u @ features, regular) * (1 + 1e-5) + 1e-12
-    for _ in range(20):
-        other = filters + 1e-3 * rng.standard_normal(filters.shape)
-        assert best <= error(flat - composed(mixed, other), regular) + 0.05 * best
-
-
-def test_rounds_lose_less_where_channels_are_correlated() -> None:
-    rng = np.random.default_rng(0)
-    kernel, gram = rng.standard_normal((16, 6, 9)), correlated(rng, 54)
-    regular = loaded(kernel, gram)
-    losses = [lost(kernel, regular, *split_depthwise(kernel, regular, 2, rounds)) for rounds in (0, 1, 4)]
-    assert losses[1] < 0.9 * losses[0]
-    assert losses[2] < losses[1]
-
-
-@given(SEEDS, st.sampled_from([0.3, 0.6, 0.9, 0.99]))
-@settings(max_examples=20, deadline=None)
-def test_energy_takes_the_fewest_filters(seed: int, energy: float) -> None:
-    rng = np.random.default_rng(seed)
-    kernel, gram = rng.standard_normal((9, 2, 5)), correlated(rng, 10)
-    regular = loaded(kernel, gram)
-    enough = [lost(kernel, regular, *split_depthwise(kernel, regular, m)) <= 1 - energy for m in (1, 2, 3)]
-    found = split_to_share(kernel, regular, energy, 3)
-    assert (found is None) == (not any(enough))
-    if found is not None:
-        assert found[1].shape[1] == enough.index(True) + 1
-
-
-@given(st.integers(1, 300), st.integers(2, 49))
-def test_the_most_filters_are_the_last_that_make_it_smaller(out: int, taps: int) -> None:
-    most = most_multiplier(out, taps)
-    assert most == sum(m * (taps + out) < out * taps for m in range(1, 50))
-
-
-@pytest.mark.parametrize("kernel", [np.zeros((4, 2, 3)), np.ones((4, 2, 3))])
-@pytest.mark.parametrize("gram", [np.zeros((6, 6)), np.ones((6, 6))])
-def test_nothing_that_varies_and_nothing_that_weighs_are_borne(kernel: Matrix, gram: Matrix) -> None:
-    mixed, filters = split_depthwise(kernel, loaded(kernel, gram), 1)
-    np.testing.assert_allclose(composed(mixed, filters), kernel.reshape(4, -1), atol=1e-6)
-
-
 @pytest.mark.parametrize("name", sorted(CONVS))
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rank", [1, 2])
@@ -217,7 +59,7 @@ def test_a_separable_convolution_is_split_without_loss(name: str, bias: bool, ra
     kernel = (3, 2, 2)[:dimensions] if name == "three_dimensions" else (3,) * dimensions
     if name == "one_dimension" and rank == 2:
         kernel = (5,)
-    model = conv(made(3, 12, 4, kernel, rank), attributes, bias)
+    model = conv(oracles.separable_kernel(3, 12, 4, kernel, rank), attributes, bias)
     changed = model.clone()
     outcome = Separable((("y", rank),)).apply(changed, oracles.context(model))
     assert outcome.changed == ("y",)
@@ -234,7 +76,7 @@ def test_a_separable_convolution_is_split_without_loss(name: str, bias: bool, ra
 
 @pytest.mark.parametrize("inputs", [1, 3])
 def test_one_input_channel_and_no_attributes(inputs: int) -> None:
-    model = conv(made(3, 12, inputs, (3, 3), 2))
+    model = conv(oracles.separable_kernel(3, 12, inputs, (3, 3), 2))
     changed = model.clone()
     assert Separable(multiplier=2).apply(changed, oracles.context(model)).changed == ("y",)
     assert [node.op_type for node in changed.graph] == ["Concat"] * (inputs > 1) + ["Conv", "Conv"]
@@ -243,7 +85,7 @@ def test_one_input_channel_and_no_attributes(inputs: int) -> None:
 
 @pytest.mark.parametrize("energy", [0.999, 1])
 def test_energy_finds_the_rank_of_a_kernel(energy: float) -> None:
-    model = conv(made(3, 16, 4, (3, 3), 3), "pads = [1, 1, 1, 1]")
+    model = conv(oracles.separable_kernel(3, 16, 4, (3, 3), 3), "pads = [1, 1, 1, 1]")
     changed = model.clone()
     Separable(energy=energy).apply(changed, oracles.context(model))
     assert find_sites(changed)[0].weight.shape == (12, 1, 3, 3)
@@ -283,7 +125,11 @@ def test_samples_beat_the_plain_svd_on_images() -> None:
     changed = model.clone()
     Separable(multiplier=1).apply(changed, oracles.context(model, feeds=feeds))
     before, after = models.run(model, feeds)["y"], models.run(changed, feeds)["y"]
-    other = plain(kernel.reshape(16, 4, 9).astype(np.float64), 1).reshape(kernel.shape).astype(np.float32)
+    other = (
+        oracles.channel_svd(kernel.reshape(16, 4, 9).astype(np.float64), 1)
+        .reshape(kernel.shape)
+        .astype(np.float32)
+    )
     reference = models.run(conv(other), feeds)["y"]
     assert np.linalg.norm(after - before) < 0.5 * np.linalg.norm(reference - before)
 
@@ -404,7 +250,7 @@ def test_what_would_take_gigabytes_is_left_alone(shape: tuple[int, ...], word: s
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_no_numbers_are_left_alone(bad: float) -> None:
-    kernel = made(1, 12, 4, (3, 3), 1)
+    kernel = oracles.separable_kernel(1, 12, 4, (3, 3), 1)
     kernel[0, 0, 0, 0] = bad
     model = conv(kernel)
     outcome = Separable(multiplier=1).apply(model.clone(), oracles.context(model))
@@ -412,7 +258,7 @@ def test_weights_that_are_no_numbers_are_left_alone(bad: float) -> None:
 
 
 def test_samples_that_are_no_numbers_tell_nothing() -> None:
-    model = conv(made(1, 12, 4, (3, 3), 1))
+    model = conv(oracles.separable_kernel(1, 12, 4, (3, 3), 1))
     feeds = {"x": np.full((16, 4, 9, 10), np.nan, np.float32)}
     outcome = Separable(multiplier=1).apply(model.clone(), oracles.context(model, 16, feeds=feeds))
     assert "finite" in outcome.skipped[0].reason
@@ -421,7 +267,7 @@ def test_samples_that_are_no_numbers_tell_nothing() -> None:
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e12])
 def test_inputs_of_any_scale_are_borne(scale: float) -> None:
     """A channel that is dead, and one that is constant, beside."""
-    model = conv(made(1, 12, 4, (3, 3), 1), "pads = [1, 1, 1, 1]")
+    model = conv(oracles.separable_kernel(1, 12, 4, (3, 3), 1), "pads = [1, 1, 1, 1]")
     x = np.random.default_rng(0).standard_normal((32, 4, 9, 10)).astype(np.float32) * np.float32(scale)
     x[:, 1], x[:, 2] = 0, scale
     changed = model.clone()
@@ -450,7 +296,8 @@ def test_half_precision_stays_half_precision() -> None:
     model = text(
         "(float16[N, 4, 6, 6] x) => (float16[N, 12, h, w] y)",
         "y = Conv (x, w, b)",
-        {"w": made(1, 12, 4, (3, 3), 1).astype(np.float16)} | constants(2, np.float16, b=(12,)),
+        {"w": oracles.separable_kernel(1, 12, 4, (3, 3), 1).astype(np.float16)}
+        | constants(2, np.float16, b=(12,)),
     )
     infer_shapes(model)
     changed = model.clone()
