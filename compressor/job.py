@@ -41,6 +41,7 @@ class Job:
         budget: percent of the score that may be lost.
         objective: what is to become small.
         recipe: passes to apply instead of a search.
+        strict: whether a name in the recipe that the model lacks is refused: a search may leave some behind.
         shapes: input name → shape that fixes its dynamic dimensions.
         leave: regular expressions of sites not to touch.
         preprocess: TOML file for images; None: the one beside them.
@@ -58,6 +59,7 @@ class Job:
     budget: float = 2.0
     objective: Objective = "latency"
     recipe: tuple[Pass, ...] | None = None
+    strict: bool = True
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     leave: tuple[str, ...] = ()
     preprocess: Path | None = None

@@ -10,17 +10,22 @@ dataclasses, in its strict JSON mode: arrays become tuples, but `"4"` is no numb
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import onnx_ir as ir
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from edgepress.compressor.describe import field_words, fields, summary
 from edgepress.compressor.errors import EdgepressError, UsageError, nearest
 from edgepress.compressor.passes.base import Pass
+from edgepress.compressor.sites import site_name
 
 Recipe = tuple[Pass, ...]
 Kinds = tuple[type[Pass], ...]
@@ -95,6 +100,9 @@ def digest(recipe: Recipe) -> str:
 def json_schema(passes: Kinds | None = None) -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a recipe file, for editors and validators.
 
+    It is made of the fields' annotations; what only a pass itself can check, such as which bits there are, is
+    not in it.
+
     Args:
         passes: kinds to describe; all registered ones where None.
     """
@@ -103,10 +111,14 @@ def json_schema(passes: Kinds | None = None) -> dict[str, Any]:
     for each in _registered(passes):
         schema = _adapter(each).json_schema(ref_template="#/$defs/{model}")
         definitions |= schema.pop("$defs", {})
-        schema["properties"] = {"kind": {"const": each.kind}} | schema.get("properties", {})
+        own, words = schema.get("properties", {}), field_words(each)
+        for name, field in own.items():
+            field.pop("title", None)
+            own[name] = ({"description": words[name]} if name in words else {}) | field
+        schema["properties"] = {"kind": {"const": each.kind}} | own
         schema["required"] = ["kind", *schema.get("required", [])]
         schema["additionalProperties"] = False
-        variants.append(schema)
+        variants.append(schema | {"title": each.kind, "description": summary(each)})
     return {
         "$schema": _SCHEMA_DIALECT,
         "title": "edgepress recipe",
@@ -115,6 +127,53 @@ def json_schema(passes: Kinds | None = None) -> dict[str, Any]:
         "additionalProperties": False,
         **({"$defs": definitions} if definitions else {}),
     }
+
+
+def check_names(place: int, step: Pass, models: Sequence[ir.Model]) -> None:
+    """Refuse a pass that names what the model does not have: a misspelt site would be left alone in silence.
+
+    Args:
+        place: of the pass in its recipe, from 1.
+        step: its pairs begin with a name, `leave` holds names, `sites` regular expressions of names.
+        models: the original, and the model as the pass meets it; names of either will do.
+
+    Raises:
+        UsageError: with the names that are most like it.
+    """
+    nodes = [node for model in models for node in ir.traversal.RecursiveGraphIterator(model.graph)]
+    named = {site_name(node) for node in nodes} | {v.name for node in nodes for v in node.outputs if v.name}
+    # recipes that a search has written name parts of sites that in the end were not split
+    named |= {f"{name}{suffix}" for kind in _registered(None) for suffix in kind.suffixes for name in named}
+    open_to_it = {name for model in models for name in step.candidates(model)}
+    for field in fields(type(step)):
+        for item in _names_in(field.name, getattr(step, field.name)):
+            where = f"Pass {place} of the recipe ({step.kind}): field {field.name!r}"
+            if field.name == "sites":
+                if not any(re.search(item, name) for name in open_to_it):
+                    raise UsageError(
+                        f"{where}: {item!r} matches no site of the model.", _like(item, open_to_it)
+                    )
+            elif item not in named:
+                raise UsageError(
+                    f"{where}: the model has no site {item!r}.", _like(item, open_to_it or named)
+                )
+
+
+def _names_in(field: str, value: object) -> Iterator[str]:
+    """The names, or patterns of names, that a field holds."""
+    for item in value if isinstance(value, tuple) else ():
+        if isinstance(item, tuple) and item and isinstance(item[0], str):
+            yield item[0]
+        elif isinstance(item, str) and field in ("sites", "leave"):
+            yield item
+
+
+def _like(name: str, known: Collection[str]) -> str:
+    """Hint with a few names only: a net has hundreds."""
+    plain = re.sub(r"\\(.)|[\^$()*+?|]", r"\1", name)
+    close = difflib.get_close_matches(plain, sorted(known), n=3, cutoff=0.0)
+    like = f"Most like it: {', '.join(map(repr, close))}. " if close else ""
+    return f"{like}`compress inspect MODEL` names all sites."
 
 
 def _registered(passes: Kinds | None) -> Kinds:
@@ -139,7 +198,7 @@ def _fields_of(each: Pass) -> Entry:
     Else `1` in a float field, or numpy's integers, would give the same recipe another digest after a replay.
     """
     adapter = _adapter(type(each))
-    raw = {field.name: getattr(each, field.name) for field in dataclasses.fields(each) if field.init}
+    raw = {field.name: getattr(each, field.name) for field in fields(type(each))}
     text = json.dumps(raw, default=_plain, allow_nan=False)
     return cast(Entry, adapter.dump_python(adapter.validate_json(text, strict=True), mode="json"))
 
@@ -162,14 +221,14 @@ def _build(place: int, entry: object, kinds: Mapping[str, type[Pass]]) -> Pass:
             f"Pass {place} of the recipe has an unknown kind {kind!r}.", nearest(str(kind), kinds)
         )
     where = f"Pass {place} of the recipe ({kind})"
-    fields = {name: value for name, value in entry.items() if name != "kind"}
-    known = [field.name for field in dataclasses.fields(kinds[kind]) if field.init]
-    for name in fields:
+    given = {name: value for name, value in entry.items() if name != "kind"}
+    known = [field.name for field in fields(kinds[kind])]
+    for name in given:
         if name not in known:
             hint = nearest(str(name), known) if known else "This pass has no fields."
             raise UsageError(f"{where} has an unknown field {name!r}.", hint)
     try:
-        text = json.dumps(fields, allow_nan=False)
+        text = json.dumps(given, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"{where} holds a value that no field takes: {error}.",

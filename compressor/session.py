@@ -40,7 +40,7 @@ from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
-from edgepress.compressor.recipe import digest
+from edgepress.compressor.recipe import check_names, digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.search import Search
@@ -356,7 +356,9 @@ def _follow_recipe(found: Findings, recipe: tuple[Pass, ...], context: Context) 
     skipped: list[Skipped] = []
     with found.stage("rewrite"):
         model = found.normalized.model.clone()
-        for step in recipe:
+        for place, step in enumerate(recipe, start=1):
+            if found.job.strict:
+                check_names(place, step, (found.normalized.model, model))
             found.host.progress("rewrite", 0.0, step.kind)
             skipped += step.apply(model, context).skipped
     found.best = Candidate(

@@ -260,6 +260,20 @@ def test_options(case: Case, words: list[str], wanted: list[str]) -> None:
         ('[[pass]]\nkind = "shrinc"\n', ["'shrinc'", "'shrink'"]),
         ('[[pass]]\nkind = "store"\nbitts = 8\n', ["'bitts'", "'bits'"]),
         ('[[pass]]\nkind = "store"\nbits = 7\n', ["bits"]),
+        (
+            '[[pass]]\nkind = "store"\nbits = [["hh", 4]]\n',
+            ["Pass 1", "'bits'", "no site 'hh'", "'h'", "inspect"],
+        ),
+        ('[[pass]]\nkind = "low_rank"\nranks = [["z", 1]]\n', ["(low_rank)", "'ranks'", "'z'"]),
+        (
+            '[[pass]]\nkind = "store"\nleave = ["y"]\n[[pass]]\nkind = "quantize"\nleave = ["x"]\n',
+            ["Pass 2", "'x'"],
+        ),
+        (
+            '[[pass]]\nkind = "quantize"\nsites = ["^gemm"]\n',
+            ["'sites'", "'^gemm' matches no site", "'y'", "'h'"],
+        ),
+        ('[[pass]]\nkind = "store"\nsites = ["h", "^a$"]\n', ["'^a$' matches no site"]),
     ],
 )
 def test_recipes(case: Case, text: str, wanted: list[str]) -> None:

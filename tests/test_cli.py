@@ -1,5 +1,6 @@
 """What a user of the command line sees: files, tables, exit codes, and the same bytes again."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from clicase import Case, rows
 
 from edgepress.compressor.cli import host, run
 from edgepress.compressor.model import to_proto
+from edgepress.compressor.passes import ALL
+from edgepress.compressor.recipe import json_schema
 from edgepress.compressor.report import manifest
 from edgepress.compressor.report.record import load_report
 
@@ -228,6 +231,21 @@ def test_recipe_is_followed_and_a_broken_budget_still_gives_the_model(case: Case
     assert edges(case.out / "model.onnx") == edges(case.model)
 
 
+def test_a_recipe_may_name_what_an_earlier_pass_of_it_made(case: Case) -> None:
+    Path("recipe.toml").write_text(
+        '[[pass]]\nkind = "low_rank"\nranks = [["h", 2]]\n'
+        '[[pass]]\nkind = "quantize"\nleave = ["h_v"]\nsites = ["^h_v$", "^h$", "y"]\n'
+    )
+    assert "no site" not in case.compress("--recipe", "recipe.toml").err
+    assert len(load_report(case.out / "report.json").recipe) == 2
+
+
+def test_a_recipe_may_name_parts_that_it_does_not_make(case: Case) -> None:
+    """As recipes do that were copied out of a report."""
+    Path("recipe.toml").write_text('[[pass]]\nkind = "store"\nbits = [["h_v", 4]]\n')
+    assert case.compress("--recipe", "recipe.toml").code == 0
+
+
 def test_second_output_can_be_judged(case: Case) -> None:
     case.model.write_bytes(
         onnx.parser.parse_model(
@@ -299,6 +317,28 @@ def test_replay_that_gives_other_bytes_writes_nothing(case: Case) -> None:
     assert not Path("again").exists()
 
 
+# passes
+
+
+def test_passes_lists_each_kind_with_its_fields_and_what_they_are_for(case: Case) -> None:
+    outcome = case.run("passes")
+    assert outcome.code == 0
+    assert max(map(len, outcome.out.splitlines())) <= 100
+    paragraphs = {text.partition(":")[0]: text for text in outcome.out.split("\n\n")}
+    for kind in ALL:
+        assert kind.kind in paragraphs
+        for field in dataclasses.fields(kind):
+            assert f"  {field.name} " in paragraphs[kind.kind]
+    assert '"channels" | "space"' in paragraphs["low_rank"]
+    assert "share of the output" in paragraphs["low_rank"]
+
+
+def test_passes_as_json_is_the_schema_of_a_recipe(case: Case) -> None:
+    outcome = case.run("passes", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out) == json.loads(json.dumps(json_schema()))
+
+
 # inspect
 
 
@@ -332,7 +372,7 @@ def test_inspect_leaves_no_files(case: Case) -> None:
 def test_help_names_commands_and_exit_codes(case: Case) -> None:
     outcome = case.run("--help")
     assert outcome.code == 0
-    for word in ("inspect", "replay", "doctor", "130 interrupted"):
+    for word in ("inspect", "passes", "replay", "doctor", "130 interrupted"):
         assert word in outcome.out
     assert "--budget" in case.run("run", "--help").out
     assert case.run("--version").out.startswith("compress")

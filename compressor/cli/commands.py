@@ -9,11 +9,12 @@ import click
 
 from edgepress.compressor.cli.doctor import doctor
 from edgepress.compressor.cli.inspect import inspect
+from edgepress.compressor.cli.passes import passes
 from edgepress.compressor.cli.replay import replay
 from edgepress.compressor.cli.run import run
 from edgepress.compressor.errors import EdgepressError, nearest
 
-COMMANDS = (run, inspect, replay, doctor)
+COMMANDS = (run, inspect, passes, replay, doctor)
 
 
 class DefaultGroup(click.Group):

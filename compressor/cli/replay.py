@@ -85,6 +85,7 @@ def job_of(record: manifests.Manifest, folder: Path, given: dict[str, Path | Non
             budget=float(options["budget"]),
             objective=options["objective"],
             recipe=from_json(list(record.recipe)),
+            strict=False,
             shapes={name: tuple(dims) for name, dims in options["shapes"].items()},
             leave=tuple(options["leave"]),
             preprocess=given["preprocess"] or (folder / preprocess if preprocess else None),

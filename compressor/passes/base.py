@@ -6,6 +6,8 @@ Rules:
     3. A site that it leaves alone is a `Skipped`, not an exception.
     4. Values that stay keep their names: a stage after it pairs them with the original's by name.
     5. Inputs and outputs keep name, dtype and shape.
+    6. Pairs in fields begin with the name of a site; `leave` holds names, `sites` regular expressions of names;
+       a misspelt one is refused before the pass runs (`recipe.check_names`).
 """
 
 import re
@@ -20,6 +22,9 @@ from edgepress.compressor.errors import UsageError
 from edgepress.compressor.sites import site_name
 
 __all__ = ["BoundPass", "Context", "Outcome", "Pass", "Skipped", "Stream", "check_patterns", "site_name"]
+
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,27 @@ class Pass:
     """Base of all passes; subclasses add fields and `apply`."""
 
     kind: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """What the pass puts behind a site's name to name parts of it."""
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Change `model` in place; needs `context.stream` where the pass uses data."""
         raise TypeError(f"{type(self).__name__} does not say what it does")
+
+    def candidates(self, model: ir.Model) -> set[str]:
+        """Names of the nodes that `sites` is matched with: here those that read weights."""
+        return {
+            site_name(node)
+            for node in model.graph
+            if any(
+                v is not None
+                and v.is_initializer()
+                and v.dtype in FLOATS
+                and v.shape is not None
+                and len(v.shape) > 1
+                for v in node.inputs
+            )
+        }
 
     def bind(self, context: Context) -> "BoundPass":
         """The runnable form, for onnx-ir's pass managers."""

@@ -60,6 +60,7 @@ class LowRank(Pass):
     """
 
     kind: ClassVar[str] = "low_rank"
+    suffixes: ClassVar[tuple[str, ...]] = (INNER, CORE)
     ranks: tuple[tuple[str, int], ...] = ()
     energy: float | None = None
     form: Form = "channels"
