@@ -13,8 +13,17 @@ import oracles
 
 from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.model import to_bytes, to_proto
-from edgepress.compressor.passes import LowRank, Pass, Quantize, Separable, Shrink, StoreWeights
+from edgepress.compressor.passes import (
+    LowRank,
+    Pass,
+    Quantize,
+    Separable,
+    Shrink,
+    StoreWeights,
+    ThresholdReLU,
+)
 from edgepress.compressor.passes.base import Context, Outcome
+from edgepress.compressor.passes.threshold_relu import activations
 from edgepress.compressor.sites import find_sites
 from edgepress.runtime.engines.ort import OrtEngine
 
@@ -45,6 +54,9 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "quantize": lambda _: Quantize(),
     "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", per_channel=False),
     "quantize, few bits": lambda _: Quantize(weight_bits=3),
+    "threshold": lambda m: ThresholdReLU(tuple((a.name, 0.3) for a in activations(m))),
+    "threshold, by energy": lambda _: ThresholdReLU(quantile=0.1),
+    "threshold, by channel": lambda _: ThresholdReLU(quantile=0.2, per_channel=True, compensate=False),
     "store": lambda _: StoreWeights(min_elements=2),
     "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=2),
 }
@@ -59,6 +71,11 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "quantize": lambda _: Quantize(sites=("^nobody$",)),
     "quantize, 4 bits": lambda m: Quantize(leave=tuple(s.name for s in find_sites(m))),
     "quantize, few bits": lambda _: Quantize(weight_bits=3, sites=("^nobody$",)),
+    "threshold": lambda _: ThresholdReLU(),
+    "threshold, by energy": lambda _: ThresholdReLU(quantile=0.1, sites=("^nobody$",)),
+    "threshold, by channel": lambda m: ThresholdReLU(
+        quantile=0.2, per_channel=True, leave=tuple(a.name for a in activations(m))
+    ),
     "store": lambda _: StoreWeights(min_elements=10**9),
     "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=10**9),
 }

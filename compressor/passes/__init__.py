@@ -6,7 +6,8 @@ from edgepress.compressor.passes.quantize import Quantize
 from edgepress.compressor.passes.separable import Separable
 from edgepress.compressor.passes.shrink import Shrink
 from edgepress.compressor.passes.store import StoreWeights
+from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 
-ALL: tuple[type[Pass], ...] = (Shrink, LowRank, Separable, Quantize, StoreWeights)
+ALL: tuple[type[Pass], ...] = (Shrink, LowRank, Separable, ThresholdReLU, Quantize, StoreWeights)
 
-__all__ = ["ALL", "LowRank", "Pass", "Quantize", "Separable", "Shrink", "StoreWeights"]
+__all__ = ["ALL", "LowRank", "Pass", "Quantize", "Separable", "Shrink", "StoreWeights", "ThresholdReLU"]

@@ -28,7 +28,15 @@ from edgepress.compressor.observe import (
 )
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.protocols import Array, Matrix
-from edgepress.compressor.sites import Site, constant, find_sites, replace_constant, set_weights, site_of
+from edgepress.compressor.sites import (
+    Site,
+    constant,
+    find_sites,
+    replace_constant,
+    set_weights,
+    site_name,
+    site_of,
+)
 from edgepress.compressor.walk import walking
 
 TOO_WIDE = f"a site that reads its channels has over {WIDEST} inputs"
@@ -232,7 +240,7 @@ def refit_following(model: ir.Model, changed: list[str], context: Context) -> No
 
     Args:
         model: the shrunk model, changed in place.
-        changed: names of the sites whose arrays got smaller.
+        changed: names of the nodes that were changed: what they give differs.
         context: with a stream over the original and this model.
     """
     context = walking(context)
@@ -243,7 +251,7 @@ def refit_following(model: ir.Model, changed: list[str], context: Context) -> No
         moved = any(v in different for v in node.inputs if v is not None)
         if site is not None and moved and refittable(site, context):
             refit_site(model, site, context)
-        if moved or (site is not None and site.name in names):
+        if moved or site_name(node) in names:
             different.update(node.outputs)
 
 
