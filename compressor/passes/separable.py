@@ -56,6 +56,7 @@ class Separable(Pass):
     """
 
     kind: ClassVar[str] = "separable"
+    suffixes: ClassVar[tuple[str, ...]] = (DEPTHWISE,)
     multipliers: tuple[tuple[str, int], ...] = ()
     multiplier: int | None = None
     energy: float | None = None
