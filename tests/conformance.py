@@ -14,6 +14,7 @@ import oracles
 from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.model import to_bytes, to_proto
 from edgepress.compressor.passes import (
+    Cluster,
     LowRank,
     Pass,
     Quantize,
@@ -59,6 +60,9 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "threshold, by channel": lambda _: ThresholdReLU(quantile=0.2, per_channel=True, compensate=False),
     "store": lambda _: StoreWeights(min_elements=2),
     "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=2),
+    "cluster": lambda _: Cluster(min_elements=2),
+    "cluster, rows": lambda _: Cluster(1, per_channel=True, min_elements=2),
+    "cluster, bytes": lambda _: Cluster(8, min_elements=2),
 }
 """Each pass, set to do as much as it can on a given model."""
 
@@ -78,6 +82,9 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     ),
     "store": lambda _: StoreWeights(min_elements=10**9),
     "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=10**9),
+    "cluster": lambda _: Cluster(min_elements=10**9),
+    "cluster, rows": lambda _: Cluster(1, per_channel=True, sites=("^nobody$",)),
+    "cluster, bytes": lambda m: Cluster(8, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
 }
 """The same passes, set to change nothing."""
 

@@ -6,13 +6,16 @@ can, by those not rounded yet:
 
     e = (w_j − q_j) / U_jj,   w_k ← w_k − e U_jk  for k > j,   G⁻¹ = Uᵀ U  (U upper triangular)
 
-(Frantar et al. 2023, GPTQ, algorithm 1; Hassibi & Stork 1993 for the update).
+(Frantar et al. 2023, GPTQ, algorithm 1; Hassibi & Stork 1993 for the update). What a weight may become is a grid with
+a scale for each row, or any other set of `Levels`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 
 from edgepress.compressor.numerics.grids import Array, Floats, Grid, scale_of
@@ -35,6 +38,50 @@ BLOCK = 32
 """Columns whose updates of the later ones are applied together: the same numbers by fewer, larger products."""
 
 
+class Levels(Protocol):
+    """The numbers that weights may become, row by row."""
+
+    def part(self, rows: slice) -> Self:
+        """The levels of some rows."""
+        ...
+
+    def codes(self, x: Matrix) -> Matrix:
+        """Codes, as floats, of the levels nearest to X [..., rows]."""
+        ...
+
+    def values(self, codes: Array) -> Matrix:
+        """The levels that codes [..., rows] stand for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The levels q · scale of a symmetric grid, q being the code.
+
+    Attributes:
+        scales: above zero [rows], float64.
+        grid: signed, with zero point 0.
+    """
+
+    scales: Matrix
+    grid: Grid
+
+    def part(self, rows: slice) -> "Steps":
+        """The levels of some rows."""
+        return Steps(self.scales[rows], self.grid)
+
+    def codes(self, x: Matrix) -> Matrix:
+        """Integers, as floats, nearest to X [..., rows] / scale."""
+        q: Matrix = np.rint(x / self.scales)
+        q.clip(self.grid.qmin, self.grid.qmax, out=q)
+        return q
+
+    def values(self, codes: Array) -> Matrix:
+        """Codes [..., rows] times scales."""
+        product: Matrix = codes * self.scales
+        return product
+
+
 def round_to_outputs(
     weights: Array,
     fit: Moments,
@@ -46,9 +93,7 @@ def round_to_outputs(
     """Round a matrix to a symmetric grid with little error on outputs, one scale per row.
 
     The range of a row is the one at which rounding to nearest does least to outputs, inputs taken for uncorrelated.
-    With few rows of inputs errors would vanish into directions that none of them has, and come back with the next:
-    so the damping is the one that does best on held-out rows, and where none helps, nearest it is. No row of W is
-    worse than by rounding to nearest at the same range, over all rows of inputs together.
+    No row of W is worse than by rounding to nearest at the same range, over all rows of inputs together.
 
     Args:
         weights: W [out, in], finite.
@@ -63,34 +108,92 @@ def round_to_outputs(
     """
     both = fit + held
     gram, least = both.centred()[0], both.rounding()
-    power, floors = np.diag(gram) + _ridge(gram, DAMPINGS[0], least), np.broadcast_to(floor, len(weights))
-    parts = [slice(start, start + ROWS) for start in range(0, max(len(weights), 1), ROWS)]
-    scales = np.concatenate([_ranges(weights[p], power, grid, floors[p], ratios) for p in parts])
+    each, floors = power(gram, least), np.broadcast_to(floor, len(weights))
+    scales = np.concatenate([_ranges(weights[p], each, grid, floors[p], ratios) for p in _parts(weights)])
+    steps = Steps(scales.astype(np.float64), grid)
+    damping = best_damping(weights, fit, held, steps)
+    return round_among(weights, gram, least, damping, steps, grid.dtype), scales
 
-    def nearest(part: slice) -> Matrix:
-        each = scales[part, None].astype(np.float64)
-        rounded: Matrix = np.clip(np.rint(weights[part] / each), grid.qmin, grid.qmax)
-        return rounded
 
-    best = 1
-    if fit.rows < ENOUGH * fit.inputs:
-        unseen, factors = held.centred()[0], _Factors.of(fit.centred()[0], DAMPINGS, least)
-        lost = np.zeros(1 + len(DAMPINGS))
-        for p in parts:
-            tries = [nearest(p), *_compensated(weights[p], factors, scales[p], grid)]
-            lost += [row_errors(weights[p] - q * scales[p, None], unseen).sum() for q in tries]
-        best = int(np.argmin(lost))
-    result = np.empty(weights.shape, grid.dtype)
-    chosen = _Factors.of(gram, DAMPINGS[best - 1 : best], least) if best else None
-    for p in parts:
-        result[p] = rounded = nearest(p)
+def best_damping(weights: Array, fit: Moments, held: Moments, levels: Levels) -> float | None:
+    """How much to damp G; None where errors are best left where they are.
+
+    With few rows of inputs errors would vanish into directions that none of them has, and come back with the next:
+    so the damping is the one that does best on held-out rows, and where none helps, nearest it is.
+
+    Args:
+        weights: W [out, in], finite.
+        fit: moments of most rows of inputs.
+        held: moments of the others.
+        levels: what the rows of W may become.
+    """
+    if fit.rows >= ENOUGH * fit.inputs:
+        return DAMPINGS[0]
+    unseen, least = held.centred()[0], (fit + held).rounding()
+    factors = _Factors.of(fit.centred()[0], DAMPINGS, least)
+    lost = np.zeros(1 + len(DAMPINGS))
+    for part in _parts(weights):
+        rows, some = weights[part], levels.part(part)
+        tries = [nearest_codes(rows, some), *_compensated(rows, factors, some)]
+        lost += [row_errors(rows - levels_at(codes, some), unseen).sum() for codes in tries]
+    best = int(np.argmin(lost))
+    return DAMPINGS[best - 1] if best else None
+
+
+def round_among(
+    weights: Array,
+    gram: Matrix,
+    least: float,
+    damping: float | None,
+    levels: Levels,
+    dtype: npt.DTypeLike,
+) -> Array:
+    """Round a matrix to levels with little error on outputs; no row does more to them than by its nearest levels.
+
+    Args:
+        weights: W [out, in], finite.
+        gram: G [in, in] of the inputs.
+        least: variances below are rounding of G.
+        damping: as `best_damping` gives it; None rounds to nearest.
+        levels: what the rows of W may become.
+        dtype: of the answer.
+
+    Returns:
+        Codes [out, in].
+    """
+    result = np.empty(weights.shape, dtype)
+    chosen = None if damping is None else _Factors.of(gram, (damping,), least)
+    for part in _parts(weights):
+        rows, some = weights[part], levels.part(part)
+        result[part] = nearest = nearest_codes(rows, some)
         if chosen is not None:
-            q = _compensated(weights[p], chosen, scales[p], grid)[0]
-            better = row_errors(weights[p] - q * scales[p, None], gram) <= row_errors(
-                weights[p] - rounded * scales[p, None], gram
+            codes = _compensated(rows, chosen, some)[0]
+            better = row_errors(rows - levels_at(codes, some), gram) <= row_errors(
+                rows - levels_at(nearest, some), gram
             )
-            result[p][better] = q[better]
-    return result, scales
+            result[part][better] = codes[better]
+    return result
+
+
+def power(gram: Matrix, least: float) -> Matrix:
+    """How much an error of each weight counts [in], inputs taken for uncorrelated; above zero."""
+    each: Matrix = np.diag(gram) + ridge(gram, DAMPINGS[0], least)
+    return each
+
+
+def _parts(weights: Array) -> list[slice]:
+    return [slice(start, start + ROWS) for start in range(0, max(len(weights), 1), ROWS)]
+
+
+def nearest_codes(weights: Array, levels: Levels) -> Matrix:
+    """Codes [rows, in] of the nearest levels."""
+    return levels.codes(weights.T.astype(np.float64)).T
+
+
+def levels_at(codes: Array, levels: Levels) -> Matrix:
+    """Levels [rows, in] of codes [rows, in]."""
+    values: Matrix = levels.values(codes.T).T
+    return values
 
 
 def row_errors(change: Matrix, gram: Matrix) -> Matrix:
@@ -113,7 +216,7 @@ def _ranges(
     return best
 
 
-def _ridge(gram: Matrix, damping: float, least: float) -> float:
+def ridge(gram: Matrix, damping: float, least: float) -> float:
     """A share of the mean of G's diagonal, and all that could be rounding of its own."""
     return damping * max(float(np.trace(gram)), 0.0) / max(len(gram), 1) + len(gram) * least + 1e-30
 
@@ -135,22 +238,21 @@ class _Factors:
         """The factors of G [in, in]; variances below `least` are its rounding."""
         order = np.argsort(-np.diag(gram), kind="stable")
         turned = gram[np.ix_(order[::-1], order[::-1])]
-        return _Factors(order, np.stack([_inverse_factor(turned, _ridge(gram, d, least)) for d in dampings]))
+        return _Factors(order, np.stack([_inverse_factor(turned, ridge(gram, d, least)) for d in dampings]))
 
 
-def _compensated(weights: Array, factors: _Factors, scales: Floats, grid: Grid) -> Matrix:
+def _compensated(weights: Matrix, factors: _Factors, levels: Levels) -> Matrix:
     """Round column by column, those that carry most first, each error taken up by the columns after it.
 
     Args:
         weights: W [rows, in].
         factors: for each damping; all at once, for the loop costs more than what is in it.
-        scales: [rows].
-        grid: the format.
+        levels: of these rows.
 
     Returns:
-        Integers as floats [dampings, rows, in].
+        Codes as floats [dampings, rows, in].
     """
-    upper, order, each = factors.upper, factors.order, scales.astype(np.float64)
+    upper, order = factors.upper, factors.order
     left = np.repeat(weights[None, :, order].astype(np.float64), len(upper), axis=0)
     result = np.empty_like(left)
     for start in range(0, len(order), BLOCK):
@@ -158,32 +260,31 @@ def _compensated(weights: Array, factors: _Factors, scales: Floats, grid: Grid) 
         block, across = left[:, :, start:end].copy(), upper[:, start:end, start:end]
         errors = np.empty_like(block)
         for j in range(end - start):
-            q = np.rint(block[:, :, j] / each)
-            q.clip(grid.qmin, grid.qmax, out=q)
-            result[:, :, start + j] = q
-            errors[:, :, j] = error = (block[:, :, j] - q * each) / across[:, j, j, None]
+            column = block[:, :, j]
+            result[:, :, start + j] = codes = levels.codes(column)
+            errors[:, :, j] = error = (column - levels.values(codes)) / across[:, j, j, None]
             block[:, :, j + 1 :] -= error[:, :, None] * across[:, j, None, j + 1 :]
         left[:, :, end:] -= errors @ upper[:, start:end, end:]
     unsorted: Matrix = result[:, :, np.argsort(order)]
     return unsorted
 
 
-def _inverse_factor(turned: Matrix, ridge: float) -> Matrix:
-    """U, upper triangular, with (G + ridge · I)⁻¹ = Uᵀ U; the ridge grows until G is positive.
+def _inverse_factor(turned: Matrix, load: float) -> Matrix:
+    """U, upper triangular, with (G + load · I)⁻¹ = Uᵀ U; the load grows until G is positive.
 
     Turned end for end, G = R Rᵀ is a Cholesky factorisation, and U = R⁻¹.
 
     Args:
         turned: G, its rows and columns the other way round.
-        ridge: above zero.
+        load: above zero.
     """
     while True:
         loaded = turned.copy()
-        loaded[np.diag_indices_from(loaded)] += ridge
+        loaded[np.diag_indices_from(loaded)] += load
         lower, failed = scipy.linalg.lapack.dpotrf(loaded, lower=1, clean=1, overwrite_a=1)
         if not failed:
             break
-        ridge *= 10
+        load *= 10
     upper, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(lower[::-1, ::-1]), lower=0)
     result: Matrix = np.ascontiguousarray(upper)
     return result

@@ -1,6 +1,7 @@
 """All passes: an import list is the registry."""
 
 from edgepress.compressor.passes.base import Pass
+from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.quantize import Quantize
 from edgepress.compressor.passes.separable import Separable
@@ -8,6 +9,10 @@ from edgepress.compressor.passes.shrink import Shrink
 from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 
-ALL: tuple[type[Pass], ...] = (Shrink, LowRank, Separable, ThresholdReLU, Quantize, StoreWeights)
+ALL: tuple[type[Pass], ...] = (
+    Shrink, LowRank, Separable, ThresholdReLU, Quantize, StoreWeights, Cluster,
+)  # fmt: skip
 
-__all__ = ["ALL", "LowRank", "Pass", "Quantize", "Separable", "Shrink", "StoreWeights", "ThresholdReLU"]
+__all__ = [
+    "ALL", "Cluster", "LowRank", "Pass", "Quantize", "Separable", "Shrink", "StoreWeights", "ThresholdReLU",
+]  # fmt: skip

@@ -5,11 +5,14 @@ nodes that every runtime works out once, at load, take them apart:
 
     words → BitShift → Mod 2^bits → (Slice, where the last word is not full) → Reshape → Cast → Gather(levels)
 
+Levels are integers, or the floats of a codebook; with a codebook for each part of a weight they lie one behind another,
+and an Add moves the codes of each part to where its own begin. Codes of a byte need no more than Cast and Gather.
 What is left at run time is the weight as the kernel wants it: no slower, and nothing newer than opset 11 needed.
 """
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +44,11 @@ class Constants:
 
     def __post_init__(self) -> None:
         self.names = self.names or taken(self.model)
+
+    @cached_property
+    def first(self) -> ir.Node:
+        """The node that was the first before anything was put in front of it."""
+        return self.model.graph[0]
 
     def fresh(self, name: str) -> str:
         """A free name derived from `name`, now in use."""
@@ -82,26 +90,60 @@ class Constants:
                 return stored
             kind = ir.DataType.from_numpy(np.dtype(dtype))
             return self._node(reader, "Cast", name, [stored], ir.AttrInt64("to", int(kind)))
-        how = packing(grid.bits)
-        found = self.add(name, pack(q - grid.qmin, grid.bits))
-        key = (found, grid.bits, q.shape, np.dtype(dtype or grid.dtype))
+        levels = np.arange(grid.qmin, grid.qmax + 1).astype(dtype or grid.dtype)
+        return self.looked_up(name, q - grid.qmin, grid.bits, levels, reader)
+
+    def looked_up(
+        self,
+        name: str,
+        codes: Array,
+        bits: int,
+        levels: Array,
+        reader: ir.Node,
+        starts: Array | None = None,
+    ) -> ir.Value:
+        """Levels by codes, which lie in words where that makes the file smaller, else in bytes.
+
+        Args:
+            name: for the new values.
+            codes: 0 … 2^bits − 1, of any shape.
+            bits: 1 to 8.
+            levels: what the codes stand for [count]; equal ones are stored once.
+            reader: the nodes come before this one.
+            starts: where in `levels` the codes of some part begin, so shaped that it broadcasts over the codes.
+
+        Returns:
+            A value of the shape of the codes and the type of the levels.
+        """
+        packs = stored_bytes(codes.size, bits) < codes.size
+        found = self.add(name, pack(codes, bits) if packs else codes.astype(np.uint8))
+        numbers = [a.tobytes() for a in (levels, starts) if a is not None]
+        key = (found, bits, codes.shape, levels.dtype, *numbers)
         if key in self.unpacked:
             return self.unpacked[key]
-        name = "q"  # what only passes through: names are in the file twice
-        modulus = np.array(1 << grid.bits, how.dtype)
-        found = self._node(reader, "BitShift", name, [found, self.add("shifts", how.shifts)], RIGHT)
-        found = self._node(reader, "Mod", name, [found, self.add("modulus", modulus)])
-        if q.size % how.per_word:
-            found = self._node(reader, "Reshape", name, [found, self.add("flat", np.array([-1]))])
-            ends = [self.add("start", np.array([0])), self.add("end", np.array([q.size]))]
-            found = self._node(reader, "Slice", name, [found, *ends])
-        found = self._node(reader, "Reshape", name, [found, self.add("shape", np.array(q.shape))])
-        found = self._node(reader, "Cast", name, [found], INDICES)
-        levels = self.add("levels", np.arange(grid.qmin, grid.qmax + 1).astype(dtype or grid.dtype))
-        found = self._node(reader, "Gather", name, [levels, found])
-        found.type, found.shape = levels.type, ir.Shape(q.shape)
+        if packs:
+            found = self._taken_apart(found, codes, bits, reader)
+        found = self._node(reader, "Cast", PASSING, [found], INDICES)
+        if starts is not None:
+            each = self.add("starts", starts.astype(np.int32))
+            found = self._node(reader, "Add", PASSING, [found, each])
+        table = self.add("levels", levels)
+        found = self._node(reader, "Gather", PASSING, [table, found])
+        found.type, found.shape = table.type, ir.Shape(codes.shape)
         self.unpacked[key] = found
         return found
+
+    def _taken_apart(self, words: ir.Value, codes: Array, bits: int, reader: ir.Node) -> ir.Value:
+        """Codes in their shape, of the type of the words that they lie in."""
+        how = packing(bits)
+        modulus = np.array(1 << bits, how.dtype)
+        found = self._node(reader, "BitShift", PASSING, [words, self.add("shifts", how.shifts)], RIGHT)
+        found = self._node(reader, "Mod", PASSING, [found, self.add("modulus", modulus)])
+        if codes.size % how.per_word:
+            found = self._node(reader, "Reshape", PASSING, [found, self.add("flat", np.array([-1]))])
+            ends = [self.add("start", np.array([0])), self.add("end", np.array([codes.size]))]
+            found = self._node(reader, "Slice", PASSING, [found, *ends])
+        return self._node(reader, "Reshape", PASSING, [found, self.add("shape", np.array(codes.shape))])
 
     def _node(
         self, reader: ir.Node, kind: str, name: str, inputs: list[ir.Value], *attributes: ir.Attr
@@ -117,16 +159,29 @@ class Constants:
 RIGHT = ir.AttrString("direction", "RIGHT")
 INDICES = ir.AttrInt64("to", int(ir.DataType.INT32))
 
-UNPACKING = frozenset({"BitShift", "Mod", "Slice", "Reshape", "Cast", "Gather"})
+PASSING = "q"
+"""Name of what only passes through: names are in the file twice."""
+
+UNPACKING = frozenset({"BitShift", "Mod", "Slice", "Reshape", "Cast", "Add", "Gather"})
 
 
 def packed(node: ir.Node) -> tuple[int, int, set[ir.Value]] | None:
-    """What a Gather takes words apart to, and from: how many weights, of what bits, all constants; else None."""
-    indices = node.inputs[1].producer() if node.op_type == "Gather" and node.inputs[1] is not None else None
-    shaped = indices.inputs[0].producer() if indices is not None and indices.inputs[0] is not None else None
-    shape = constant(shaped.inputs[1]) if shaped is not None and shaped.op_type == "Reshape" else None
-    if shape is None:
+    """How many weights a Gather looks up for constant codes, of what bits, and all constants in it; else None."""
+    if node.op_type != "Gather" or node.inputs[0] is None:
         return None
+    levels, parts = constant(node.inputs[0]), 1
+    cast = _maker(node.inputs[1])
+    if cast is not None and cast.op_type == "Add":
+        starts = constant(cast.inputs[1])
+        parts, cast = 0 if starts is None else starts.size, _maker(cast.inputs[0])
+    if levels is None or not parts or cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
+        return None
+    codes, shaped = constant(cast.inputs[0]), _maker(cast.inputs[0])
+    if shaped is not None and shaped.op_type == "Reshape":
+        shape = constant(shaped.inputs[1])
+        count = None if shape is None else int(np.prod(shape))
+    else:
+        count = None if codes is None or codes.dtype != np.uint8 else codes.size
     constants: set[ir.Value] = set()
     stack = [value for value in node.inputs if value is not None]
     while stack:
@@ -138,5 +193,8 @@ def packed(node: ir.Node) -> tuple[int, int, set[ir.Value]] | None:
             stack += [each for each in maker.inputs if each is not None]
         else:
             return None
-    levels = node.inputs[0].const_value if node.inputs[0] is not None else None
-    return int(np.prod(shape)), max(levels.size - 1, 0).bit_length() if levels is not None else 0, constants
+    return None if count is None else (count, max(levels.size // parts - 1, 1).bit_length(), constants)
+
+
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()

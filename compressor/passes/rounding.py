@@ -21,6 +21,7 @@ from edgepress.compressor.numerics.grids import (
     quantize,
     symmetric_scale,
 )
+from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import RATIOS, round_to_outputs
 from edgepress.compressor.observe import input_moments, wide
@@ -97,15 +98,32 @@ def round_by_outputs(
         return found
     walked = walking(context)
     for site in sites:
-        if grids[site.node].bits > MOST_PACKED_BITS or not _alone(site) or wide(site):
+        if grids[site.node].bits > MOST_PACKED_BITS:
             continue
-        centred = site.node in corrected
-        fit, held = (m.of_inputs(about_zero=not centred) for m in input_moments(model, site, walked))
-        if fit.rows < FEWEST_ROWS or held.rows < 2 or not 0 < np.trace(fit.xx + held.xx) < np.inf:
-            continue
-        q, scale = round_to_outputs(site.matrix(), fit, held, grids[site.node], floors.get(site.node, 0.0))
-        found[site.node] = (_in_layout(site, q), scale)
+        seen = inputs_seen(model, site, walked, centred=site.node in corrected)
+        if seen is not None:
+            q, scale = round_to_outputs(site.matrix(), *seen, grids[site.node], floors.get(site.node, 0.0))
+            found[site.node] = (in_layout(site, q), scale)
     return found
+
+
+def inputs_seen(
+    model: ir.Model, site: Site, context: Context, *, centred: bool
+) -> tuple[Moments, Moments] | None:
+    """Moments of a site's inputs, where there are few enough of them and rows enough to go by.
+
+    Args:
+        model: holds the site.
+        site: whose weights to round.
+        context: walks from front to back over the samples.
+        centred: a bias will take up the mean of what rounding does.
+    """
+    if context.stream is None or not _alone(site) or wide(site):
+        return None
+    fit, held = (m.of_inputs(about_zero=not centred) for m in input_moments(model, site, context))
+    if fit.rows < FEWEST_ROWS or held.rows < 2 or not 0 < np.trace(fit.xx + held.xx) < np.inf:
+        return None
+    return fit, held
 
 
 def _alone(site: Site) -> bool:
@@ -115,7 +133,7 @@ def _alone(site: Site) -> bool:
     return site.dense and shaped and weight is not None and len(weight.uses()) == 1
 
 
-def _in_layout(site: Site, q: Array) -> Array:
+def in_layout(site: Site, q: Array) -> Array:
     """Q [out, in] in the operator's own layout; small integers are exact in the weights' type."""
     stored: Array = site.from_matrix(q).astype(q.dtype)
     return stored

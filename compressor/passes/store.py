@@ -8,7 +8,7 @@ in front of a GRU it is not folded. Rounding is compensated as in `quantize`, by
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from edgepress.compressor.numerics.grids import Array, Grid, dequantize
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_left_behind, means_of
-from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
+from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants, packed
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.rounding import (
     HALF,
@@ -105,17 +105,12 @@ class StoreWeights(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Store the weights of `model` in place; samples are used where there are any."""
-        chosen, skipped = self._choose(model, context)
+        chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         few = min([self.weight_bits, *(bits for _, bits in self.bits)]) <= MOST_PACKED_BITS
         if few and chosen and raise_opset(model, UNPACKING_OPSET):
-            chosen, skipped = self._choose(model, context)
-        correctable = [s for w in chosen if self._bits(w) != HALF and (s := _correctable(w)) is not None]
-        means: dict[ir.Node, Array] = {}
-        if context.stream is not None and self.bias_correction and correctable:
-            means = means_left_behind(model, correctable, context)
-            unknown = [Mean(site) for site in correctable if site.node not in means]
-            means |= means_of(context.stream, model, unknown) if unknown else {}
+            chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         whole = [stored for stored in chosen if self._bits(stored) != HALF]
+        means = mean_inputs(model, whole, context) if self.bias_correction else {}
         grids = {stored.node: self._grid(stored) for stored in whole}
         ours = {s.node for s in whole if s.index == 1}
         sites = [site for site in find_sites(model) if site.node in ours]
@@ -125,41 +120,22 @@ class StoreWeights(Pass):
             if stored not in whole:
                 _halve(constants, stored.value)
         for stored in whole:
-            site = _correctable(stored) if stored.node in means else None
+            site = correctable(stored) if stored.node in means else None
             error = self._store(constants, stored, rounded.get(stored.node))
             if site is not None:
-                _correct(site, error, means[stored.node])
+                correct(site, error, means[stored.node])
         changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
         names = {site_name(node) for node in model.graph}
         skipped += [Skipped(name, "no such site") for name, _ in self.bits if name not in names]
         left = dict.fromkeys(s for s in skipped if s.site not in changed)
         return Outcome(bool(chosen), tuple(changed), tuple(left))
 
-    def _choose(self, model: ir.Model, context: Context) -> tuple[list[Stored], list[Skipped]]:
-        """Weights to store, and the others with the reason."""
-        chosen, skipped = [], []
-        for stored in weights_of(model):
-            reason = self._refusal(stored, context)
-            if reason is None:
-                chosen.append(stored)
-            else:
-                skipped.append(Skipped(stored.readers[0], reason))
-        return chosen, skipped
-
     def _refusal(self, stored: Stored, context: Context) -> str | None:
         """Why a weight stays as it is, or None."""
-        for name in stored.readers:
-            if context.left_by_user(name):
-                return "--leave names it"
-            if name in self.leave or (self.sites and not any(re.search(p, name) for p in self.sites)):
-                return "the recipe leaves it as it is"
+        reason = left_alone(stored, context, self.sites, self.leave, self.min_elements)
         array = constant(stored.value)
-        if array is None or array.dtype not in (np.float32, np.float16):
-            return "its weights are no float constant"
-        if not np.isfinite(array).all():
-            return "its weights are not finite"
-        if array.size < self.min_elements:
-            return f"it has fewer than {self.min_elements} weights"
+        if reason is not None or array is None:
+            return reason
         length = len(stored.value.name or "")
         if self._bits(stored) == HALF:
             if np.abs(array).max() > np.finfo(np.float16).max:
@@ -197,6 +173,53 @@ class StoreWeights(Pass):
         return error.reshape(array.shape)
 
 
+def choose(model: ir.Model, refusal: Callable[[Stored], str | None]) -> tuple[list[Stored], list[Skipped]]:
+    """Weights to store, and the others with the reason that `refusal` gives."""
+    chosen, skipped = [], []
+    for stored in weights_of(model):
+        reason = refusal(stored)
+        if reason is None:
+            chosen.append(stored)
+        else:
+            skipped.append(Skipped(stored.readers[0], reason))
+    return chosen, skipped
+
+
+def left_alone(
+    stored: Stored, context: Context, sites: Sequence[str], leave: Collection[str], min_elements: int
+) -> str | None:
+    """Why a weight is none to be stored, whatever it would save, or None.
+
+    Args:
+        stored: the weight.
+        context: knows what the user leaves.
+        sites: regular expressions of the sites that the recipe is for; empty for all.
+        leave: names of those that it leaves.
+        min_elements: the fewest weights.
+    """
+    for name in stored.readers:
+        if context.left_by_user(name):
+            return "--leave names it"
+        if name in leave or (sites and not any(re.search(p, name) for p in sites)):
+            return "the recipe leaves it as it is"
+    array = constant(stored.value)
+    if array is None or array.dtype not in (np.float32, np.float16):
+        return "its weights are no float constant"
+    if not np.isfinite(array).all():
+        return "its weights are not finite"
+    return f"it has fewer than {min_elements} weights" if array.size < min_elements else None
+
+
+def mean_inputs(model: ir.Model, chosen: Sequence[Stored], context: Context) -> dict[ir.Node, Array]:
+    """Mean inputs of those readers whose bias can take up the error of their weights; none without samples."""
+    sites = [site for stored in chosen if (site := correctable(stored)) is not None]
+    if context.stream is None or not sites:
+        return {}
+    means = means_left_behind(model, sites, context)
+    unknown = [Mean(site) for site in sites if site.node not in means]
+    return means | (means_of(context.stream, model, unknown) if unknown else {})
+
+
 def weights_of(model: ir.Model) -> Iterator[Stored]:
     """Initializers of the main graph that some node reads as its weights, and nobody as anything else."""
     for value in list(model.graph.initializers.values()):
@@ -207,6 +230,8 @@ def weights_of(model: ir.Model) -> Iterator[Stored]:
             continue
         heavy = [(n, i) for n, i in uses if n.domain in ("", "ai.onnx") and i in WEIGHTS.get(n.op_type, ())]
         if not heavy or len(heavy) < len(uses) or value.is_graph_input() or value.is_graph_output():
+            continue
+        if any(packed(node) is not None for node, _ in heavy):  # levels, of weights that are stored already
             continue
         first = min(heavy, key=lambda use: site_name(use[0]))
         readers = (site_name(first[0]), *sorted({site_name(n) for n, _ in heavy} - {site_name(first[0])}))
@@ -245,35 +270,39 @@ def scale_shape(stored: Stored, array: Array) -> tuple[tuple[int, ...], int]:
 
 def _fold_at_load(constants: Constants, value: ir.Value, q: Array, scale: Array, grid: Grid) -> None:
     """Put q · scale in the place of an initializer, under its name."""
-    graph, name = constants.model.graph, value.name or "weight"
-    graph.initializers.pop(name)
-    first = graph[0]
-    codes = constants.integers(f"{name}_q", q, grid, first, np.float32)
-    half = value.dtype == ir.DataType.FLOAT16
+    name = value.name or "weight"
+    constants.model.graph.initializers.pop(name)
+    codes = constants.integers(f"{name}_q", q, grid, constants.first, np.float32)
+    scaled_at_load(constants, value, codes, scale)
+
+
+def scaled_at_load(constants: Constants, value: ir.Value, codes: ir.Value, scale: Array) -> None:
+    """Let codes · scale, in float32, be read where an initializer that is in the graph no more was read."""
+    name, half = value.name or "weight", value.dtype == ir.DataType.FLOAT16
     product = ir.Value(name=constants.fresh(f"{name}_wide") if half else name)
     nodes = [ir.Node("", "Mul", [codes, constants.add(f"{name}_scale", scale)], outputs=[product])]
     if half:  # not multiplied in float16: there is no such kernel on a CPU, so nothing would be folded
         nodes.append(_cast(product, ir.DataType.FLOAT16, name))
-    _replace(first, value, nodes)
+    constants.model.graph.insert_before(constants.first, nodes)
+    replace_value(value, nodes[-1].outputs[0])
 
 
 def _halve(constants: Constants, value: ir.Value) -> None:
     """Put half-precision numbers, widened at load, in the place of an initializer, under its name."""
-    graph, name, array = constants.model.graph, value.name or "weight", constant(value)
+    name, array = value.name or "weight", constant(value)
     if array is None or value.dtype is None:
         raise ValueError(f"{name} is not constant")
-    graph.initializers.pop(name)
+    constants.model.graph.initializers.pop(name)
     narrow = constants.add(f"{name}_half", array.astype(np.float16))
-    _replace(graph[0], value, [_cast(narrow, value.dtype, name)])
+    wide = _cast(narrow, value.dtype, name)
+    constants.model.graph.insert_before(constants.first, wide)
+    replace_value(value, wide.outputs[0])
 
 
-def _replace(first: ir.Node, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
-    """Put nodes before the first one of a graph, the output of their last in the place of a value."""
-    result = nodes[-1].outputs[0]
+def replace_value(value: ir.Value, result: ir.Value) -> None:
+    """Let all that read an initializer read what becomes the same at load."""
     result.type, result.shape = value.type, value.shape
     result.meta.update(value.meta)
-    if isinstance(first.graph, ir.Graph):
-        first.graph.insert_before(first, nodes)
     ir.convenience.replace_all_uses_with(value, result)
 
 
@@ -281,7 +310,7 @@ def _cast(value: ir.Value, kind: ir.DataType, name: str) -> ir.Node:
     return ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(kind))], outputs=[ir.Value(name=name)])
 
 
-def _correctable(stored: Stored) -> Site | None:
+def correctable(stored: Stored) -> Site | None:
     """The site whose bias can take up the error of a weight: it alone reads it, and its bias is its own."""
     site = site_of(stored.node)
     if site is None or stored.node.graph is not stored.value.graph or stored.index != 1:
@@ -294,7 +323,8 @@ def _correctable(stored: Stored) -> Site | None:
     return site
 
 
-def _correct(site: Site, error: Array, mean: Array) -> None:
+def correct(site: Site, error: Array, mean: Array) -> None:
+    """Take out of a site's bias what an error of its weights does to the mean of its outputs."""
     bias = site.bias()
     if bias is not None:
         replace_constant(site.node, 2, (bias - mean_shift(site, error, mean)).astype(site.weight.dtype))

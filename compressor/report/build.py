@@ -207,7 +207,7 @@ def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequen
                     why=best.why,
                 )
             )
-        if not per_site or step.kind in ("quantize", "store"):
+        if not per_site or step.kind in ("quantize", "store", "cluster"):
             steps.append(Step(pass_=step.kind, parameters=fields, kept=True, why=best.why))
     if best.recipe:
         before, after = found.latencies
