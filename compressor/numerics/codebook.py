@@ -18,17 +18,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from edgepress.compressor.numerics.factors import ridge, row_errors
 from edgepress.compressor.numerics.grids import Array
 from edgepress.compressor.numerics.kmeans import equal_bins, kmeans
 from edgepress.compressor.numerics.least_squares import Moments
-from edgepress.compressor.numerics.rounding import (
-    best_damping,
-    levels_at,
-    nearest_codes,
-    ridge,
-    round_among,
-    row_errors,
-)
+from edgepress.compressor.numerics.rounding import best_damping, levels_at, nearest_codes, round_among
 from edgepress.compressor.protocols import Matrix
 
 Codes = npt.NDArray[np.uint8]

@@ -16,20 +16,14 @@ from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
+from edgepress.compressor.numerics.factors import DAMPINGS, ENOUGH, Factors, ridge, row_errors
 from edgepress.compressor.numerics.grids import Array, Floats, Grid, scale_of
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.protocols import Matrix
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6)
 """Shares of a row's largest magnitude tried as its range: the fewer the bits, the more it pays to clip."""
-
-DAMPINGS = (0.01, 0.1, 1.0)
-"""Added to the diagonal of G, as shares of its mean, the first as in Frantar, §3.3: more of it makes less good."""
-
-ENOUGH = 4
-"""With so many rows for each input the first damping will do: what it makes good comes out alike on other rows."""
 
 ROWS = 1024
 """Rows of weights that are rounded together: all of them would take much memory, twenty times that of the weights."""
@@ -129,8 +123,8 @@ def best_damping(weights: Array, fit: Moments, held: Moments, levels: Levels) ->
     """
     if fit.rows >= ENOUGH * fit.inputs:
         return DAMPINGS[0]
-    unseen, least = held.centred()[0], (fit + held).rounding()
-    factors = _Factors.of(fit.centred()[0], DAMPINGS, least)
+    seen, unseen, least = fit.centred()[0], held.centred()[0], (fit + held).rounding()
+    factors = Factors.of(seen, [ridge(seen, damping, least) for damping in DAMPINGS])
     lost = np.zeros(1 + len(DAMPINGS))
     for part in _parts(weights):
         rows, some = weights[part], levels.part(part)
@@ -162,7 +156,7 @@ def round_among(
         Codes [out, in].
     """
     result = np.empty(weights.shape, dtype)
-    chosen = None if damping is None else _Factors.of(gram, (damping,), least)
+    chosen = None if damping is None else Factors.of(gram, [ridge(gram, damping, least)])
     for part in _parts(weights):
         rows, some = weights[part], levels.part(part)
         result[part] = nearest = nearest_codes(rows, some)
@@ -196,12 +190,6 @@ def levels_at(codes: Array, levels: Levels) -> Matrix:
     return values
 
 
-def row_errors(change: Matrix, gram: Matrix) -> Matrix:
-    """How far outputs move, mean square [out], when weights change by D [out, in]: the diagonal of D G Dᵀ."""
-    errors: Matrix = np.einsum("oi,oi->o", change @ gram, change)
-    return errors
-
-
 def _ranges(
     weights: Matrix, power: Matrix, grid: Grid, floor: Array | float, ratios: Sequence[float]
 ) -> Floats:
@@ -216,32 +204,7 @@ def _ranges(
     return best
 
 
-def ridge(gram: Matrix, damping: float, least: float) -> float:
-    """A share of the mean of G's diagonal, and all that could be rounding of its own."""
-    return damping * max(float(np.trace(gram)), 0.0) / max(len(gram), 1) + len(gram) * least + 1e-30
-
-
-@dataclass(frozen=True)
-class _Factors:
-    """How errors of a column are made good by the columns after it.
-
-    Attributes:
-        order: columns, those that carry most first [in].
-        upper: U for each damping [dampings, in, in], in that order.
-    """
-
-    order: Array
-    upper: Matrix
-
-    @staticmethod
-    def of(gram: Matrix, dampings: Sequence[float], least: float) -> "_Factors":
-        """The factors of G [in, in]; variances below `least` are its rounding."""
-        order = np.argsort(-np.diag(gram), kind="stable")
-        turned = gram[np.ix_(order[::-1], order[::-1])]
-        return _Factors(order, np.stack([_inverse_factor(turned, ridge(gram, d, least)) for d in dampings]))
-
-
-def _compensated(weights: Matrix, factors: _Factors, levels: Levels) -> Matrix:
+def _compensated(weights: Matrix, factors: Factors, levels: Levels) -> Matrix:
     """Round column by column, those that carry most first, each error taken up by the columns after it.
 
     Args:
@@ -267,24 +230,3 @@ def _compensated(weights: Matrix, factors: _Factors, levels: Levels) -> Matrix:
         left[:, :, end:] -= errors @ upper[:, start:end, end:]
     unsorted: Matrix = result[:, :, np.argsort(order)]
     return unsorted
-
-
-def _inverse_factor(turned: Matrix, load: float) -> Matrix:
-    """U, upper triangular, with (G + load · I)⁻¹ = Uᵀ U; the load grows until G is positive.
-
-    Turned end for end, G = R Rᵀ is a Cholesky factorisation, and U = R⁻¹.
-
-    Args:
-        turned: G, its rows and columns the other way round.
-        load: above zero.
-    """
-    while True:
-        loaded = turned.copy()
-        loaded[np.diag_indices_from(loaded)] += load
-        lower, failed = scipy.linalg.lapack.dpotrf(loaded, lower=1, clean=1, overwrite_a=1)
-        if not failed:
-            break
-        load *= 10
-    upper, _ = scipy.linalg.lapack.dtrtri(np.asfortranarray(lower[::-1, ::-1]), lower=0)
-    result: Matrix = np.ascontiguousarray(upper)
-    return result

@@ -3,6 +3,7 @@
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.low_rank import LowRank
+from edgepress.compressor.passes.prune import Prune
 from edgepress.compressor.passes.quantize import Quantize
 from edgepress.compressor.passes.separable import Separable
 from edgepress.compressor.passes.shrink import Shrink
@@ -10,9 +11,10 @@ from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 
 ALL: tuple[type[Pass], ...] = (
-    Shrink, LowRank, Separable, ThresholdReLU, Quantize, StoreWeights, Cluster,
+    Shrink, LowRank, Separable, Prune, ThresholdReLU, Quantize, StoreWeights, Cluster,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "Cluster", "LowRank", "Pass", "Quantize", "Separable", "Shrink", "StoreWeights", "ThresholdReLU",
+    "ALL", "Cluster", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
+    "ThresholdReLU",
 ]  # fmt: skip

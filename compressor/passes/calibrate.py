@@ -11,7 +11,7 @@ from edgepress.compressor.numerics.grids import Array, Grid
 from edgepress.compressor.observe import inputs_left_behind
 from edgepress.compressor.passes.base import Context, Stream
 from edgepress.compressor.passes.qdq import Plan, behind
-from edgepress.compressor.sites import Site, conv_padding, ints_attribute
+from edgepress.compressor.sites import Site, constant, conv_padding, ints_attribute, replace_constant
 
 SIGMOID_RANGE = (0.0, 255.0 / 256.0)
 """Integer kernels have this range built in."""
@@ -117,6 +117,19 @@ def mean_shift(site: Site, error: Array, mean: Array) -> npt.NDArray[np.float64]
     groups, outputs = site.groups, error.shape[0]
     per_group = error.reshape(groups, outputs // groups, -1).astype(np.float64)
     return np.asarray(np.einsum("gok,gk->go", per_group, mean.reshape(groups, -1)).reshape(-1))
+
+
+def bias_takes_mean(site: Site) -> bool:
+    """Whether a site has a constant bias, which can take up what moves the mean of its outputs."""
+    bias = site.node.inputs[2] if len(site.node.inputs) > 2 else None
+    return not site.transposed_conv and site.bias() is not None and constant(bias) is not None
+
+
+def correct_bias(site: Site, error: Array, mean: Array) -> None:
+    """Take the mean of what a change of the weights does to the outputs out of the bias; see `mean_shift`."""
+    bias = site.bias()
+    if bias is not None:
+        replace_constant(site.node, 2, (bias - mean_shift(site, error, mean)).astype(site.weight.dtype))
 
 
 def means_left_behind(model: ir.Model, sites: Sequence[Site], context: Context) -> dict[ir.Node, Array]:

@@ -24,6 +24,7 @@ from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import power
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
+from edgepress.compressor.passes.calibrate import correct_bias
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.rounding import in_layout, inputs_seen
@@ -31,7 +32,6 @@ from edgepress.compressor.passes.store import (
     OVERHEAD,
     Stored,
     choose,
-    correct,
     correctable,
     left_alone,
     mean_inputs,
@@ -153,7 +153,7 @@ class Cluster(Pass):
             error = what.weights(array.dtype).astype(np.float32) - array.astype(np.float32)
             _look_up_at_load(constants, stored.value, what)
             if site is not None:
-                correct(site, error, means[stored.node])
+                correct_bias(site, error, means[stored.node])
         changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
         names = {site_name(node) for node in model.graph}
         skipped += [Skipped(name, "no such site") for name, _ in self.site_bits if name not in names]

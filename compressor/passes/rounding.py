@@ -94,8 +94,6 @@ def round_by_outputs(
         corrected: nodes whose bias will take up the mean error of their outputs.
     """
     found: dict[ir.Node, Rounded] = {}
-    if context.stream is None:
-        return found
     walked = walking(context)
     for site in sites:
         if grids[site.node].bits > MOST_PACKED_BITS:

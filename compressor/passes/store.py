@@ -18,7 +18,13 @@ import onnx_ir as ir
 from edgepress.compressor.numerics.grids import Array, Grid, dequantize
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
-from edgepress.compressor.passes.calibrate import Mean, mean_shift, means_left_behind, means_of
+from edgepress.compressor.passes.calibrate import (
+    Mean,
+    bias_takes_mean,
+    correct_bias,
+    means_left_behind,
+    means_of,
+)
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants, packed
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.rounding import (
@@ -35,7 +41,6 @@ from edgepress.compressor.sites import (
     constant,
     find_sites,
     int_attribute,
-    replace_constant,
     site_of,
 )
 
@@ -123,7 +128,7 @@ class StoreWeights(Pass):
             site = correctable(stored) if stored.node in means else None
             error = self._store(constants, stored, rounded.get(stored.node))
             if site is not None:
-                correct(site, error, means[stored.node])
+                correct_bias(site, error, means[stored.node])
         changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
         names = {site_name(node) for node in model.graph}
         skipped += [Skipped(name, "no such site") for name, _ in self.bits if name not in names]
@@ -315,16 +320,4 @@ def correctable(stored: Stored) -> Site | None:
     site = site_of(stored.node)
     if site is None or stored.node.graph is not stored.value.graph or stored.index != 1:
         return None
-    if site.transposed_conv or len(stored.value.uses()) > 1:
-        return None
-    bias = stored.node.inputs[2] if len(stored.node.inputs) > 2 else None
-    if bias is None or site.bias() is None or constant(bias) is None:
-        return None
-    return site
-
-
-def correct(site: Site, error: Array, mean: Array) -> None:
-    """Take out of a site's bias what an error of its weights does to the mean of its outputs."""
-    bias = site.bias()
-    if bias is not None:
-        replace_constant(site.node, 2, (bias - mean_shift(site, error, mean)).astype(site.weight.dtype))
+    return site if bias_takes_mean(site) and len(stored.value.uses()) == 1 else None

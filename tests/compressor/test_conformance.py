@@ -79,9 +79,11 @@ def test_weights_in_a_file_beside_the_model_give_the_same_bytes(kind: str, tmp_p
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("kind", ["shrink", "low rank", "separable", "quantize", "threshold, by energy"])
 @pytest.mark.parametrize(
-    "then", ["shrink", "low rank", "separable", "quantize", "store", "threshold, by channel"]
+    "kind", ["shrink", "low rank", "separable", "prune", "quantize", "threshold, by energy"]
+)
+@pytest.mark.parametrize(
+    "then", ["shrink", "low rank", "separable", "prune", "quantize", "store", "threshold, by channel"]
 )
 def test_passes_run_after_one_another_in_any_order(kind: str, then: str) -> None:
     """Each read back from its recipe entry, and run as onnx-ir runs passes."""
