@@ -272,3 +272,18 @@ def test_what_is_predicted_is_what_one_loss_costs() -> None:
                 best = error(weights, exactly(weights, kept, loaded), loaded) / total
                 assert found[row, g] == pytest.approx(best, rel=1e-3)
                 assert bare[row, g] == pytest.approx(error(weights, weights * kept, gram) / total, rel=1e-3)
+
+
+def test_where_the_choice_by_outputs_is_worse_magnitude_it_is() -> None:
+    """Costs of single weights say nothing of what they do together: the two are compared."""
+    worse = 0
+    for seed in range(40):
+        x, weights = moments(inputs(seed, 200, 8)), np.random.default_rng(seed).standard_normal((2, 8))
+        gram = x.centred()[0]
+        plain = weights * magnitude_mask(weights, 8)
+        ours = weights * magnitude_mask(weights * np.sqrt(np.diag(gram)), 8)
+        found = prune_to_outputs(weights, x, x, Pattern(), 8, compensate=False)
+        better = error(weights, ours, gram) <= error(weights, plain, gram)
+        np.testing.assert_allclose(found, ours if better else plain, rtol=1e-6)
+        worse += not better
+    assert worse > 3
