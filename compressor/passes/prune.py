@@ -1,7 +1,8 @@
 """Weights that become zero: singly, n of every m, or in blocks, by magnitude or by what that does to the outputs.
 
-The weights that stay make good what they can, from second moments of a site's inputs (numerics/sparsity.py), and the
-bias takes up the mean of the rest. Weights keep their place and shape: the file gets smaller where it is compressed,
+Front to back each site is first fitted to what it gave before those in front of it were pruned; then the weights that
+stay make good what they can, from second moments of its inputs (numerics/sparsity.py), and the bias takes up the mean
+of the rest. Weights keep their place and shape: the file gets smaller where it is compressed,
 the net faster where an engine skips zeros (Hassibi & Stork 1993; Frantar & Alistarh 2023; Çallı 2017 §1.5.1, 1.5.4).
 """
 
@@ -15,14 +16,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.numerics.least_squares import Moments, refit
 from edgepress.compressor.numerics.masks import Pattern, share_out
 from edgepress.compressor.numerics.sparsity import predicted, prune_to_outputs
+from edgepress.compressor.observe import site_moments
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.calibrate import Mean, bias_takes_mean, correct_bias, means_of
 from edgepress.compressor.passes.rounding import inputs_seen
+from edgepress.compressor.passes.shrink import refittable
 from edgepress.compressor.protocols import Array
-from edgepress.compressor.sites import Site, find_sites, site_name, site_of
+from edgepress.compressor.sites import Site, find_sites, replace_constant, site_name, site_of
 from edgepress.compressor.walk import walking
 
 LEAST_KEPT = 0.1
@@ -94,13 +97,20 @@ class Prune(Pass):
         skipped += [Skipped(name, "no such site") for name, _ in self.amounts if name not in names]
         changed: list[str] = []
         counts, walked = self._counts(model, chosen, context), walking(context)
-        for site, count in zip(chosen, counts, strict=True):
-            if self._pattern(site).met(as_rows(site), count):
-                skipped.append(Skipped(site.name, "it has as many zeros already"))
-            elif self._prune(model, site, count, walked):
-                changed += readers(site)
-            else:
-                skipped.append(Skipped(site.name, "its weights do not change"))
+        todo = {site.node: (site, count) for site, count in zip(chosen, counts, strict=True)}
+        different: set[ir.Value | None] = set()
+        for node in list(model.graph):
+            if node in todo:
+                site, count = todo[node]
+                if self._pattern(site).met(as_rows(site), count):
+                    skipped.append(Skipped(site.name, "it has as many zeros already"))
+                elif self._prune(model, site, count, walked, site.x in different):
+                    changed += readers(site)
+                    different.add(node.inputs[1])
+                else:
+                    skipped.append(Skipped(site.name, "its weights do not change"))
+            if any(value in different for value in node.inputs if value is not None):
+                different.update(node.outputs)
         return Outcome(bool(changed), tuple(changed), tuple(skipped))
 
     def _refusal(self, model: ir.Model, site: Site, context: Context) -> str | None:
@@ -178,31 +188,43 @@ class Prune(Pass):
         if self.criterion == "magnitude" and not self.compensate:
             return None
         seen = inputs_seen(model, site, walked, centred=self.compensate and bias_takes_mean(site))
-        if seen is None or site.taps == 1:
-            return seen
-        order, none = np.arange(site.inputs * site.taps).reshape(site.inputs, -1).T.reshape(-1), np.arange(0)
-        return seen[0].part(order, none), seen[1].part(order, none)
+        return None if seen is None else in_rows(site, *seen)
 
-    def _prune(self, model: ir.Model, site: Site, count: int, walked: Context) -> bool:
-        """Prune one site; whether its weights changed."""
-        weights, pattern, seen = as_rows(site), self._pattern(site), self._seen(model, site, walked)
+    def _prune(self, model: ir.Model, site: Site, count: int, walked: Context, moved: bool) -> bool:
+        """Prune one site; whether its weights changed.
+
+        Args:
+            model: changed in place.
+            site: of the model.
+            count: how many weights or blocks go.
+            walked: with the samples, if there are any.
+            moved: whether its inputs differ from what they were.
+        """
+        start, pattern = Start(as_rows(site), self._seen(model, site, walked)), self._pattern(site)
+        if moved and self.compensate and start.seen is not None and refittable(site, walked):
+            start = towards_original(model, site, walked) or start
         array = None
-        if seen is not None:
+        if start.seen is not None:
             found = prune_to_outputs(
-                weights, *seen, pattern, count,
+                start.weights, *start.seen, pattern, count,
                 by_outputs=self.criterion == "obs", compensate=self.compensate,
             )  # fmt: skip
             array = in_layout(site, found)
         if array is None or not np.isfinite(array).all():
-            array = in_layout(site, np.where(pattern.mask(np.abs(weights), count), weights, 0))
+            start = Start(as_rows(site), None)
+            stays = pattern.mask(np.abs(start.weights), count)
+            array = in_layout(site, np.where(stays, start.weights, 0))
         value = site.node.inputs[1]
         if value is None or np.array_equal(array, site.weight):
             return False
-        error = array.astype(np.float32) - site.weight
-        mean = self._mean(model, site, walked)
-        value.const_value = ir.Tensor(np.ascontiguousarray(array), name=value.name)
-        if mean is not None:
-            correct_bias(site, error, mean)
+        mean = self._mean(model, site, walked) if start.paired is None else None
+        value.const_value = ir.Tensor(array, name=value.name)
+        pruned = site_of(site.node)
+        if start.paired is not None and bias_takes_mean(site) and pruned is not None:
+            bias = start.paired.bias_for(pruned.matrix().T.astype(np.float64))
+            replace_constant(site.node, 2, bias.astype(array.dtype))
+        elif mean is not None:
+            correct_bias(site, array.astype(np.float32) - site.weight, mean)
         return True
 
     def _mean(self, model: ir.Model, site: Site, walked: Context) -> Array | None:
@@ -212,6 +234,42 @@ class Prune(Pass):
         if walked.stream is None or not self.compensate or not alone or not bias_takes_mean(site):
             return None
         return means_of(walked.stream, model, [Mean(site)]).get(site.node)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a site is pruned from.
+
+    Attributes:
+        weights: W, as `as_rows` gives it.
+        seen: moments of the inputs, of most rows and of those held out, columns likewise; None where there are none.
+        paired: moments of all inputs and of the original's outputs, where W was fitted to these.
+    """
+
+    weights: Array
+    seen: tuple[Moments, Moments] | None
+    paired: Moments | None = None
+
+
+def towards_original(model: ir.Model, site: Site, context: Context) -> Start | None:
+    """Weights that put right what sites in front of this one lost, as far as it can; None where nothing is gained.
+
+    Args:
+        model: holds the site.
+        site: one with a bias of its own, or that cannot have one.
+        context: with a stream.
+    """
+    if site.bias_index is not None and not bias_takes_mean(site):
+        return None
+    fit, held = site_moments(model, site, context, paired=True)
+    fitted, _ = refit(fit, held, site.matrix().T.astype(np.float64))
+    if not np.isfinite(fitted).all():
+        return None
+    matrix = fitted.T.reshape(site.outputs, site.inputs, site.taps)
+    rows = np.ascontiguousarray(matrix.transpose(0, 2, 1).reshape(site.outputs, -1))
+    about_zero = site.bias_index is None
+    seen = in_rows(site, *(each.of_inputs(about_zero=about_zero) for each in (fit, held)))
+    return Start(rows, seen, fit + held)
 
 
 def readers(site: Site) -> list[str]:
@@ -230,6 +288,14 @@ def as_rows(site: Site) -> Array:
     """W [out, taps × in], float32: unlike `Site.matrix`, with the inputs of one tap side by side."""
     moved = np.moveaxis(site.weight, (site.out_axis, site.in_axis), (0, -1))
     return np.ascontiguousarray(moved.reshape(len(moved), -1), dtype=np.float32)
+
+
+def in_rows(site: Site, fit: Moments, held: Moments) -> tuple[Moments, Moments]:
+    """Moments of a dense site's inputs, columns as in `as_rows`."""
+    if site.taps == 1:
+        return fit, held
+    order, none = np.arange(site.inputs * site.taps).reshape(site.inputs, -1).T.reshape(-1), np.arange(0)
+    return fit.part(order, none), held.part(order, none)
 
 
 def in_layout(site: Site, rows: Array) -> Array:

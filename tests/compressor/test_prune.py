@@ -174,6 +174,29 @@ def test_a_convolution_is_pruned_by_its_outputs() -> None:
         assert ours < 0.3 * plain
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "obs"])
+@pytest.mark.parametrize("gemm", [True, False])
+def test_later_sites_put_right_what_earlier_ones_lost(
+    gemm: bool, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = ("Gemm (x, w, b)", "Gemm (r, v, c)") if gemm else ("MatMul (x, w)", "MatMul (r, v)")
+    shapes: dict[str, tuple[int, ...]] = {"w": (64, 48), "v": (48, 32)}
+    model = dense(
+        f"h = {one} r = Relu (h) y = {other}", **shapes, **({"b": (48,), "c": (32,)} if gemm else {})
+    )
+    step = Prune(0.8, (("y", 0.2),), criterion=criterion)
+    samples, unseen = correlated(1500), correlated(800, seed=1)
+    ours, outcome = applied(model, step, samples)
+    assert zeros(ours) == {"h": round(0.8 * 48 * 64), "y": round(0.2 * 48 * 32)}
+    monkeypatch.setattr("edgepress.compressor.passes.prune.towards_original", lambda *_: None)
+    bare, _ = applied(model, step, samples)
+    assert outcome.changed == ("h", "y")
+    assert lost(model, ours, unseen) < 0.95 * lost(model, bare, unseen)
+    only, alone = (applied(model, Prune(0.7, sites=("^h$",)), samples)[0] for _ in range(2))
+    np.testing.assert_array_equal(find_sites(only)[1].weight, find_sites(model)[1].weight)
+    assert to_bytes(only) == to_bytes(alone)
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_bias_takes_up_the_mean_of_what_is_lost(wide: bool, grouped: bool) -> None:
