@@ -16,6 +16,7 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.cost import Shapes, positions
+from edgepress.compressor.layers import layer_of
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.observe import output_names, own_moments
 from edgepress.compressor.parallel import one_thread_each, side_by_side
@@ -204,7 +205,7 @@ def collect(
 
     with one_thread_each():
         knobs = [knob for knob in side_by_side(measured, jobs) if knob is not None]
-    layers = tuple(_layer(site, channels, groups, knobs, shapes) for site in sites)
+    layers = tuple(layer_of(site, channels, groups, knobs, shapes) for site in sites)
     return Options(tuple(knobs), layers, tuple(skipped))
 
 
@@ -370,42 +371,3 @@ def _on_line(points: Points, x: float) -> float:
     if x >= last[0]:
         return last[1] + GROWTH * (x - last[0])
     return float(np.interp(x, [point[0] for point in points], [point[1] for point in points]))
-
-
-def _layer(
-    site: Site, channels: Channels, groups: Sequence[Group], knobs: Sequence[Knob], shapes: Shapes
-) -> Layer:
-    """The cost model's view of a site: which knobs move its rows and columns, and how far per unit."""
-
-    def moved_by(value: ir.Value, taps: int) -> tuple[int, float]:
-        track = channels.tracks.get(value)
-        if track is None:
-            return -1, 0.0
-        roots = channels.roots(track.ids)
-        for index, knob in enumerate(knobs):
-            group = next((g for g in groups if knob.kind == "width" and g.name == knob.name), None)
-            if group is not None:
-                count = int(np.isin(roots, group.units).sum())
-                if count:
-                    return index, count / len(group.units) * taps
-        return -1, 0.0
-
-    matrix_columns = site.inputs * site.taps if not site.depthwise else site.taps
-    rows_knob, rows_per = moved_by(site.y, 1)
-    columns_knob, columns_per = moved_by(site.x, site.taps)
-    own = {k.kind: i for i, k in enumerate(knobs) if k.kind != "width" and k.name == site.name}
-    if site.groups > 1:
-        columns_knob, columns_per, matrix_columns = -1, 0.0, int(np.prod(site.weight.shape[1:]))
-    return Layer(
-        site.name,
-        site.outputs,
-        rows_knob,
-        matrix_columns,
-        columns_knob,
-        columns_per,
-        rows_per,
-        positions(site, shapes),
-        site.taps if site.depthwise else 0,
-        own.get("rank", -1),
-        own.get("bits", -1),
-    )

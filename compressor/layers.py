@@ -1,0 +1,50 @@
+"""Sites as the cost model sees them: which knobs move their rows and columns, and how far."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.allocate import Knob, Layer
+from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.cost import Shapes, positions
+from edgepress.compressor.sites import Site
+
+
+def layer_of(
+    site: Site, channels: Channels, groups: Sequence[Group], knobs: Sequence[Knob], shapes: Shapes
+) -> Layer:
+    """The cost model's view of a site: which knobs move its rows and columns, and how far per unit."""
+
+    def moved_by(value: ir.Value, taps: int) -> tuple[int, float]:
+        track = channels.tracks.get(value)
+        if track is None:
+            return -1, 0.0
+        roots = channels.roots(track.ids)
+        for index, knob in enumerate(knobs):
+            group = next((g for g in groups if knob.kind == "width" and g.name == knob.name), None)
+            if group is not None:
+                count = int(np.isin(roots, group.units).sum())
+                if count:
+                    return index, count / len(group.units) * taps
+        return -1, 0.0
+
+    matrix_columns = site.inputs * site.taps if not site.depthwise else site.taps
+    rows_knob, rows_per = moved_by(site.y, 1)
+    columns_knob, columns_per = moved_by(site.x, site.taps)
+    own = {k.kind: i for i, k in enumerate(knobs) if k.kind != "width" and k.name == site.name}
+    if site.groups > 1:
+        columns_knob, columns_per, matrix_columns = -1, 0.0, int(np.prod(site.weight.shape[1:]))
+    return Layer(
+        site.name,
+        site.outputs,
+        rows_knob,
+        matrix_columns,
+        columns_knob,
+        columns_per,
+        rows_per,
+        positions(site, shapes),
+        site.taps if site.depthwise else 0,
+        own.get("rank", -1),
+        own.get("bits", -1),
+    )
