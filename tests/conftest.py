@@ -1,11 +1,18 @@
 """Fixtures that several test files share."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from clicase import Case, make_case
 
 from edgepress.compressor.cli import host
+
+
+def pytest_configure() -> None:
+    """Ctrl-C means what it does at a terminal, also where a background job of a shell ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

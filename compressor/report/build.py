@@ -172,6 +172,18 @@ def _packed_away(model: ir.Model, at_load: Iterable[ir.Node]) -> int:
     return sum(count for count, _, _ in found) - held
 
 
+PER_SITE = (
+    ("width", "widths"),
+    ("rank", "ranks"),
+    ("multiplier", "multipliers"),
+    ("sparsity", "amounts"),
+    ("threshold", "thresholds"),
+    ("bits", "bits"),
+    ("bits", "site_bits"),
+)
+"""What a step of the report calls a parameter, and the passes' fields with (site, value) pairs of it."""
+
+
 def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequence[Step]:
     """What was done: normalisation, then each pass at each site with the damage that was predicted for it.
 
@@ -189,8 +201,9 @@ def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequen
         fields = _fields(step)
         per_site = [
             (word, name, value)
-            for word, attribute in (("width", "widths"), ("rank", "ranks"), ("bits", "bits"))
-            for name, value in getattr(step, attribute, ())
+            for word, attribute in PER_SITE
+            if isinstance(pairs := getattr(step, attribute, ()), tuple)  # bits of a cluster are of all sites
+            for name, value in pairs
             if (word, name) not in told
         ]
         told |= {(word, name) for word, name, _ in per_site}
