@@ -6,43 +6,22 @@ together, a Flatten repeats each id. Two producers that meet in an Add thus end 
 unit can go only from all of its positions at once. What is not understood pins the units that it sees.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.carried import carried, slices
 from edgepress.compressor.context import Skipped
+from edgepress.compressor.dimensions import HANDED_ON
 from edgepress.compressor.model import captured
 from edgepress.compressor.protocols import Array
-from edgepress.compressor.sites import (
-    Site,
-    constant,
-    exclusive,
-    int_attribute,
-    ints_attribute,
-    site_name,
-    site_of,
-)
+from edgepress.compressor.recurrent import Recurrence, always_zero, recurrence_of
+from edgepress.compressor.sites import Site, constant, exclusive, int_attribute, site_name, site_of
+from edgepress.compressor.units import Channels, Track
 
-UNARY = frozenset([
-    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Clip", "Elu", "Gelu", "Erf", "Exp",
-    "Abs", "Neg", "Softplus", "Dropout", "Identity", "Cast", "Selu", "Celu", "ThresholdedRelu", "Mish",
-    "Sqrt", "Reciprocal", "Log", "Floor", "Ceil", "Round", "Sign", "Softsign", "Sin", "Cos", "Swish",
-])  # fmt: skip
-BINARY = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"])
-POOLS = frozenset(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"])
-REDUCE = frozenset(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"])
-
-
-@dataclass(frozen=True)
-class Track:
-    """Units of one value: `ids[i]` is the unit at position i of `axis`, of a value of `rank` axes."""
-
-    axis: int
-    rank: int
-    ids: Array
+__all__ = ["Channels", "Group", "Track", "analyse", "groups_of"]
 
 
 @dataclass(frozen=True)
@@ -54,64 +33,20 @@ class Group:
         units: the ids that may be removed, in order of position.
         producers: names of the sites that make them.
         consumers: dense sites that read them.
+        others: nodes with weights that read them and are no dense sites: ConvTranspose, recurrent layers.
     """
 
     name: str
     units: Array
     producers: tuple[str, ...]
     consumers: tuple[Site, ...]
+    others: tuple[ir.Node, ...] = ()
 
-
-@dataclass
-class Channels:
-    """Units of every value of a model."""
-
-    tracks: dict[ir.Value, Track] = field(default_factory=dict)
-    pinned: dict[int, str] = field(default_factory=dict)
-    parent: list[int] = field(default_factory=list)
-    made_by: dict[int, str] = field(default_factory=dict)
-    settled: Array | None = None
-
-    def fresh(self, count: int, maker: str) -> Array:
-        """New units."""
-        first = len(self.parent)
-        self.parent.extend(range(first, first + count))
-        self.made_by.update(dict.fromkeys(range(first, first + count), maker))
-        return np.arange(first, first + count)
-
-    def root(self, unit: int) -> int:
-        """The unit that stands for all that are equal to `unit`."""
-        while self.parent[unit] != unit:
-            self.parent[unit] = self.parent[self.parent[unit]]
-            unit = self.parent[unit]
-        return unit
-
-    def roots(self, ids: Array) -> Array:
-        """`root` of each."""
-        if self.settled is not None:
-            return self.settled[ids]
-        return np.fromiter((self.root(int(i)) for i in ids), np.int64, len(ids))
-
-    def settle(self) -> None:
-        """Look every root up once; no unit is made or joined after that."""
-        self.settled = self.roots(np.arange(len(self.parent)))
-
-    def union(self, a: Array, b: Array) -> None:
-        """Make units equal, position by position."""
-        for left, right in zip(a, b, strict=True):
-            x, y = sorted((self.root(int(left)), self.root(int(right))))
-            self.parent[y] = x
-
-    def pin(self, values: Iterable[ir.Value | None], reason: str) -> None:
-        """Forbid the removal of all units of these values."""
-        for value in values:
-            if value is not None and value in self.tracks:
-                for unit in self.tracks[value].ids:
-                    self.pinned.setdefault(int(unit), reason)
-
-    def pinned_roots(self) -> dict[int, str]:
-        """Roots that may not be removed, and why."""
-        return {self.root(unit): why for unit, why in self.pinned.items()}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all nodes whose arrays change with it."""
+        readers = (*(site.name for site in self.consumers), *(site_name(node) for node in self.others))
+        return tuple(dict.fromkeys((*self.producers, *readers)))
 
 
 def analyse(model: ir.Model) -> Channels:
@@ -119,6 +54,9 @@ def analyse(model: ir.Model) -> Channels:
     channels = Channels()
     for node in model.graph:
         _visit(channels, node)
+    for node in model.graph:
+        if node.op_type == "Shape" and node.domain in ("", "ai.onnx"):
+            _check_shape(channels, node)
     channels.pin(model.graph.outputs, "the model's output")
     channels.settle()
     return channels
@@ -147,30 +85,52 @@ def groups_of(model: ir.Model, channels: Channels) -> tuple[list[Group], list[Sk
         first = top(int(roots[0]))
         for unit in roots[1:]:
             family[top(int(unit))] = first
-    members: dict[int, list[Site]] = {}
+    keys = {value: top(int(roots[0])) for value, roots in roots_of.items()}
+    members: dict[int, list[str]] = {}
     consumers: dict[int, list[Site]] = {}
+    others: dict[int, list[ir.Node]] = {}
     skipped: list[Skipped] = []
     units: dict[int, dict[int, None]] = {}
     for node in model.graph:
+        for y in _made(channels, node):
+            members.setdefault(keys[y], []).append(site_name(node))
+            units.setdefault(keys[y], {}).update(dict.fromkeys(int(u) for u in roots_of[y]))
         site = site_of(node)
-        if site is None or site.y not in channels.tracks:
-            continue
-        key = top(int(roots_of[site.y][0]))
-        members.setdefault(key, []).append(site)
-        units.setdefault(key, {}).update(dict.fromkeys(int(u) for u in roots_of[site.y]))
-        if site.dense and site.x in channels.tracks:
-            consumers.setdefault(top(int(roots_of[site.x][0])), []).append(site)
+        if site is not None and site.dense and site.y in keys and site.x in keys:
+            consumers.setdefault(keys[site.x], []).append(site)
+        for value in _read(channels, node, site):
+            if node not in others.setdefault(keys[value], []):
+                others[keys[value]].append(node)
     groups = []
-    for key, sites in members.items():
+    for key, names in members.items():
         free = [u for u in units[key] if u not in pinned]
-        readers = consumers.get(key, [])
-        if len(free) < 2 or not readers:
+        readers, rest = consumers.get(key, []), others.get(key, [])
+        if len(free) < 2 or not (readers or rest):
             why = next((pinned[u] for u in units[key] if u in pinned), "no dense site reads its channels")
-            skipped += [Skipped(s.name, f"channels stay: {why}") for s in sites]
+            skipped += [Skipped(name, f"channels stay: {why}") for name in dict.fromkeys(names)]
             continue
-        names = tuple(s.name for s in sites)
-        groups.append(Group(names[0], np.asarray(free), names, tuple(readers)))
+        made_by = tuple(dict.fromkeys(names))
+        groups.append(Group(names[0], np.asarray(free), made_by, tuple(readers), tuple(rest)))
     return groups, skipped
+
+
+def _made(channels: Channels, node: ir.Node) -> list[ir.Value]:
+    """One output of a node that makes units."""
+    site = site_of(node)
+    if site is not None:
+        return [site.y] if site.y in channels.tracks else []
+    return [v for v in node.outputs if v in channels.tracks][:1] if recurrence_of(node) else []
+
+
+def _read(channels: Channels, node: ir.Node, site: Site | None) -> Iterator[ir.Value]:
+    """Values whose units a node's weights meet though it is no dense site; a recurrent layer reads its own."""
+    if site is not None and site.transposed_conv and site.groups == 1 and site.x in channels.tracks:
+        yield site.x
+    if site is None and recurrence_of(node) is not None:
+        x = node.inputs[0]
+        if x in channels.tracks:
+            yield x
+        yield from _made(channels, node)
 
 
 def _visit(channels: Channels, node: ir.Node) -> None:
@@ -185,20 +145,88 @@ def _visit(channels: Channels, node: ir.Node) -> None:
     if site is not None:
         _visit_site(channels, site)
         return
-    if not seen:
+    layer = recurrence_of(node)
+    if layer is not None:
+        _visit_recurrence(channels, layer)
         return
-    new = _carried(channels, node, seen)
+    if not seen or op == "Shape":
+        return
+    new = carried(channels, node, seen)
     if new is None:
         channels.pin(seen, f"{op} {site_name(node)} needs all of them")
         return
-    tracks[node.outputs[0]] = new
-    if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
-        channels.pin(node.outputs[:1], f"{op} {site_name(node)} has several outputs")
+    tracks.update(zip(node.outputs, new, strict=False))
+    if any(o.uses() or o.is_graph_output() for o in node.outputs[len(new) :]):
+        channels.pin(node.outputs[: len(new)], f"{op} {site_name(node)} has several outputs")
 
 
 def _captured(node: ir.Node) -> list[ir.Value]:
     """Values of the main graph that a node's bodies read."""
     return list(captured(node, node.graph)) if isinstance(node.graph, ir.Graph) else []
+
+
+def _check_shape(channels: Channels, node: ir.Node) -> None:
+    """Pin what a Shape reads, unless its numbers only go where they are replaced or hold no unit's axis."""
+    x = node.inputs[0]
+    if x not in channels.tracks or x is None:
+        return
+    axis = channels.tracks[x].axis - int_attribute(node, "start", 0)
+    roots = set(channels.roots(channels.tracks[x].ids).tolist())
+    todo, done = [node.outputs[0]], set[ir.Value]()
+    while todo:
+        value = todo.pop()
+        if value in done:
+            continue
+        done.add(value)
+        fine = not value.is_graph_output()
+        for use in value.uses():
+            if value is node.outputs[0] and _elsewhere(use.node, axis):
+                continue
+            if use.node.graph is node.graph and (use.node.op_type != "Reshape" or use.idx == 0):
+                fine &= use.node.op_type in HANDED_ON
+                todo += use.node.outputs
+                continue
+            data = channels.tracks.get(use.node.inputs[0]) if use.node.inputs[0] is not None else None
+            fine &= data is not None and use.node.outputs[0] in channels.tracks
+            fine &= data is not None and set(channels.roots(data.ids).tolist()) == roots
+        if not fine:
+            channels.pin([x], f"Shape {site_name(node)} needs all of them")
+            return
+
+
+def _elsewhere(node: ir.Node, axis: int) -> bool:
+    """Whether a node takes other places than `axis` out of a shape."""
+    if node.op_type == "Gather":
+        indices = constant(node.inputs[1])
+        return indices is not None and bool((indices >= 0).all()) and axis not in indices.ravel()
+    cuts = slices(node, 1) if node.op_type == "Slice" else None
+    if not cuts or 0 not in cuts:
+        return False
+    start, end, step = cuts[0]
+    return step == 1 and min(start, end) >= 0 and not start <= axis < end
+
+
+def _visit_recurrence(channels: Channels, layer: Recurrence) -> None:
+    node, tracks = layer.node, channels.tracks
+    x = node.inputs[0]
+    if x in tracks and tracks[x].axis != tracks[x].rank - 1:
+        channels.pin([x], f"{node.op_type} {layer.name} needs all of them")
+    for value in node.inputs[1:]:
+        if value in tracks and value not in [v for _, v in layer.starts()]:
+            channels.pin([value], f"{node.op_type} {layer.name} needs all of them")
+    ids = channels.fresh(layer.hidden, layer.name)
+    for value, rank in zip(node.outputs, (4, 3, 3), strict=False):
+        if value.name:
+            tracks[value] = Track(rank - 1, rank, ids)
+    own = [v for v in node.outputs if v in tracks]
+    for _, value in layer.starts():
+        track = tracks.get(value)
+        if track is not None and track.axis == track.rank - 1 and len(track.ids) == len(ids):
+            channels.union(ids, track.ids)
+        elif track is not None or (constant(value) is None and not always_zero(value)):
+            channels.pin([*own, value], f"the first state of {layer.name} is computed")
+    if layer.fixed():
+        channels.pin([x, *own], f"the weights of {layer.name} are shared or not constant")
 
 
 def _visit_site(channels: Channels, site: Site) -> None:
@@ -215,10 +243,11 @@ def _visit_site(channels: Channels, site: Site) -> None:
     reads = 1 if node.op_type == "MatMul" else axis
     if source is not None and (
         source.axis != (source.rank - 1 if node.op_type == "MatMul" else reads)
-        or site.transposed_conv
+        or (site.transposed_conv and site.groups > 1)
         or (site.groups > 1 and not site.depthwise)
     ):
         channels.pin([site.x], f"{site.name} ({node.op_type}) needs all of its inputs")
+    channels.pin(node.inputs[1:], f"{site.name} reads them as its weights or bias")
     weight = node.inputs[1]
     fixed = weight is None or not exclusive(weight) or (site.bias_index is not None and site.bias() is None)
     if site.depthwise:
@@ -234,106 +263,3 @@ def _visit_site(channels: Channels, site: Site) -> None:
         channels.pin([site.x, site.y], f"the weights of {site.name} are shared or not constant")
     elif site.groups > 1 and not site.depthwise:
         channels.pin([site.y], f"{site.name} has {site.groups} groups")
-
-
-def _carried(channels: Channels, node: ir.Node, seen: Sequence[ir.Value]) -> Track | None:
-    """The units of a node's first output, or None where they cannot be followed."""
-    op, first = node.op_type, channels.tracks[seen[0]]
-    if op in UNARY:
-        return first if seen[0] is node.inputs[0] and len(seen) == 1 else None
-    if op in BINARY:
-        return _binary(channels, node, seen)
-    if op in POOLS or op in ("BatchNormalization", "InstanceNormalization"):
-        rest = node.inputs[1:]
-        usable = all(v is None or (constant(v) is not None and exclusive(v)) for v in rest)
-        return first if first.axis == 1 and first.rank >= 3 and usable else None
-    if op in REDUCE:
-        return _reduced(node, first)
-    if op == "Concat":
-        return _concatenated(channels, node)
-    if op == "Transpose":
-        perm = ints_attribute(node, "perm", range(first.rank)[::-1])
-        return Track(perm.index(first.axis), first.rank, first.ids)
-    if op in ("Flatten", "Reshape"):
-        return _flattened(node, first)
-    if op == "Squeeze":
-        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        gone = (
-            [int(a) % first.rank for a in np.ravel(axes)]
-            if axes is not None
-            else [a % first.rank for a in ints_attribute(node, "axes", ())]
-        )
-        if not gone or first.axis in gone:
-            return None
-        return Track(first.axis - sum(a < first.axis for a in gone), first.rank - len(gone), first.ids)
-    return None
-
-
-def _binary(channels: Channels, node: ir.Node, seen: Sequence[ir.Value]) -> Track | None:
-    tracked = [channels.tracks[v] for v in seen]
-    rank = max(t.rank for t in tracked)
-    places = {t.axis + rank - t.rank for t in tracked}
-    if len(places) != 1 or len(node.inputs) != 2:
-        return None
-    axis = places.pop()
-    if len(tracked) == 2:
-        a, b = tracked
-        if len(a.ids) != len(b.ids):
-            return None
-        channels.union(a.ids, b.ids)
-        return Track(axis, rank, a.ids)
-    other = next(v for v in node.inputs if v is not None and v not in channels.tracks)
-    array = constant(other)
-    if array is None or array.ndim > rank:
-        return None
-    place, ids = axis - (rank - array.ndim), tracked[0].ids
-    if place >= 0 and array.shape[place] != 1 and (array.shape[place] != len(ids) or not exclusive(other)):
-        return None
-    return Track(axis, rank, ids)
-
-
-def _reduced(node: ir.Node, track: Track) -> Track | None:
-    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    listed = [int(a) for a in np.ravel(axes)] if axes is not None else list(ints_attribute(node, "axes", ()))
-    gone = [a % track.rank for a in listed]
-    if not gone or track.axis in gone:
-        return None
-    if int_attribute(node, "keepdims", 1):
-        return track
-    return Track(track.axis - sum(a < track.axis for a in gone), track.rank - len(gone), track.ids)
-
-
-def _concatenated(channels: Channels, node: ir.Node) -> Track | None:
-    tracks = [channels.tracks.get(v) for v in node.inputs if v is not None]
-    known = [t for t in tracks if t is not None]
-    if len(known) != len(tracks) or len({(t.axis, t.rank) for t in known}) != 1:
-        return None
-    first = known[0]
-    if int_attribute(node, "axis", 0) % first.rank == first.axis:
-        return Track(first.axis, first.rank, np.concatenate([t.ids for t in known]))
-    for other in known[1:]:
-        if len(other.ids) != len(first.ids):
-            return None
-        channels.union(first.ids, other.ids)
-    return first
-
-
-def _flattened(node: ir.Node, track: Track) -> Track | None:
-    """Flattening of [n, C, *spatial] to [n, C·spatial] with known spatial size; the batch stays first."""
-    x = node.inputs[0]
-    if track.axis != 1 or x is None or x.shape is None:
-        return None
-    spatial = [d for d in x.shape[2:] if isinstance(d, int)]
-    if len(spatial) < len(x.shape) - 2:
-        return None
-    ids = np.repeat(track.ids, math.prod(spatial))
-    if node.op_type == "Flatten":
-        return Track(1, 2, ids) if int_attribute(node, "axis", 1) == 1 else None
-    shape = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if shape is None or shape.size != 2:
-        return None
-    rows, columns = (int(d) for d in shape)
-    keeps_rows = rows in (0, x.shape[0]) and not int_attribute(node, "allowzero", 0)
-    if columns == len(ids) or (columns == -1 and keeps_rows):
-        return Track(1, 2, ids)
-    return None

@@ -50,6 +50,10 @@ def low_rank(model: ir.Model) -> Pass:
 STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "shrink": shrink,
     "shrink, bare": shrink_bare,
+    "shrink, zeros": lambda _: Shrink(criterion="zeros", zero_rate=0.4, cycles=2),
+    "shrink, outliers": lambda _: Shrink(criterion="outliers", sigmas=0.5),
+    "shrink, qr": lambda _: Shrink(criterion="qr", share=0.6, cycles=2),
+    "shrink, fisher": lambda _: Shrink(criterion="fisher", share=0.6, compensate=False),
     "low rank": low_rank,
     "separable": lambda _: Separable(multiplier=1),
     "separable, by energy": lambda _: Separable(energy=0.7),
@@ -73,6 +77,14 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
 NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "shrink": lambda m: Shrink(tuple((g.name, len(g.units)) for g in groups_of(m, analyse(m))[0])),
     "shrink, bare": lambda _: Shrink(),
+    "shrink, zeros": lambda _: Shrink(criterion="zeros", sites=("^nobody$",)),
+    "shrink, outliers": lambda _: Shrink(criterion="outliers", sigmas=1e9),
+    "shrink, qr": lambda _: Shrink(criterion="qr", share=0.0, cycles=3),
+    "shrink, fisher": lambda m: Shrink(
+        criterion="fisher",
+        share=0.5,
+        leave=tuple(n for g in groups_of(m, analyse(m))[0] for n in g.producers),
+    ),
     "low rank": lambda m: LowRank(tuple((s.name, min(s.matrix().shape)) for s in find_sites(m) if s.dense)),
     "separable": lambda m: Separable(tuple((s.name, 10**3) for s in find_sites(m))),
     "separable, by energy": lambda _: Separable(energy=0.5, sites=("^nobody$",)),

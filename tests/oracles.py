@@ -12,6 +12,7 @@ from edgepress.compressor.model import prefix
 from edgepress.compressor.observe import KEPT, Streamer
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.protocols import Array, Feeds, Matrix, Target
+from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.sites import find_sites, ints_attribute, replace_constant
 from edgepress.runtime.engines.ort import OrtEngine
 
@@ -53,15 +54,23 @@ def context(
 
 
 def masked(original: ir.Model, shrunk: ir.Model) -> ir.Model:
-    """The original with zeros for what dense sites weigh removed channels by: arrays as large as before."""
+    """The original with zeros for what readers weigh removed channels by: arrays as large as before."""
     kept = {v.name: v.meta[KEPT] for node in shrunk.graph for v in node.outputs if KEPT in v.meta}
     result = original.clone()
     for site in find_sites(result):
-        if site.x.name in kept and site.dense:
+        if site.x.name in kept and site.groups == 1:
             weight = np.moveaxis(site.weight.copy(), site.in_axis, 0)
             gone = np.setdiff1d(np.arange(len(weight)), kept[site.x.name])
             weight[gone] = 0
             replace_constant(site.node, 1, np.moveaxis(weight, 0, site.in_axis))
+    for node in result.graph:
+        read = [(node.inputs[0], 1), *((value, 2) for value in node.outputs)] if recurrence_of(node) else []
+        for value, place in read:
+            weights = node.inputs[place]
+            if value is not None and value.name in kept and weights is not None and weights.const_value:
+                array = weights.const_value.numpy().copy()
+                array[:, :, np.setdiff1d(np.arange(array.shape[2]), kept[value.name])] = 0
+                replace_constant(node, place, array)
     return result
 
 

@@ -1,138 +1,223 @@
-"""Shrink whole neurons and channels, and refit what reads them towards the original's outputs.
+"""Shrink whole neurons, channels and hidden units, and refit what reads them towards the original's outputs.
 
-Which go: backward elimination on the second moments of the readers' inputs, each removal charged with the
-error that is left once the readers are refitted (optimal brain surgeon for blocks of columns: Hassibi & Stork
-1993; activation based pruning: Hu et al. 2016, Çallı 2017 §1.5.2–1.5.3). What it costs to remove them is thus
-put back at once, in closed form: reader after reader, its weights are fitted by ridge regression from the
-shrunk net's activations to the original's pre-activations. Shrinking is not masking: the arrays get smaller.
+Which go says the criterion: backward elimination on the second moments of the readers' inputs, each removal charged
+with the error that is left once the readers are refitted (`obs`: optimal brain surgeon for blocks of columns, Hassibi &
+Stork 1993); the average percentage of zeros (`zeros`: Hu et al. 2016, network trimming; Çallı 2017 §1.5.2); activations
+far below those of the layer (`outliers`: Çallı 2017 §2.2.2); output-weighted pivoted QR (`qr`); or the units' Fisher
+information (`fisher`: Çallı 2017 §1.5.4, a heading without text; what stands for it is told in `numerics.saliency`).
+
+What it costs to remove them is put back in closed form: reader after reader, its weights are fitted by ridge regression
+from the shrunk net's activations to the original's pre-activations. Readers that are no dense sites (ConvTranspose,
+recurrent layers) get what stays to tell what went (`readers.fold`). Shrinking is not masking: the arrays get smaller.
+With `cycles` all that is done again and again, on what the cycle before it left (Çallı 2017 §2.2.1).
 """
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.channels import Channels, Group, Track, analyse, groups_of
-from edgepress.compressor.numerics.least_squares import Consumer, eliminate, refit
-from edgepress.compressor.observe import (
-    KEPT,
-    NEW,
-    WIDEST,
-    kept_channels,
-    leave_inputs,
-    own_moments,
-    restructured,
-    site_moments,
-    wide,
-)
-from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
-from edgepress.compressor.protocols import Array, Matrix
-from edgepress.compressor.sites import (
-    Site,
-    constant,
-    find_sites,
-    replace_constant,
-    set_weights,
-    site_name,
-    site_of,
-)
-from edgepress.compressor.walk import walking
+from edgepress.compressor.channels import Channels, Group, analyse, groups_of
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.numerics.least_squares import refit
+from edgepress.compressor.numerics.saliency import Activity, outliers, rounded_up
+from edgepress.compressor.observe import WIDEST, kept_channels, own_moments, wide
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
+from edgepress.compressor.passes.cutting import remove_units
+from edgepress.compressor.passes.readers import fold, too_wide
+from edgepress.compressor.passes.refitting import refit_following, refit_site, refittable, write_fit
+from edgepress.compressor.passes.saliency import BY_ACTIVITY, Criterion, Curve, activities, group_curve
+from edgepress.compressor.sites import find_sites
+
+__all__ = [
+    "Curve", "Shrink", "group_curve", "leaving", "left_by_user", "refit_following", "refit_site", "refittable",
+    "remove_units", "shrinkable", "shrunk_alone", "write_fit",
+]  # fmt: skip
 
 TOO_WIDE = f"a site that reads its channels has over {WIDEST} inputs"
 
-
-@dataclass(frozen=True)
-class Curve:
-    """What it costs to remove units of a group.
-
-    Attributes:
-        order: unit ids, first to go first.
-        damage: [units + 1], after k removals: summed error of the readers' outputs, over their variance.
-    """
-
-    order: Array
-    damage: Matrix
+NO_REFIT = "nothing that could be refitted reads its channels; a recipe can shrink it"
 
 
 @dataclass(frozen=True)
 class Shrink(Pass):
-    """Remove channels and neurons, then refit the sites that follow.
+    """Remove channels, neurons and hidden units, then refit the sites that follow.
 
     Attributes:
         widths: (group, channels to keep) pairs; a group bears the name of the first site that makes it.
         compensate: refit the dense sites that read changed values.
+        criterion: which go first: those whose loss is least once readers are refitted (`obs`), those that are most
+            often zero (`zeros`) or weakest (`outliers`), those that others of the layer span (`qr`), or those of least
+            Fisher information (`fisher`).
+        share: of the channels of every group that `widths` does not name, this much goes.
+        zero_rate: of `zeros`, without `widths` and `share`: what is zero at least so often goes; 1 for what is dead.
+        sigmas: of `outliers`, likewise: what is weaker than the layer's mean by so many standard deviations goes.
+        cycles: measure, remove and refit so many times, towards `widths` and `share` step by step, else until nothing
+            more falls below the threshold.
+        sites: regular expressions of groups that `share` and thresholds are for; empty for all.
+        leave: names of sites that keep their channels.
     """
 
     kind: ClassVar[str] = "shrink"
     widths: tuple[tuple[str, int], ...] = ()
     compensate: bool = True
+    criterion: Criterion = "obs"
+    share: float | None = None
+    zero_rate: float = 1.0
+    sigmas: float = 2.0
+    cycles: int = 1
+    sites: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.share is not None and not 0 <= self.share < 1:
+            raise UsageError(f"{self.kind}: share is {self.share}", "Choose a share of at least 0, below 1.")
+        if not 0 < self.zero_rate <= 1:
+            raise UsageError(f"{self.kind}: zero_rate is {self.zero_rate}", "Choose more than 0, at most 1.")
+        if not self.sigmas >= 0:
+            raise UsageError(f"{self.kind}: sigmas is {self.sigmas}", "Choose 0 or more.")
+        if self.cycles < 1:
+            raise UsageError(f"{self.kind}: cycles is {self.cycles}", "Choose at least 1.")
+        check_patterns(self.kind, self.sites)
+
+    @property
+    def by_threshold(self) -> bool:
+        """Whether the samples say how many go."""
+        return self.criterion in BY_ACTIVITY and not self.widths and self.share is None
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
-        """Shrink the named groups of `model` in place."""
-        if context.stream is None:
-            return Outcome(False, (), tuple(Skipped(name, "needs samples") for name, _ in self.widths))
+        """Shrink groups of `model` in place."""
         channels = analyse(model)
         groups, stuck = groups_of(model, channels)
+        chosen, skipped = self._chosen(channels, groups, stuck, context)
+        if context.stream is None:
+            return Outcome(False, (), tuple(Skipped(name, "needs samples") for name in chosen))
+        full = {group.name: len(group.units) for group in groups}
+        goals = {name: self._goal(name, full[name], context) for name in chosen}
+        changed: dict[str, None] = {}
+        left = dict(full)
+        for cycle in range(1, self.cycles + 1):
+            todo = [group for group in groups if group.name in chosen]
+            seen = (
+                activities(model, channels, todo, context) if self.criterion in BY_ACTIVITY and todo else []
+            )
+            removed: set[int] = set()
+            for place, group in enumerate(todo):
+                part = (goals[group.name] / full[group.name]) ** (cycle / self.cycles)
+                keep = round(full[group.name] * part)
+                if self.by_threshold:
+                    keep = self._above(seen[place], context)
+                if 0 < keep < len(group.units):
+                    curve = group_curve(model, channels, group, context, self.criterion)
+                    removed |= leaving(channels, curve, keep)
+            if removed:
+                changed |= dict.fromkeys(
+                    self._remove(model, channels, removed, list(zip(todo, seen, strict=False)), context)
+                )
+                channels = analyse(model)
+                groups, _ = groups_of(model, channels)
+                left |= {group.name: len(group.units) for group in groups}
+            elif self.by_threshold:
+                break
+        idle = [
+            Skipped(n, why)
+            for n in chosen
+            if left[n] == full[n] and (why := self._idle(n, goals[n], full[n]))
+        ]
+        return Outcome(bool(changed), tuple(changed), (*skipped, *idle))
+
+    def _chosen(
+        self, channels: Channels, groups: Sequence[Group], stuck: Sequence[Skipped], context: Context
+    ) -> tuple[list[str], tuple[Skipped, ...]]:
+        """Names of the groups to shrink, and of what was asked for in vain."""
         known = {group.name: group for group in groups}
         reasons = {s.site: s.reason for s in stuck}
-        skipped: list[Skipped] = []
-        removed: set[int] = set()
-        for name, width in self.widths:
+        wanted = [name for name, _ in self.widths]
+        if self.by_threshold or self.share:
+            wanted += [g.name for g in groups if g.name not in wanted and self._matches(g)]
+        chosen, skipped = [], []
+        for name in dict.fromkeys(wanted):
             group = known.get(name)
-            if group is not None and any(wide(s) for s in group.consumers):
+            if group is None:
+                skipped.append(Skipped(name, reasons.get(name, "no channels to shrink here")))
+            elif left_by_user(group, context):
+                skipped.append(Skipped(name, "--leave names it"))
+            elif any(made in self.leave for made in group.producers):
+                skipped.append(Skipped(name, "the recipe leaves it as it is"))
+            elif self.criterion not in BY_ACTIVITY and is_wide(channels, group):
                 skipped.append(Skipped(name, TOO_WIDE))
-            elif group is None or left_by_user(group, context):
-                why = "--leave names it" if group else reasons.get(name, "no channels to shrink here")
-                skipped.append(Skipped(name, why))
-            elif 0 < width < len(group.units):
-                removed |= leaving(channels, group_curve(model, channels, group, context), width)
-        if not removed:
-            return Outcome(False, (), tuple(skipped))
+            else:
+                chosen.append(name)
+        return chosen, tuple(skipped)
+
+    def _matches(self, group: Group) -> bool:
+        return not self.sites or any(re.search(p, name) for p in self.sites for name in group.producers)
+
+    def _goal(self, name: str, full: int, context: Context) -> int:
+        """How many units of a group are to stay in the end, as far as that is known."""
+        width = dict(self.widths).get(name)
+        if width is not None:
+            return width if 0 < width < full else full
+        if self.share is None:
+            return 0
+        return rounded_up(full - round(self.share * full), full, multiple(context))
+
+    def _above(self, seen: Activity, context: Context) -> int:
+        """How many units are not below the threshold, and stay."""
+        if self.criterion == "zeros":
+            below = seen.zero_rate() >= self.zero_rate
+        else:
+            below = outliers(seen.strength(), self.sigmas)
+        return (
+            rounded_up(seen.units - int(below.sum()), seen.units, multiple(context))
+            if below.any()
+            else seen.units
+        )
+
+    def _idle(self, name: str, goal: int, full: int) -> str:
+        """Why nothing of a group went; empty where nothing was to go."""
+        if self.by_threshold:
+            return "too few of its channels fall below the threshold for a narrower width that kernels like"
+        if goal < full:
+            return "a value would lose its last channel"
+        named = any(name == each for each, _ in self.widths)
+        return "" if named else "rounded up to a width that kernels like, it keeps all its channels"
+
+    def _remove(
+        self,
+        model: ir.Model,
+        channels: Channels,
+        removed: set[int],
+        seen: Sequence[tuple[Group, Activity]],
+        context: Context,
+    ) -> list[str]:
+        """Take units out, and put back what they did; for those that were always zero that is nothing."""
+        dead = {int(u) for group, found in seen for u in group.units[found.zero_rate() == 1]}
+        put_back = self.compensate and not removed <= dead
+        if put_back:
+            fold(model, channels, removed, context)
         changed = remove_units(model, channels, removed)
-        if self.compensate:
+        if put_back:
             refit_following(model, changed, context)
-        return Outcome(True, tuple(changed), tuple(skipped))
+        return changed
+
+
+def multiple(context: Context) -> int:
+    """Widths that the target's kernels like are multiples of this."""
+    return context.target.channel_multiple if context.target else 1
+
+
+def is_wide(channels: Channels, group: Group) -> bool:
+    """Whether second moments of what reads a group are too large to keep."""
+    return any(wide(site) for site in group.consumers) or too_wide(channels, group)
 
 
 def left_by_user(group: Group, context: Context) -> bool:
     """Whether `--leave` names a site whose weights would change with this group."""
-    return any(context.left_by_user(name) for name in (*group.producers, *(s.name for s in group.consumers)))
-
-
-def group_curve(model: ir.Model, channels: Channels, group: Group, context: Context) -> Curve:
-    """The elimination curve of one group on the context's samples; remembered in the context.
-
-    Args:
-        model: the model before anything was removed.
-        channels: its analysis.
-        group: one of its groups.
-        context: with a stream.
-    """
-    key = ("curve", group.name)
-    if restructured(model):
-        context = replace(context, memo={})
-    if key not in context.memo:
-        position = {int(u): i for i, u in enumerate(group.units)}
-        readers = []
-        for site in group.consumers:
-            fit, held = own_moments(model, site, context)
-            moments = fit + held
-            gram, _, outputs = moments.centred()
-            variance = float(np.trace(outputs))
-            ids = np.repeat(channels.roots(channels.tracks[site.x].ids), site.taps)
-            unit_of = np.array([position.get(int(u), -1) for u in ids])
-            mean = max(float(np.trace(gram)), 0.0) / max(len(gram), 1)
-            ridge = mean * max(1e-4, 0.1 * len(gram) / max(moments.rows, 1)) + moments.rounding()
-            readers.append(
-                Consumer(gram, site.matrix().T.astype(np.float64), unit_of, 1.0 / (variance or 1.0), ridge)
-            )
-        order, damage = eliminate(readers, len(group.units))
-        context.memo[key] = Curve(group.units[order], damage)
-    curve = context.memo[key]
-    if not isinstance(curve, Curve):
-        raise TypeError(f"{key} is taken")
-    return curve
+    return any(context.left_by_user(name) for name in group.names)
 
 
 def leaving(channels: Channels, curve: Curve, width: int) -> set[int]:
@@ -155,132 +240,6 @@ def leaving(channels: Channels, curve: Curve, width: int) -> set[int]:
     return gone
 
 
-def remove_units(model: ir.Model, channels: Channels, removed: set[int]) -> list[str]:
-    """Take the units out of every array that holds them.
-
-    Args:
-        model: changed in place.
-        channels: analysis of `model`.
-        removed: roots of the units.
-
-    Returns:
-        Names of the sites whose arrays got smaller.
-    """
-    gone = np.fromiter(removed, np.int64, len(removed))
-    keep: dict[ir.Value, Array] = {}
-    for value, track in channels.tracks.items():
-        mask = ~np.isin(channels.roots(track.ids), gone)
-        if not mask.all():
-            keep[value] = mask
-    changed = []
-    for node in list(model.graph):
-        site = site_of(node)
-        if site is not None:
-            if _cut_site(site, keep):
-                changed.append(site.name)
-        elif any(v in keep for v in node.inputs if v is not None):
-            _cut_parameters(node, channels.tracks, keep)
-    _note_shapes(channels, keep)
-    return changed
-
-
-def _cut_site(site: Site, keep: dict[ir.Value, Array]) -> bool:
-    node, weight = site.node, site.weight
-    rows, columns = keep.get(site.y), keep.get(site.x)
-    if rows is None and columns is None:
-        return False
-    bias = site.bias() if site.bias_index is not None and len(node.inputs) > 2 else None
-    if columns is not None and site.depthwise:
-        node.attributes["group"] = ir.AttrInt64("group", int(columns.sum()))
-    elif columns is not None:
-        weight = np.compress(columns, weight, axis=site.in_axis)
-    if rows is not None:
-        weight = np.compress(rows, weight, axis=site.out_axis)
-        if bias is not None and node.inputs[2] is not None:
-            replace_constant(node, 2, bias[rows].astype(weight.dtype))
-    replace_constant(node, 1, weight)
-    return True
-
-
-def _cut_parameters(node: ir.Node, tracks: dict[ir.Value, Track], keep: dict[ir.Value, Array]) -> None:
-    """Shrink the per-channel constants of a node that is no site."""
-    out = node.outputs[0]
-    mask, track = keep[next(v for v in node.inputs if v in keep)], tracks[out]
-    if node.op_type in ("Reshape", "Flatten"):
-        if node.op_type == "Reshape":
-            replace_constant(node, 1, np.array([0, -1], np.int64))
-            node.attributes.pop("allowzero", None)
-        return
-    if node.op_type in ("BatchNormalization", "InstanceNormalization"):
-        for index, value in enumerate(node.inputs[1:], start=1):
-            array = constant(value)
-            if array is not None:
-                replace_constant(node, index, array[mask])
-        return
-    for index, value in enumerate(node.inputs):
-        array = constant(value)
-        if array is None or node.op_type in ("Squeeze", "Clip") or "Reduce" in node.op_type:
-            continue
-        place = track.axis - (track.rank - array.ndim)
-        if array.ndim and place >= 0 and array.shape[place] == len(mask) and len(mask) > 1:
-            replace_constant(node, index, np.compress(mask, array, axis=place))
-
-
-def _note_shapes(channels: Channels, keep: dict[ir.Value, Array]) -> None:
-    """Set the shape of each value that shrank, and note which of the original's channels are left."""
-    for value, mask in keep.items():
-        value.meta[KEPT] = kept_channels(value, len(mask))[mask]
-        if value.shape is not None:
-            axis = channels.tracks[value].axis
-            value.shape = ir.Shape([int(mask.sum()) if i == axis else d for i, d in enumerate(value.shape)])
-
-
-def refit_following(model: ir.Model, changed: list[str], context: Context) -> None:
-    """Refit, in order, every dense site that reads values which differ from the original's.
-
-    Args:
-        model: the shrunk model, changed in place.
-        changed: names of the nodes that were changed: what they give differs.
-        context: with a stream over the original and this model.
-    """
-    context = walking(context)
-    different: set[ir.Value] = set()
-    names = set(changed)
-    for node in list(model.graph):
-        site = site_of(node)
-        moved = any(v in different for v in node.inputs if v is not None)
-        if site is not None and moved and refittable(site, context):
-            refit_site(model, site, context)
-        if moved or site_name(node) in names:
-            different.update(node.outputs)
-
-
-def refittable(site: Site, context: Context) -> bool:
-    """Whether a closed form can and may change this site's weights and bias, towards an original."""
-    if context.stream is None or context.left_by_user(site.name) or NEW in site.y.meta:
-        return False
-    return site.dense and not wide(site) and (site.bias_index is None or site.bias() is not None)
-
-
-def refit_site(model: ir.Model, site: Site, context: Context) -> None:
-    """Ridge regression of one site towards the original's outputs at the same place."""
-    fit, held = site_moments(model, site, context, paired=True)
-    leave_inputs(model, site, context, fit, held)
-    if fit.rows < 8 or held.rows < 2:
-        return
-    old = site.matrix().T.astype(np.float64)
-    write_fit(site, *refit(fit, held, old))
-
-
-def write_fit(site: Site, weights: Matrix, bias: Matrix) -> None:
-    """Write W [in, out] and b [out] into a site, unless the fit failed."""
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        return
-    set_weights(
-        site, weights.T.astype(np.float32), None if site.bias_index is None else bias.astype(np.float32)
-    )
-
-
 def shrunk_alone(model: ir.Model, name: str, width: int, context: Context) -> ir.Model:
     """A copy of the original with one group shrunk and its direct readers refitted, from moments at hand.
 
@@ -300,6 +259,8 @@ def shrunk_alone(model: ir.Model, name: str, width: int, context: Context) -> ir
         s.name: ~np.isin(np.repeat(channels.roots(channels.tracks[s.x].ids), s.taps), list(gone))
         for s in group.consumers
     }
+    if group.others:
+        fold(candidate, channels, gone, context)
     remove_units(candidate, channels, gone)
     for site in find_sites(candidate):
         if site.name in before and refittable(site, context):
@@ -313,6 +274,6 @@ def shrinkable(model: ir.Model) -> tuple[Channels, list[Group], list[Skipped]]:
     """Groups of a model that can shrink, for search and inspection."""
     channels = analyse(model)
     groups, skipped = groups_of(model, channels)
-    narrow = [g for g in groups if not any(wide(s) for s in g.consumers)]
-    skipped += [Skipped(g.name, TOO_WIDE) for g in groups if g not in narrow]
+    narrow = [g for g in groups if g.consumers and not is_wide(channels, g)]
+    skipped += [Skipped(g.name, TOO_WIDE if g.consumers else NO_REFIT) for g in groups if g not in narrow]
     return channels, narrow, skipped

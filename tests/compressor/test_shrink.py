@@ -168,7 +168,6 @@ def test_a_group_is_named_by_its_first_site_and_shrinks_together() -> None:
         ("shared_weight", "h", (), "shared"),
         ("two_inputs", "middle", (), "output"),
         ("net_grouped", "v3", (), "groups"),
-        ("net_split", "v1", (), "Split"),
         ("attention", "q", (), "needs all"),
     ],
 )

@@ -1,0 +1,57 @@
+"""Sites that read changed values, fitted again towards the original's outputs."""
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.numerics.least_squares import refit
+from edgepress.compressor.observe import NEW, leave_inputs, site_moments, wide
+from edgepress.compressor.passes.base import Context
+from edgepress.compressor.protocols import Matrix
+from edgepress.compressor.sites import Site, set_weights, site_name, site_of
+from edgepress.compressor.walk import walking
+
+
+def refit_following(model: ir.Model, changed: list[str], context: Context) -> None:
+    """Refit, in order, every dense site that reads values which differ from the original's.
+
+    Args:
+        model: the shrunk model, changed in place.
+        changed: names of the nodes that were changed: what they give differs.
+        context: with a stream over the original and this model.
+    """
+    context = walking(context)
+    different: set[ir.Value] = set()
+    names = set(changed)
+    for node in list(model.graph):
+        site = site_of(node)
+        moved = any(v in different for v in node.inputs if v is not None)
+        if site is not None and moved and refittable(site, context):
+            refit_site(model, site, context)
+        if moved or site_name(node) in names:
+            different.update(node.outputs)
+
+
+def refittable(site: Site, context: Context) -> bool:
+    """Whether a closed form can and may change this site's weights and bias, towards an original."""
+    if context.stream is None or context.left_by_user(site.name) or NEW in site.y.meta:
+        return False
+    return site.dense and not wide(site) and (site.bias_index is None or site.bias() is not None)
+
+
+def refit_site(model: ir.Model, site: Site, context: Context) -> None:
+    """Ridge regression of one site towards the original's outputs at the same place."""
+    fit, held = site_moments(model, site, context, paired=True)
+    leave_inputs(model, site, context, fit, held)
+    if fit.rows < 8 or held.rows < 2:
+        return
+    old = site.matrix().T.astype(np.float64)
+    write_fit(site, *refit(fit, held, old))
+
+
+def write_fit(site: Site, weights: Matrix, bias: Matrix) -> None:
+    """Write W [in, out] and b [out] into a site, unless the fit failed."""
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        return
+    set_weights(
+        site, weights.T.astype(np.float32), None if site.bias_index is None else bias.astype(np.float32)
+    )
