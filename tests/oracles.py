@@ -8,9 +8,11 @@ import models
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.model import prefix
 from edgepress.compressor.observe import KEPT, Streamer
 from edgepress.compressor.passes.base import Context
+from edgepress.compressor.passes.shrink import Curve, leaving, remove_units
 from edgepress.compressor.protocols import Array, Feeds, Matrix, Target
 from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.sites import find_sites, ints_attribute, replace_constant
@@ -72,6 +74,37 @@ def masked(original: ir.Model, shrunk: ir.Model) -> ir.Model:
                 array[:, :, np.setdiff1d(np.arange(array.shape[2]), kept[value.name])] = 0
                 replace_constant(node, place, array)
     return result
+
+
+def cut(model: ir.Model, share: float, seed: int) -> ir.Model:
+    """Take the same share of units, drawn at random, out of each group of a copy."""
+    shrunk = model.clone()
+    channels = analyse(shrunk)
+    rng = np.random.default_rng(seed)
+    gone: set[int] = set()
+    for group in groups_of(shrunk, channels)[0]:
+        order = rng.permutation(group.units)
+        gone |= leaving(channels, Curve(order, np.zeros(0)), max(1, round(share * len(order))))
+    changed = remove_units(shrunk, channels, gone)
+    assert bool(changed) == bool(gone)
+    return shrunk
+
+
+def assert_masked(model: ir.Model, shrunk: ir.Model) -> None:
+    """All values of the shrunk model are those of the masked original, less the channels that went."""
+    names = [v.name or "" for node in shrunk.graph for v in node.outputs if v.name and v.type is not None]
+    mask = masked(model, shrunk)
+    feeds = models.feeds(model, 3, 1)
+    before, after = values(mask, feeds, names), values(shrunk, feeds, names)
+    kept = {v.name: (v, v.meta[KEPT]) for node in shrunk.graph for v in node.outputs if KEPT in v.meta}
+    axes = {value.name: track.axis for value, track in analyse(model).tracks.items()}
+    for name in names:
+        expected = before[name]
+        if name in kept:
+            value, channels = kept[name]
+            expected = np.take(expected, channels, axis=axes[name])
+            assert value.shape is None or value.shape[axes[name]] == len(channels)
+        assert close({name: expected}, {name: after[name]}, 1e-5), name
 
 
 def conv_rows(

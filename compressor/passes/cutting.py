@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from edgepress.compressor.carried import ELEMENTWISE, NORMS, parts_of, slices
 from edgepress.compressor.channels import Channels, Track
@@ -31,7 +30,9 @@ def remove_units(model: ir.Model, channels: Channels, removed: set[int]) -> list
         if not mask.all():
             keep[value] = mask
     changed = []
+    replaced: list[ir.Value] = []  # what worked out sizes and first states
     for node in list(model.graph):
+        before = node.inputs
         site, layer = site_of(node), recurrence_of(node)
         if site is not None:
             if _cut_site(site, keep):
@@ -43,10 +44,31 @@ def remove_units(model: ir.Model, channels: Channels, removed: set[int]) -> list
                 changed.append(layer.name)
         elif any(v in keep for v in node.inputs if v is not None) and node.op_type != "Shape":
             _cut_parameters(node, channels, keep)
+        replaced += [v for v in before if v is not None and v not in node.inputs]
     _note_shapes(channels, keep)
-    if changed:
-        common.RemoveUnusedNodesPass()(model)  # what worked out sizes and first states
+    for value in replaced:
+        _drop_unread(model.graph, value)
     return changed
+
+
+def _drop_unread(graph: ir.Graph, value: ir.Value) -> None:
+    """Take out a value, and what only made it, if nobody reads it any more."""
+    todo = [value]
+    while todo:
+        last = todo.pop()
+        node = last.producer()
+        if last.uses() or last.is_graph_output():
+            continue
+        if last.is_initializer() and not last.is_graph_input() and last.graph is graph:
+            graph.initializers.pop(last.name or "", None)
+        elif (
+            node is not None
+            and node.graph is graph
+            and not any(v.uses() or v.is_graph_output() for v in node.outputs)
+        ):
+            read = [v for v in node.inputs if v is not None]
+            graph.remove(node, safe=True)
+            todo += read
 
 
 def _cut_site(site: Site, keep: dict[ir.Value, Array]) -> bool:
