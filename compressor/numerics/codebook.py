@@ -9,6 +9,9 @@ least squares, A b = r with
 
 solved by conjugate gradients: a step costs one product with G, and A is never formed. Rows may have a scale each on
 one codebook: of rows that differ in size alone it makes as much as codebooks of their own, for one number a row.
+
+Weights that were pruned stay zero: where there are enough zeros, one value of the codebook is exactly zero, it is not
+fitted, and what the weights on it should have made good goes on to the columns after them.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ from edgepress.compressor.numerics.factors import ridge, row_errors
 from edgepress.compressor.numerics.grids import Array
 from edgepress.compressor.numerics.kmeans import equal_bins, kmeans
 from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.numerics.masks import Mask
 from edgepress.compressor.numerics.rounding import best_damping, levels_at, nearest_codes, round_among
 from edgepress.compressor.protocols import Matrix
 
@@ -129,6 +133,7 @@ def codebooks(
     *,
     per_row: bool = False,
     scaled: bool = False,
+    zero: bool = False,
 ) -> Books:
     """The codebooks with the least squared error, or nearly; never more than that of equal bins.
 
@@ -138,36 +143,61 @@ def codebooks(
         importance: what an error in each column counts [n], above zero; None for alike.
         per_row: a codebook for each row rather than one for all.
         scaled: a scale for each row where that makes the error smaller.
+        zero: one value is exactly zero; the bound then holds for the others, and the weights that are not zero.
     """
     columns = np.ones(weights.shape[1]) if importance is None else importance
     if per_row:
-        return Books(np.concatenate([codebooks(row[None], count, columns).table for row in weights]))
-    tries = [_one_book(weights, count, columns, None)]
+        each = [_one_book(row[None], count, columns, None, zero=zero).table for row in weights]
+        return Books(np.concatenate(each))
+    tries = [_one_book(weights, count, columns, None, zero=zero)]
     if scaled:
         sizes = np.concatenate(
             [np.square(weights[p].astype(np.float64)) @ columns for p in _row_parts(len(weights))]
         )
         scales = np.sqrt(sizes / columns.sum())
         scales = np.maximum(scales, TINY * scales.max(initial=0.0) or 1.0)
-        tries.append(_one_book(weights, count, columns, scales))
+        tries.append(_one_book(weights, count, columns, scales, zero=zero))
     return tries[0] if len(tries) == 1 else min(tries, key=lambda books: books.error(weights, columns))
 
 
-def _one_book(weights: Array, count: int, columns: Matrix, scales: Matrix | None) -> Books:
-    """A codebook for all rows, given their scales; of many weights for a sample of them."""
+def keeps_zeros(weights: Array, count: int) -> bool:
+    """Whether zeros are so many that one value of a codebook is theirs: as many as a value has on average.
+
+    Of fewer, one of 16 say, a value of their own would cost the others more than a few zeros are worth.
+
+    Args:
+        weights: W, of any shape.
+        count: values in a codebook.
+    """
+    return (weights.size - int(np.count_nonzero(weights))) * count >= max(weights.size, 1)
+
+
+def _one_book(weights: Array, count: int, columns: Matrix, scales: Matrix | None, *, zero: bool) -> Books:
+    """A codebook for all rows, given their scales, of many weights for a sample."""
     each = np.ones(len(weights)) if scales is None else scales
     if weights.size <= SAMPLE:
         importance = np.square(each)[:, None] * columns
-        return Books(
-            kmeans((weights / each[:, None]).reshape(-1), importance.reshape(-1), count)[None], scales
-        )
+        values = (weights / each[:, None]).reshape(-1)
+        return Books(_values(values, importance.reshape(-1), count, zero=zero)[None], scales)
     drawn = np.random.default_rng(0).integers(0, weights.size, SAMPLE)
     row, column = np.divmod(drawn, weights.shape[1])
     values, importance = weights.reshape(-1)[drawn] / each[row], np.square(each)[row] * columns[column]
-    found = Books(kmeans(values, importance, count)[None], scales)
+    found = Books(_values(values, importance, count, zero=zero)[None], scales)
+    if zero:
+        return found
     low, high = (float((ends / each).min()) for ends in (weights.min(axis=1), -weights.max(axis=1)))
     bins = Books(equal_bins(low, -high, count)[None], scales)
     return min(found, bins, key=lambda books: books.error(weights, columns))
+
+
+def _values(values: Array, importance: Matrix, count: int, *, zero: bool) -> Matrix:
+    """A codebook [count] of numbers [n] that count as much [n], rising."""
+    if not zero:
+        return kmeans(values, importance, count)
+    others = values != 0
+    if count == 1 or not others.any():
+        return np.zeros(count)
+    return np.sort(np.append(kmeans(values[others], importance[others], count - 1), 0.0))
 
 
 def refine(weights: Array, fit: Moments, held: Moments, books: Books) -> tuple[Books, Codes]:
@@ -184,14 +214,15 @@ def refine(weights: Array, fit: Moments, held: Moments, books: Books) -> tuple[B
     """
     both, codes = fit + held, books.nearest(weights)
     gram, least = both.centred()[0], both.rounding()
-    damping = best_damping(weights, fit, held, books)
+    stays: Mask | None = weights != 0 if (books.table == 0).any(axis=1).all() else None
+    damping = best_damping(weights, fit, held, books, stays)
     if damping is None:
         return books, codes
     loaded = gram.copy()
     loaded[np.diag_indices_from(loaded)] += ridge(gram, damping, least)
     best, best_codes, lowest = books, codes, _errors(weights, gram, books, codes)
     for _ in range(ROUNDS):
-        codes = round_among(weights, gram, least, damping, books, np.uint8)
+        codes = round_among(weights, gram, least, damping, books, np.uint8, stays)
         books, codes = fit_values(weights, loaded, books, codes)
         books = fit_scales(weights, loaded, books, codes)
         errors = _errors(weights, gram, books, codes)
@@ -229,12 +260,13 @@ def fit_values(weights: Array, gram: Matrix, books: Books, codes: Codes) -> tupl
         codes: [out, in].
 
     Returns:
-        Codebooks, rising, and codes to go with them; values that no code names stay.
+        Codebooks, rising, and codes to go with them; zeros stay, and values that no code names.
     """
     groups, count = books.table.shape
     normal = _Normal(gram, codes, groups, count, books.scales)
     table = books.table.copy()
-    residual = normal.gathered(lambda p: weights[p] - levels_at(codes[p], books.part(p)))
+    free = table != 0
+    residual = normal.gathered(lambda p: weights[p] - levels_at(codes[p], books.part(p))) * free
     scale = normal.diagonal()
     ready = residual / scale
     direction, size = ready.copy(), (residual * ready).sum(axis=1, keepdims=True)
@@ -242,7 +274,7 @@ def fit_values(weights: Array, gram: Matrix, books: Books, codes: Codes) -> tupl
     for _ in range(min(STEPS, count)):
         if (size <= 1e-18 * first).all():
             break
-        product = normal.applied(direction)
+        product = normal.applied(direction) * free
         curve = (direction * product).sum(axis=1, keepdims=True)
         step = np.divide(size, curve, out=np.zeros_like(size), where=curve > 0)
         table += step * direction

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edgepress.compressor.numerics.factors import DAMPINGS, ENOUGH, Factors, ridge, row_errors
 from edgepress.compressor.numerics.grids import Array, Floats, Grid, scale_of
 from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.numerics.masks import Mask
 from edgepress.compressor.protocols import Matrix
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6)
@@ -109,7 +110,9 @@ def round_to_outputs(
     return round_among(weights, gram, least, damping, steps, grid.dtype), scales
 
 
-def best_damping(weights: Array, fit: Moments, held: Moments, levels: Levels) -> float | None:
+def best_damping(
+    weights: Array, fit: Moments, held: Moments, levels: Levels, stays: Mask | None = None
+) -> float | None:
     """How much to damp G; None where errors are best left where they are.
 
     With few rows of inputs errors would vanish into directions that none of them has, and come back with the next:
@@ -120,6 +123,7 @@ def best_damping(weights: Array, fit: Moments, held: Moments, levels: Levels) ->
         fit: moments of most rows of inputs.
         held: moments of the others.
         levels: what the rows of W may become.
+        stays: see `round_among`.
     """
     if fit.rows >= ENOUGH * fit.inputs:
         return DAMPINGS[0]
@@ -128,7 +132,8 @@ def best_damping(weights: Array, fit: Moments, held: Moments, levels: Levels) ->
     lost = np.zeros(1 + len(DAMPINGS))
     for part in _parts(weights):
         rows, some = weights[part], levels.part(part)
-        tries = [nearest_codes(rows, some), *_compensated(rows, factors, some)]
+        live = None if stays is None else stays[part]
+        tries = [nearest_codes(rows, some), *_compensated(rows, factors, some, live)]
         lost += [row_errors(rows - levels_at(codes, some), unseen).sum() for codes in tries]
     best = int(np.argmin(lost))
     return DAMPINGS[best - 1] if best else None
@@ -141,6 +146,7 @@ def round_among(
     damping: float | None,
     levels: Levels,
     dtype: npt.DTypeLike,
+    stays: Mask | None = None,
 ) -> Array:
     """Round a matrix to levels with little error on outputs; no row does more to them than by its nearest levels.
 
@@ -151,6 +157,8 @@ def round_among(
         damping: as `best_damping` gives it; None rounds to nearest.
         levels: what the rows of W may become.
         dtype: of the answer.
+        stays: where it is False, W is zero and becomes the level nearest to that, whatever it was to make good
+            [out, in]; None where errors may be taken up by all.
 
     Returns:
         Codes [out, in].
@@ -161,7 +169,7 @@ def round_among(
         rows, some = weights[part], levels.part(part)
         result[part] = nearest = nearest_codes(rows, some)
         if chosen is not None:
-            codes = _compensated(rows, chosen, some)[0]
+            codes = _compensated(rows, chosen, some, None if stays is None else stays[part])[0]
             better = row_errors(rows - levels_at(codes, some), gram) <= row_errors(
                 rows - levels_at(nearest, some), gram
             )
@@ -204,13 +212,14 @@ def _ranges(
     return best
 
 
-def _compensated(weights: Matrix, factors: Factors, levels: Levels) -> Matrix:
+def _compensated(weights: Matrix, factors: Factors, levels: Levels, stays: Mask | None = None) -> Matrix:
     """Round column by column, those that carry most first, each error taken up by the columns after it.
 
     Args:
         weights: W [rows, in].
         factors: for each damping; all at once, for the loop costs more than what is in it.
         levels: of these rows.
+        stays: see `round_among`.
 
     Returns:
         Codes as floats [dampings, rows, in].
@@ -224,7 +233,8 @@ def _compensated(weights: Matrix, factors: Factors, levels: Levels) -> Matrix:
         errors = np.empty_like(block)
         for j in range(end - start):
             column = block[:, :, j]
-            result[:, :, start + j] = codes = levels.codes(column)
+            wanted = column if stays is None else column * stays[:, order[start + j]]
+            result[:, :, start + j] = codes = levels.codes(wanted)
             errors[:, :, j] = error = (column - levels.values(codes)) / across[:, j, j, None]
             block[:, :, j + 1 :] -= error[:, :, None] * across[:, j, None, j + 1 :]
         left[:, :, end:] -= errors @ upper[:, start:end, end:]

@@ -6,7 +6,8 @@ or w = b[c] with a codebook for each output channel, or with one for all where r
 
 Indices are packed, and taken apart and looked up by nodes that every runtime works out once, at load: what is left at
 run time is the weight as the kernel wants it. Where `store` spaces its values evenly, these lie where weights are, so
-fewer bits do. Codebooks are those of k-means, refined where there are samples (numerics/codebook.py).
+fewer bits do. Codebooks are those of k-means, refined where there are samples (numerics/codebook.py). A pruned weight
+keeps its zeros: one of the values is theirs.
 """
 
 import math
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.numerics.codebook import Books, Codes, codebooks, refine
+from edgepress.compressor.numerics.codebook import Books, Codes, codebooks, keeps_zeros, refine
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import power
@@ -213,15 +214,15 @@ class Cluster(Pass):
         if array is None:
             raise ValueError(f"{stored.value.name} is not constant")
         count, layout = 1 << self._bits(stored, array), self._layout(stored, array)
-        each, scaled = layout.books > 1, layout.scaled
+        each, scaled, zero = layout.books > 1, layout.scaled, keeps_zeros(array, count)
         if site is None or seen is None:
             rows = _rows(array, layout.shape)
-            books = _as_stored(codebooks(rows, count, per_row=each, scaled=scaled), array.dtype)
+            books = _as_stored(codebooks(rows, count, per_row=each, scaled=scaled, zero=zero), array.dtype)
             codes = _from_rows(books.nearest(rows), array, layout.shape)
         else:
             rows, both = site.matrix(), seen[0] + seen[1]
             importance = power(both.centred()[0], both.rounding())
-            books = codebooks(rows, count, importance, per_row=each, scaled=scaled)
+            books = codebooks(rows, count, importance, per_row=each, scaled=scaled, zero=zero)
             books, found = refine(rows, *seen, books) if self.refine else (books, books.nearest(rows))
             books, codes = _as_stored(books, array.dtype), in_layout(site, found)
         table = books.table.astype(array.dtype if books.scales is None else np.float32)

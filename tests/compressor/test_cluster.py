@@ -18,6 +18,7 @@ from edgepress.compressor.model import parameters, to_bytes
 from edgepress.compressor.passes.base import Context, Outcome, Skipped
 from edgepress.compressor.passes.cluster import Cluster, Layout
 from edgepress.compressor.passes.constants import packed
+from edgepress.compressor.passes.prune import Prune
 from edgepress.compressor.passes.store import Stored, StoreWeights, scale_shape
 from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.protocols import Array, Feeds
@@ -235,6 +236,26 @@ def test_reports_count_weights_and_not_what_they_are_looked_up_in(step: Cluster)
     held = _weights_by_node(changed)["y"]
     assert (held.parameters - _scales(at_load), held.bits) == (2048 * 16, step.bits)
     assert 0 <= held.bytes - 2048 * 16 * step.bits / 8 < 2000
+
+
+@pytest.mark.parametrize("samples", [True, False])
+@pytest.mark.parametrize(
+    "step", [Cluster(4), Cluster(2, per_channel=True), Cluster(8), Cluster(3, scales=False)]
+)
+def test_what_was_pruned_before_stays_zero_in_the_runtime(step: Cluster, samples: bool) -> None:
+    """Seen from outside: one input at a time, so that outputs are weights."""
+    model = one("y = MatMul (x, w)", "(float[N, 512] x) => (float[N, 24] y)", w=(512, 24))
+    feeds = models.feeds(model, 64)
+    pruned = model.clone()
+    Prune(0.7).apply(pruned, oracles.context(model, 64, feeds=feeds))
+    before = models.run(pruned, {"x": np.eye(512, dtype=np.float32)})["y"]
+    changed, outcome = clustered(
+        pruned, step, context=oracles.context(model, 64, feeds=feeds) if samples else None
+    )
+    after = models.run(changed, {"x": np.eye(512, dtype=np.float32)})["y"]
+    assert outcome.changed == ("y",)
+    assert (before == 0).mean() == pytest.approx(0.7, abs=1e-3)
+    assert (after[before == 0] == 0).all()
 
 
 def test_what_cannot_be_shared_says_why() -> None:

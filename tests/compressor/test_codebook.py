@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor.numerics import codebook, kmeans
-from edgepress.compressor.numerics.codebook import Books, codebooks, fit_scales, fit_values, refine
+from edgepress.compressor.numerics.codebook import (
+    Books,
+    codebooks,
+    fit_scales,
+    fit_values,
+    keeps_zeros,
+    refine,
+)
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.rounding import row_errors
 from edgepress.compressor.protocols import Matrix
@@ -164,6 +171,57 @@ def test_outputs_never_move_more_than_before(
     refined, codes = refine(weights, fit, held, books)
     assert (lost(refined, codes) <= before * (1 + 1e-9) + 1e-12).all()
     assert (np.diff(refined.table, axis=1) >= 0).all()
+
+
+@given(seeds, st.integers(1, 5), st.integers(2, 40), st.floats(0.2, 1), layouts)
+@settings(max_examples=50, deadline=None)
+def test_what_was_pruned_stays_zero(
+    seed: int, bits: int, width: int, share: float, layout: dict[str, bool]
+) -> None:
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((width, width))
+    fit, held = (moments(rng.standard_normal((n, width)) @ mix + 1) for n in (200, 50))
+    weights = rng.standard_normal((7, width)).astype(np.float32)
+    weights[rng.random(weights.shape) < share] = 0
+    books = codebooks(weights, 2**bits, **layout, zero=True)
+    before = shared(books, books.nearest(weights))
+    refined, codes = refine(weights, fit, held, books)
+    after = shared(refined, codes)
+    assert (before[weights == 0] == 0).all()
+    assert (after[weights == 0] == 0).all()
+    assert (np.diff(refined.table, axis=1) >= 0).all()
+    gram = (fit + held).centred()[0]
+    lost, least = (row_errors(weights - w, gram).sum() for w in (after, before))
+    assert lost <= least * (1 + 1e-9) + 1e-12
+
+
+def test_zeros_do_not_cost_the_weights_that_are_left() -> None:
+    """Errors that zeros would have taken up go to others: no worse than if there were no zeros to keep."""
+    rng = np.random.default_rng(2)
+    mix = rng.standard_normal((8, 64))
+    x, unseen = (rng.standard_normal((2000, 8)) @ mix + 0.05 * rng.standard_normal((2000, 64)) for _ in "ab")
+    weights = rng.standard_normal((16, 64))
+    weights[rng.random(weights.shape) < 0.5] = 0
+    books, gram = codebooks(weights, 8, zero=True), unseen.T @ unseen
+    refined, codes = refine(weights, moments(x[:1600]), moments(x[1600:]), books)
+    plain = row_errors(weights - shared(books, books.nearest(weights)), gram).sum()
+    assert row_errors(weights - shared(refined, codes), gram).sum() < 0.15 * plain
+
+
+def test_zeros_have_a_value_where_they_are_as_many_as_one_has() -> None:
+    weights = np.ones((10, 16))
+    for zeros, count, kept in (
+        (10, 16, True),
+        (9, 16, False),
+        (79, 2, False),
+        (80, 2, True),
+        (0, 256, False),
+    ):
+        weights.reshape(-1)[:] = 1
+        weights.reshape(-1)[:zeros] = 0
+        assert keeps_zeros(weights, count) == kept
+    assert (codebooks(np.zeros((3, 4)), 2, zero=True).table == 0).all()
+    assert codebooks(np.full((3, 4), 0.5), 2, zero=True).table.tolist() == [[0, 0.5]]
 
 
 @pytest.mark.parametrize("layout", [{}, {"per_row": True}, {"scaled": True}])

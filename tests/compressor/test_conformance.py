@@ -83,7 +83,8 @@ def test_weights_in_a_file_beside_the_model_give_the_same_bytes(kind: str, tmp_p
     "kind", ["shrink", "low rank", "separable", "prune", "quantize", "threshold, by energy"]
 )
 @pytest.mark.parametrize(
-    "then", ["shrink", "low rank", "separable", "prune", "quantize", "store", "threshold, by channel"]
+    "then",
+    ["shrink", "low rank", "separable", "prune", "quantize", "store", "threshold, by channel", "cluster"],
 )
 def test_passes_run_after_one_another_in_any_order(kind: str, then: str) -> None:
     """Each read back from its recipe entry, and run as onnx-ir runs passes."""
