@@ -161,15 +161,27 @@ def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def _ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
-    """(G + strength · I)⁻¹ right, with G positive semidefinite up to rounding."""
-    loaded = gram.copy()
-    loaded[np.diag_indices_from(loaded)] += strength + 1e-12
-    solved: Matrix = scipy.linalg.cho_solve(
-        scipy.linalg.cho_factor(loaded, lower=True, overwrite_a=True, check_finite=False),
-        right,
-        check_finite=False,
-    )
-    return solved
+    """(G + strength · I)⁻¹ right, with G positive semidefinite up to rounding; the strength grows until that is gone.
+
+    Where all inputs have a large mean, and products are summed in single precision, rounding comes to more than the
+    least strengths.
+
+    Raises:
+        LinAlgError: G is not finite.
+    """
+    strength += 1e-12
+    while True:
+        loaded = gram.copy()
+        loaded[np.diag_indices_from(loaded)] += strength
+        try:
+            factor = scipy.linalg.cho_factor(loaded, lower=True, overwrite_a=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
+            if not np.isfinite(gram).all():
+                raise
+            strength *= 10
+            continue
+        solved: Matrix = scipy.linalg.cho_solve(factor, right, check_finite=False)
+        return solved
 
 
 @dataclass

@@ -137,6 +137,24 @@ def test_noise_alone_leaves_the_old_weights() -> None:
     assert kept >= 18  # twelve rows of noise do not spoil eight good weights
 
 
+def test_moments_that_rounding_made_indefinite_are_refitted_all_the_same() -> None:
+    """As of many inputs with one large mean, whose products are summed in single precision."""
+    inputs, lost = 40, np.zeros(40)
+    lost[:2] = 1, -1
+    fit, held = (Moments(inputs, 3, rows=100, about_zero=True) for _ in range(2))
+    old = np.random.default_rng(0).standard_normal((inputs, 3))
+    for found in (fit, held):
+        gram = np.ones((inputs, inputs)) - 1e-3 * np.outer(lost, lost)
+        found.xx, found.xy, found.yy = 100 * gram, 100 * gram @ (old + 0.1), 100 * np.eye(3) * inputs**2
+    assert np.linalg.eigvalsh(fit.xx)[0] < -100 * STRENGTHS[0]
+    weights, bias = refit(fit, held, old)
+    assert np.isfinite(weights).all()
+    assert held.error(weights, bias) < held.error(old, bias)
+    fit.xx[1, 0] = -np.inf
+    with pytest.raises(np.linalg.LinAlgError):
+        refit(fit, held, old)
+
+
 def problem(seed: int, units: int, readers: int, block: int):
     """Readers of the same units, each with columns of its own in front."""
     rng = np.random.default_rng(seed)
