@@ -1,5 +1,6 @@
 """What flows through a net: values, shapes and moments, streamed batch by batch in bounded memory."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,11 @@ from edgepress.compressor.sites import Site, sampled_rows
 
 ROWS_OF_MOMENTS = 8_000
 """Rows of X (samples × positions) that second moments are taken from; more change little (FINDINGS)."""
+
+LEAST_ROWS = 2_000
+"""The same of a grouped Conv, whose rows are short: so many, or `ROWS_A_COLUMN` for each input of a group."""
+
+ROWS_A_COLUMN = 16
 
 WIDEST = 2560
 """Inputs (channels × taps) of a site up to which second moments of the inputs are kept: they take inputs² × 8 bytes,
@@ -195,8 +201,33 @@ def site_moments(
     return fit, held
 
 
+def group_moments(
+    model: ir.Model, site: Site, context: Context
+) -> tuple[tuple[Moments, ...], tuple[Moments, ...]] | None:
+    """Moments of the inputs (im2col) of each group of a Conv, as `site_moments` parts them.
+
+    Args:
+        model: the current model, which holds `site`.
+        site: a Conv, of any number of groups.
+        context: with a stream.
+
+    Returns:
+        None where all of them together take more than those of the widest dense site.
+    """
+    width = math.prod(site.weight.shape[1:])
+    if site.groups * width**2 > WIDEST**2:
+        return None
+    fit, held = (tuple(Moments(width, 0) for _ in range(site.groups)) for _ in range(2))
+    most = min(ROWS_OF_MOMENTS, max(LEAST_ROWS, ROWS_A_COLUMN * width))
+    for part, rows, _ in _rows(model, site, context, paired=False, known=True, most=most):
+        x = rows.reshape(len(rows), site.groups, width).transpose(1, 0, 2)
+        for each, found in zip(held if part else fit, x, strict=True):
+            each.update(found, found[:, :0])
+    return fit, held
+
+
 def _rows(
-    model: ir.Model, site: Site, context: Context, *, paired: bool, known: bool
+    model: ir.Model, site: Site, context: Context, *, paired: bool, known: bool, most: int = ROWS_OF_MOMENTS
 ) -> Iterator[tuple[bool, Array, Array]]:
     """Rows of X and of Y, part by part, always the same ones: (held out?, X, Y).
 
@@ -206,7 +237,7 @@ def _rows(
         raise ValueError("rows need samples")
     rng = context.rng()
     x_name, y_name = site.x.name or "", site.y.name or ""
-    per_sample = max(1.0, ROWS_OF_MOMENTS / max(context.rows, 1))
+    per_sample = max(1.0, most / max(context.rows, 1))
     names = [x_name] if paired or known else [x_name, y_name]
     seen = 0
     for now, then in context.stream(model, names, [y_name] if paired and not known else []):

@@ -1,9 +1,10 @@
 """Weights that become zero: singly, n of every m, or in blocks, by magnitude or by what that does to the outputs.
 
 Front to back each site is first fitted to what it gave before those in front of it were pruned; then the weights that
-stay make good what they can, from second moments of its inputs (numerics/sparsity.py), and the bias takes up the mean
-of the rest. Weights keep their place and shape: the file gets smaller where it is compressed,
-the net faster where an engine skips zeros (Hassibi & Stork 1993; Frantar & Alistarh 2023; Çallı 2017 §1.5.1, 1.5.4).
+stay make good what they can, from second moments of its inputs (numerics/sparsity.py; numerics/elimination.py for
+grouped convolutions), and the bias takes up the mean of the rest. Weights keep their place and shape: the file gets
+smaller where it is compressed, the net faster where an engine skips zeros (Hassibi & Stork 1993; Frantar & Alistarh
+2023; Çallı 2017 §1.5.1, 1.5.4).
 """
 
 import re
@@ -16,10 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.numerics.elimination import Groups, prune_groups
 from edgepress.compressor.numerics.least_squares import Moments, refit
 from edgepress.compressor.numerics.masks import Pattern, share_out
 from edgepress.compressor.numerics.sparsity import predicted, prune_to_outputs
-from edgepress.compressor.observe import site_moments
+from edgepress.compressor.observe import group_moments, site_moments
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.calibrate import Mean, bias_takes_mean, correct_bias, means_of
 from edgepress.compressor.passes.rounding import inputs_seen
@@ -178,6 +180,10 @@ class Prune(Pass):
         weights, pattern = as_rows(site), self._pattern(site)
         if self.criterion == "magnitude":
             return pattern.sums(np.abs(weights))
+        groups = self._groups(model, site, walked)
+        if groups is not None:
+            costs: Array = groups.costs(compensate=self.compensate)
+            return costs / (groups.errors(np.zeros_like(weights)).sum() or 1.0)
         seen = self._seen(model, site, walked)
         if seen is None:
             return None
@@ -190,6 +196,23 @@ class Prune(Pass):
         seen = inputs_seen(model, site, walked, centred=self.compensate and bias_takes_mean(site))
         return None if seen is None else in_rows(site, *seen)
 
+    def _groups(self, model: ir.Model, site: Site, walked: Context) -> Groups | None:
+        """A grouped convolution with what its groups read; None of others, and where there is nothing to go by."""
+        blind = self.criterion == "magnitude" and not self.compensate
+        if blind or self.pattern == "block" or not site.is_conv or site.groups == 1 or walked.stream is None:
+            return None
+        value = site.node.inputs[1]
+        seen = None if value is None or len(value.uses()) > 1 else group_moments(model, site, walked)
+        if seen is None:
+            return None
+        order, none = tap_by_tap(site), np.arange(0)
+        about_zero = not (self.compensate and bias_takes_mean(site))
+        each = [
+            (one + other).part(order, none).of_inputs(about_zero=about_zero)
+            for one, other in zip(*seen, strict=True)
+        ]
+        return Groups.of(as_rows(site), each)
+
     def _prune(self, model: ir.Model, site: Site, count: int, walked: Context, moved: bool) -> bool:
         """Prune one site; whether its weights changed.
 
@@ -200,7 +223,8 @@ class Prune(Pass):
             walked: with the samples, if there are any.
             moved: whether its inputs differ from what they were.
         """
-        start, pattern = Start(as_rows(site), self._seen(model, site, walked)), self._pattern(site)
+        pattern, groups = self._pattern(site), self._groups(model, site, walked)
+        start = Start(as_rows(site), None if groups else self._seen(model, site, walked))
         if moved and self.compensate and start.seen is not None and refittable(site, walked):
             start = towards_original(model, site, walked) or start
         array = None
@@ -209,6 +233,10 @@ class Prune(Pass):
                 start.weights, *start.seen, pattern, count,
                 by_outputs=self.criterion == "obs", compensate=self.compensate,
             )  # fmt: skip
+            array = in_layout(site, found)
+        elif groups is not None:
+            by_outputs = self.criterion == "obs"
+            found = prune_groups(groups, pattern, count, by_outputs=by_outputs, compensate=self.compensate)
             array = in_layout(site, found)
         if array is None or not np.isfinite(array).all():
             start = Start(as_rows(site), None)
@@ -294,8 +322,14 @@ def in_rows(site: Site, fit: Moments, held: Moments) -> tuple[Moments, Moments]:
     """Moments of a dense site's inputs, columns as in `as_rows`."""
     if site.taps == 1:
         return fit, held
-    order, none = np.arange(site.inputs * site.taps).reshape(site.inputs, -1).T.reshape(-1), np.arange(0)
+    order, none = tap_by_tap(site), np.arange(0)
     return fit.part(order, none), held.part(order, none)
+
+
+def tap_by_tap(site: Site) -> Array:
+    """Which column of a group's im2col rows is which of `as_rows`."""
+    order: Array = np.arange(run(site) * site.taps).reshape(-1, site.taps).T.reshape(-1)
+    return order
 
 
 def in_layout(site: Site, rows: Array) -> Array:

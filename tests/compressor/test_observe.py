@@ -14,6 +14,7 @@ from edgepress.compressor.observe import (
     ROWS_OF_MOMENTS,
     TARGETS,
     Streamer,
+    group_moments,
     input_moments,
     kept_channels,
     leave_inputs,
@@ -43,6 +44,29 @@ def test_values_come_batch_by_batch_from_both_models() -> None:
     for now, then in seen:
         np.testing.assert_allclose(now["h"] - bias, 2 * (then["h"] - bias), atol=1e-5)
     assert all(not then for _, then in streamer(changed, ["h"]))
+
+
+def test_moments_of_groups_are_those_of_their_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.text(
+        "(float[N, 6, 5, 4] x) => (float[N, 9, 3, 4] y)",
+        "y = Conv <group = 3, pads = [1, 0, 0, 1]> (x, w)",
+        models.constants(1, w=(9, 2, 4, 2)),
+    )
+    infer_shapes(model)
+    (site,), context = find_sites(model), oracles.context(model, 20)
+    found = group_moments(model, site, context)
+    assert found is not None
+    x = models.feeds(model, 20, 100)["x"]
+    rows = oracles.conv_rows(x, (4, 2), (1, 1), (1, 1), [(1, 0), (0, 1)])
+    held = np.arange(20) % HELD_EVERY == HELD_EVERY - 1
+    for moments, part in zip(found, (~held, held), strict=True):
+        each = rows[part].reshape(-1, 3, 2 * 8)
+        for group, some in enumerate(moments):
+            assert some.rows == len(each)
+            np.testing.assert_allclose(some.xx, each[:, group].T @ each[:, group], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(some.x_sum, each[:, group].sum(0), rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr("edgepress.compressor.observe.WIDEST", 27)
+    assert group_moments(model, site, context) is None
 
 
 def test_moments_are_those_of_the_rows() -> None:

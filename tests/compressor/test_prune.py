@@ -122,7 +122,7 @@ def test_of_every_m_channels_at_a_tap_n_stay(name: str, samples: bool) -> None:
     for first in range(0, moved.shape[-1], 4):
         kept = moved[..., first : first + 4] != 0
         assert (kept.sum(-1) == min(2, kept.shape[-1])).all()
-        if not (name == "conv" and samples):
+        if not (name in ("conv", "grouped") and samples):
             part = np.abs(old[..., first : first + 4])
             assert (np.sort(part * kept, -1)[..., -2:] == np.sort(part, -1)[..., -2:]).all()
 
@@ -172,6 +172,30 @@ def test_a_convolution_is_pruned_by_its_outputs() -> None:
     for step in (Prune(0.5), Prune(pattern="n_m")):
         ours, plain = (lost(model, applied(model, step, feeds)[0], images(1)) for feeds in (images(0), None))
         assert ours < 0.3 * plain
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [2, 8])
+def test_a_grouped_convolution_is_pruned_by_its_outputs(groups: int, bias: bool, scope: str) -> None:
+    body = f"y = Conv <group = {groups}, pads = [1, 1, 1, 1], strides = [2, 1]> (x, w{', b' * bias})"
+    weights = constants(2, w=(16, 8 // groups, 3, 3), **({"b": (16,)} if bias else {}))
+    model = text("(float[N, 8, 9, 8] x) => (float[N, 16, 5, 8] y)", body, weights)
+    infer_shapes(model)
+
+    def images(seed: int) -> dict[str, Array]:
+        noise = np.random.default_rng(seed).standard_normal((60, 8, 9, 8))
+        return {"x": (noise.cumsum(axis=2).cumsum(axis=3) + 2).astype(np.float32)}
+
+    steps = [Prune(0.6, scope=scope), Prune(0.6, criterion="magnitude", scope=scope)]
+    steps += [Prune(pattern="n_m", m=2, n=1)] if groups == 2 else []
+    for step in steps:
+        changed, outcome = applied(model, step, images(0))
+        assert outcome.changed == ("y",)
+        size = weights["w"].size
+        assert zeros(changed)["y"] == (round(0.6 * size) if step.pattern == "free" else size // 2)
+        ours, plain = (lost(model, m, images(1)) for m in (changed, applied(model, step)[0]))
+        assert ours < (0.6 if step.pattern == "free" else 0.8) * plain
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "obs"])
