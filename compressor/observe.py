@@ -202,7 +202,7 @@ def site_moments(
 
 
 def group_moments(
-    model: ir.Model, site: Site, context: Context
+    model: ir.Model, site: Site, context: Context, *, outputs: bool = False, paired: bool = False
 ) -> tuple[tuple[Moments, ...], tuple[Moments, ...]] | None:
     """Moments of the inputs (im2col) of each group of a Conv, as `site_moments` parts them.
 
@@ -210,6 +210,8 @@ def group_moments(
         model: the current model, which holds `site`.
         site: a Conv, of any number of groups.
         context: with a stream.
+        outputs: those of the outputs, too.
+        paired: which are the original's.
 
     Returns:
         None where all of them together take more than those of the widest dense site.
@@ -217,13 +219,37 @@ def group_moments(
     width = math.prod(site.weight.shape[1:])
     if site.groups * width**2 > WIDEST**2:
         return None
-    fit, held = (tuple(Moments(width, 0) for _ in range(site.groups)) for _ in range(2))
+    count = site.outputs // site.groups if outputs else 0
+    fit, held = (tuple(Moments(width, count) for _ in range(site.groups)) for _ in range(2))
+    kept = kept_channels(site.y, site.outputs) if paired else slice(None)
     most = min(ROWS_OF_MOMENTS, max(LEAST_ROWS, ROWS_A_COLUMN * width))
-    for part, rows, _ in _rows(model, site, context, paired=False, known=True, most=most):
-        x = rows.reshape(len(rows), site.groups, width).transpose(1, 0, 2)
-        for each, found in zip(held if part else fit, x, strict=True):
-            each.update(found, found[:, :0])
+    for part, rows, found in _rows(model, site, context, paired=paired, known=not outputs, most=most):
+        x = rows.reshape(len(rows), site.groups, width)
+        y = found[:, kept].reshape(len(rows), site.groups, count) if outputs else x[:, :, :0]
+        for group, each in enumerate(held if part else fit):
+            each.update(x[:, group], y[:, group])
     return fit, held
+
+
+def output_moments(model: ir.Model, site: Site, context: Context) -> Moments:
+    """Moments of the outputs alone, channels on the second axis.
+
+    Args:
+        model: the current model, which holds `site`.
+        site: a Conv or ConvTranspose.
+        context: with a stream.
+    """
+    if context.stream is None:
+        raise ValueError("rows need samples")
+    rng, name = context.rng(), site.y.name or ""
+    per_sample = max(1.0, ROWS_OF_MOMENTS / max(context.rows, 1))
+    found = Moments(0, site.outputs)
+    for now, _ in context.stream(model, [name]):
+        y = np.moveaxis(now[name], 1, -1).reshape(-1, site.outputs)
+        limit = max(1, int(per_sample * len(now[name])))
+        some = y if len(y) <= limit else y[np.sort(rng.choice(len(y), limit, replace=False))]
+        found.update(some[:, :0], some)
+    return found
 
 
 def _rows(

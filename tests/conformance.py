@@ -44,7 +44,7 @@ def shrink_bare(model: ir.Model) -> Pass:
 
 def low_rank(model: ir.Model) -> Pass:
     """Every site that can be split."""
-    return LowRank(tuple((s.name, max(1, min(s.matrix().shape) // 3)) for s in find_sites(model) if s.dense))
+    return LowRank(tuple((s.name, max(1, min(s.matrix().shape) // 3)) for s in find_sites(model)))
 
 
 STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
@@ -85,7 +85,7 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
         share=0.5,
         leave=tuple(n for g in groups_of(m, analyse(m))[0] for n in g.producers),
     ),
-    "low rank": lambda m: LowRank(tuple((s.name, min(s.matrix().shape)) for s in find_sites(m) if s.dense)),
+    "low rank": lambda m: LowRank(tuple((s.name, min(s.matrix().shape)) for s in find_sites(m))),
     "separable": lambda m: Separable(tuple((s.name, 10**3) for s in find_sites(m))),
     "separable, by energy": lambda _: Separable(energy=0.5, sites=("^nobody$",)),
     "prune": lambda _: Prune(min_elements=2, sparsity=0.0),

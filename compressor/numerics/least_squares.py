@@ -147,7 +147,7 @@ def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:
     gram, cross, _ = fit.centred()
     residual = cross - gram @ old
     for candidate in STRENGTHS:
-        weights = old + _ridge(gram, residual, candidate * scale)
+        weights = old + solve_ridge(gram, residual, candidate * scale)
         error = held.error(weights, fit.bias_for(weights))
         if error < best:
             best, strength = error, candidate
@@ -156,11 +156,11 @@ def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:
     if not np.isfinite(strength):
         return old, total.bias_for(old)
     gram, cross, _ = total.centred()
-    weights = old + _ridge(gram, cross - gram @ old, strength * scale)
+    weights = old + solve_ridge(gram, cross - gram @ old, strength * scale)
     return weights, total.bias_for(weights)
 
 
-def _ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
+def solve_ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
     """(G + strength · I)⁻¹ right, with G positive semidefinite up to rounding; the strength grows until that is gone.
 
     Where all inputs have a large mean, and products are summed in single precision, rounding comes to more than the
@@ -203,7 +203,7 @@ class Consumer:
     ridge: float
 
     def __post_init__(self) -> None:
-        self.inverse: Matrix = _ridge(self.gram, np.eye(len(self.gram)), self.ridge)
+        self.inverse: Matrix = solve_ridge(self.gram, np.eye(len(self.gram)), self.ridge)
         self.current: Matrix = self.weights.astype(np.float64)
         self.columns: Array = np.asarray(self.unit_of)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from edgepress.compressor.numerics.least_squares import solve_ridge
 from edgepress.compressor.protocols import Matrix
 
 UNSEEN = 1e-3
@@ -108,20 +109,22 @@ def split_in_space(kernel: Matrix, gram: Matrix, unfolded: Projection, rank: int
         rank: 1 … min(out · columns, in · rows).
     """
     out, inputs, high, wide = kernel.shape
-    v = unfolded.factorise(rank)[1]
+    start, v = unfolded.factorise(rank)
     features = np.einsum("rci,jk->rjcik", v.reshape(rank, inputs, high), np.eye(wide))
-    u = best_after(kernel.reshape(out, -1), gram, features.reshape(rank * wide, -1))
+    start = start.reshape(out, wide, rank).swapaxes(1, 2).reshape(out, -1)
+    u = _better_after(kernel.reshape(out, -1), gram, features.reshape(rank * wide, -1), start)
     return u.reshape(out, rank, 1, wide), v.reshape(rank, inputs, high, 1)
 
 
 def split_by_tucker(
-    kernel: Matrix, gram: Matrix, thin: Matrix, unfolded: Projection, rank: int
+    kernel: Matrix, gram: Matrix, start: Matrix, thin: Matrix, unfolded: Projection, rank: int
 ) -> tuple[Matrix, Matrix, Matrix]:
     """U [out, q], K [q, rank, rows, columns] and V [rank, in]; U is fitted to what the others leave.
 
     Args:
         kernel: W [out, in, rows, columns].
         gram: G of the inputs.
+        start: U [out, q], with orthonormal columns, that the outputs are projected on.
         thin: Uᵀ W [q, in, rows, columns], its outputs projected already.
         unfolded: that in channels.
         rank: 1 … in.
@@ -130,7 +133,7 @@ def split_by_tucker(
     mixed, v = unfolded.factorise(rank)
     core = mixed.reshape(outer, high, wide, rank).transpose(0, 3, 1, 2)
     features = np.einsum("qpij,pc->qcij", core, v).reshape(outer, -1)
-    return best_after(kernel.reshape(len(kernel), -1), gram, features), core, v
+    return _better_after(kernel.reshape(len(kernel), -1), gram, features, start), core, v
 
 
 def best_after(weights: Matrix, gram: Matrix, features: Matrix) -> Matrix:
@@ -143,6 +146,11 @@ def best_after(weights: Matrix, gram: Matrix, features: Matrix) -> Matrix:
     """
     seen = features @ gram
     inner = seen @ features.T
-    inner[np.diag_indices_from(inner)] += 1e-9 * float(np.trace(inner)) / len(inner) + 1e-30
-    fitted: Matrix = scipy.linalg.solve(inner, seen @ weights.T, assume_a="pos", check_finite=False).T
+    strength = 1e-9 * float(np.trace(inner)) / len(inner)
+    fitted: Matrix = solve_ridge(inner, seen @ weights.T, strength).T
     return fitted
+
+
+def _better_after(weights: Matrix, gram: Matrix, features: Matrix, start: Matrix) -> Matrix:
+    """`best_after` as a step from a U at hand, which stays where that is exact."""
+    return start + best_after(weights - start @ features, gram, features)

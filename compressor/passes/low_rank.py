@@ -1,16 +1,18 @@
-"""Split a dense site into thinner ones, one after another: W → U V, in one of three forms.
+"""Split a site into thinner ones, one after another: W → U V, in one of three forms.
 
-    channels   k×k to r channels, then 1×1             Gemm, MatMul, Conv of any rank
+    channels   k×k to r channels, then 1×1             Gemm, MatMul, Conv and ConvTranspose of any rank
     space      k×1 to r channels, then 1×k             2-D Conv: the composition of two directions
     tucker     1×1 to p, k×k to q, then 1×1            Conv of any rank, narrow on both sides
 
-Strides, dilations and padding go to the part that holds their axis. Directions are those in which the outputs really
-vary (numerics/low_rank.py), and the dense matrix is refitted towards the original's outputs before it is split; the
-bias takes up the mean of what is lost (Golub & Reinsch 1970; Jaderberg et al. 2014; Kim et al. 2016; Çallı 2017
-§1.3.1).
+Strides, dilations and padding go to the part that holds their axis. Of a grouped Conv each group is split, all at the
+same rank, and all parts are grouped. A ConvTranspose becomes a thinner one and a 1×1 Conv. Directions are those in
+which the outputs really vary (numerics/low_rank.py), and the matrix is refitted towards the original's outputs before
+it is split; the bias takes up the mean of what is lost (Golub & Reinsch 1970; Jaderberg et al. 2014; Kim et al. 2016;
+Çallı 2017 §1.3.1).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -26,14 +28,14 @@ from edgepress.compressor.passes.parts import (
     MOST_OUTPUTS,
     Part,
     Parts,
+    Whole,
     replace_by_parts,
     split_in_order,
-    take_up_mean,
     unsplittable,
-    whole,
+    wholes,
 )
 from edgepress.compressor.protocols import Array, Matrix
-from edgepress.compressor.sites import Site, find_sites
+from edgepress.compressor.sites import Site, find_sites, set_weights, site_of
 
 __all__ = ["CORE", "INNER", "MOST_OUTPUTS", "Cut", "Form", "LowRank", "projection", "refusal", "split"]
 
@@ -48,10 +50,10 @@ Form = Literal["channels", "space", "tucker"]
 
 @dataclass(frozen=True)
 class LowRank(Pass):
-    """Replace dense sites by thinner ones.
+    """Replace sites by thinner ones.
 
     Attributes:
-        ranks: (site, rank) pairs; the rank of a tucker is that of the outputs, inputs in proportion.
+        ranks: (site, rank) pairs, the rank of each group; that of a tucker is of the outputs, inputs in proportion.
         energy: share of the output variance that is kept at sites that `ranks` does not name; None leaves them.
         form: `channels`, `space`, or `tucker`.
         forms: (site, form) pairs that differ from that.
@@ -84,7 +86,7 @@ class LowRank(Pass):
 
         def split_one(site: Site, paired: bool, context: Context) -> str | None:
             rank, form = wanted[site.name], forms.get(site.name, self.form)
-            why = refusal(site, rank, context, form)
+            why = unfit(site, rank, context, form)
             return why or split(model, site, Cut(form, rank, self.energy or 1.0, paired), context)
 
         outcome = split_in_order(model, wanted, split_one, context, follow=self.follow)
@@ -110,25 +112,32 @@ class Cut:
 
 
 def refusal(site: Site, rank: int | None, context: Context, form: Form = "channels") -> str | None:
-    """Why a site cannot be split at this rank, or at any where none is given; or None."""
+    """Why a dense site cannot be split at this rank, or at any where none is given; or None."""
+    return unfit(site, rank, context, form) if site.dense else "it is not dense"
+
+
+def unfit(site: Site, rank: int | None, context: Context, form: Form) -> str | None:
+    """Why any site cannot be split at this rank, or at any where none is given; or None."""
     if why := unsplittable(site, context):
         return why
     kernel = site.weight.shape[2:] if site.is_conv else ()
+    if site.transposed_conv and (form != "channels" or site.groups > 1):
+        return "transposed convolutions are split into channels, and only where there is one group"
     if form == "space" and (len(kernel) != 2 or min(kernel) < 2):
         return "only kernels of more than one row and column are split in space"
     if form == "tucker" and site.taps == 1:
         return "a kernel of one tap has no core"
-    if form != "channels" and wide(site):
+    if (form != "channels" or site.groups > 1) and wide(site):
         return f"it has over {WIDEST} inputs"
     rows, columns = site.matrix().shape
-    if rank is not None and (rank < 1 or numbers(site, form, rank, inner(site, rank)) >= rows * columns):
+    if rank is not None and (rank < 1 or numbers(site, form, rank, inner(site, rank)) >= site.weight.size):
         return f"rank {rank} does not make {rows} × {columns} smaller"
     return None
 
 
 def inner(site: Site, rank: int) -> int:
-    """Channels of a tucker's core's inputs where its outputs are of this rank."""
-    return min(max(round(rank * site.inputs / site.outputs), 1), site.inputs)
+    """Channels of a tucker's core's inputs, of each group, where its outputs are of this rank."""
+    return min(max(round(rank * site.inputs / site.outputs), 1), site.inputs // site.groups)
 
 
 def numbers(site: Site, form: Form, rank: int, narrow: int) -> int:
@@ -137,15 +146,16 @@ def numbers(site: Site, form: Form, rank: int, narrow: int) -> int:
     Args:
         site: the site.
         form: see the module.
-        rank: of the outputs.
-        narrow: of a tucker's inputs.
+        rank: of the outputs of a group.
+        narrow: of a tucker's inputs, of each group.
     """
+    inputs = site.inputs  # of all groups, each rank times its own
     if form == "space":
         rows, columns = (int(size) for size in site.weight.shape[2:])
-        return rank * (site.inputs * rows + site.outputs * columns)
+        return rank * (inputs * rows + site.outputs * columns)
     if form == "tucker":
-        return narrow * site.inputs + rank * narrow * site.taps + site.outputs * rank
-    return rank * (site.outputs + site.inputs * site.taps)
+        return narrow * inputs + site.groups * rank * narrow * site.taps + site.outputs * rank
+    return rank * (site.outputs + inputs * site.taps)
 
 
 def split(model: ir.Model, site: Site, cut: Cut, context: Context) -> str | None:
@@ -160,43 +170,78 @@ def split(model: ir.Model, site: Site, cut: Cut, context: Context) -> str | None
     Returns:
         Why it was left alone, where the rank turns out to make nothing smaller.
     """
-    of = whole(model, site, context, paired=cut.paired)
-    parts = _parts(site, of.weights, of.moments, cut, context)
-    if sum(part.weights.size for part in parts) >= of.weights.size:
+    groups = wholes(model, site, context, paired=cut.paired)
+    if groups is None:
+        return "its groups together have too many inputs"
+    multiple = context.target.channel_multiple if context.target else 1
+    each = factorised(site, groups, cut, multiple)
+    parts = [
+        Part(np.concatenate([one.weights for one in some]), some[0].axes, site.groups)
+        for some in zip(*each, strict=True)
+    ]
+    if sum(part.weights.size for part in parts) >= site.weight.size:
         return f"{cut.energy:.0%} of its outputs' variance needs all of it"
-    if of.bias is not None:
-        take_up_mean(of, _mean_kept(parts, of.moments, of.bias))
+    means = [
+        of.moments.means()[1] - _mean_kept(own, of.moments, of.bias)
+        for own, of in zip(each, groups, strict=True)
+        if of.bias is not None
+    ]
     replace_by_parts(site, parts, (INNER, CORE))
+    last = site_of(site.node)
+    if means and last is not None:
+        set_weights(last, last.matrix(), np.concatenate(means).astype(np.float32))
     return None
 
 
-def _parts(site: Site, weights: Matrix, total: Moments, cut: Cut, context: Context) -> Parts:
-    """The parts of a site with W [out, in]; a rank that is to be found is rounded up to what kernels like."""
-    shape = (site.outputs, site.inputs, *site.weight.shape[2:]) if site.is_conv else weights.shape
-    axes, multiple = tuple(range(len(shape) - 2)), context.target.channel_multiple if context.target else 1
-    ones = (1,) * len(axes)
+def factorised(site: Site, groups: Sequence[Whole], cut: Cut, multiple: int = 1) -> list[Parts]:
+    """The parts of each group of a site, all of the same rank: that of the group which needs most.
 
-    def rank(of: lr.Projection, share: float) -> int:
-        return min(-(-of.rank_for(share) // multiple) * multiple, len(of.carried))
+    Args:
+        site: the site.
+        groups: W [out, in] of each, with the moments of what it reads; one where the site is dense.
+        cut: how.
+        multiple: a rank that is to be found is rounded up to this.
+    """
+    kernel = site.weight.shape[2:] if "Conv" in site.node.op_type else ()
+    shape = (site.outputs // site.groups, site.inputs // site.groups, *kernel)
+    axes, ones = tuple(range(len(kernel))), (1,) * len(kernel)
 
-    plain = projection(site, weights, total)
+    def rank(of: Sequence[lr.Projection], share: float) -> int:
+        most = max(each.rank_for(share) for each in of)
+        return min(-(-most // multiple) * multiple, len(of[0].carried))
+
+    weights, grams = [of.weights for of in groups], [of.moments.centred()[0] for of in groups]
     if cut.form == "space":
-        kernel, gram = weights.reshape(shape), total.centred()[0]
-        unfolded = lr.unfolded_in_space(kernel, gram)
-        u, v = lr.split_in_space(kernel, gram, unfolded, cut.rank or rank(unfolded, cut.energy))
-        return [Part(v, (0,)), Part(u, (1,))]
+        kernels = [w.reshape(shape) for w in weights]
+        unfolded = [lr.unfolded_in_space(w, g) for w, g in zip(kernels, grams, strict=True)]
+        found = cut.rank or rank(unfolded, cut.energy)
+        cuts = [lr.split_in_space(*of, found) for of in zip(kernels, grams, unfolded, strict=True)]
+        return [[Part(v, (0,)), Part(u, (1,))] for u, v in cuts]
+    plain = [projection(site, of.weights, of.moments) for of in groups]
     if cut.form == "tucker":
-        kernel, gram = weights.reshape(*shape[:2], -1, 1), total.centred()[0]
+        kernels = [w.reshape(*shape[:2], -1, 1) for w in weights]
         share = (1 + cut.energy) / 2  # each of the two projections loses half
         outer = cut.rank or rank(plain, share)
-        thin = plain.factorise(outer)[1].reshape(outer, *kernel.shape[1:])
-        unfolded = lr.unfolded_in_channels(thin, gram)
+        starts, projected = zip(*(each.factorise(outer) for each in plain), strict=True)
+        thin = [each.reshape(-1, *kernels[0].shape[1:]) for each in projected]
+        unfolded = [lr.unfolded_in_channels(w, g) for w, g in zip(thin, grams, strict=True)]
         narrow = inner(site, outer) if cut.rank else rank(unfolded, share)
-        u, core, v = lr.split_by_tucker(kernel, gram, thin, unfolded, narrow)
-        middle = core.reshape(*core.shape[:2], *shape[2:])
-        return [Part(v.reshape(*v.shape, *ones)), Part(middle, axes), Part(u.reshape(*u.shape, *ones))]
-    u, v = plain.factorise(cut.rank or rank(plain, cut.energy))
-    return [Part(v.reshape(len(v), *shape[1:]), axes), Part(u.reshape(*u.shape, *ones))]
+        return [
+            [
+                Part(v.reshape(*v.shape, *ones)),
+                Part(core.reshape(*core.shape[:2], *kernel), axes),
+                Part(u.reshape(*u.shape, *ones)),
+            ]
+            for u, core, v in (
+                lr.split_by_tucker(*of, narrow)
+                for of in zip(kernels, grams, starts, thin, unfolded, strict=True)
+            )
+        ]
+    found = cut.rank or rank(plain, cut.energy)
+    return [
+        [Part(v.reshape(len(v), *shape[1:]), axes), Part(u.reshape(*u.shape, *ones))]
+        for u, v in (each.factorise(found) for each in plain)
+    ]
 
 
 def projection(site: Site, weights: Matrix, total: Moments) -> lr.Projection:
@@ -204,11 +249,11 @@ def projection(site: Site, weights: Matrix, total: Moments) -> lr.Projection:
 
     Args:
         site: the site.
-        weights: W [out, in].
+        weights: W [out, in], of one group where there are several.
         total: of all samples.
     """
     gram, _, covariance = total.centred()
-    if wide(site):
+    if wide(site) or site.transposed_conv:
         return lr.Projection.by_outputs(weights, covariance)
     return lr.Projection.by_inputs(weights, gram)
 

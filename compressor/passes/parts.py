@@ -5,13 +5,21 @@ towards, how the parts stand in the graph, and that the bias takes up the mean o
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.numerics.least_squares import Moments, refit
-from edgepress.compressor.observe import NEW, own_moments, restructured, site_moments, wide
+from edgepress.compressor.observe import (
+    NEW,
+    group_moments,
+    output_moments,
+    own_moments,
+    restructured,
+    site_moments,
+    wide,
+)
 from edgepress.compressor.passes.base import Context, Outcome, Skipped
 from edgepress.compressor.passes.shrink import refit_site, refittable
 from edgepress.compressor.protocols import Array, Matrix
@@ -99,7 +107,8 @@ def split_in_order(
         site = site_of(node)
         moved = any(v in different for v in node.inputs if v is not None)
         if site is not None and site.name in wanted:
-            paired = (moved or before) and NEW not in site.y.meta and not wide(site)
+            fits = not (wide(site) or site.transposed_conv or NEW in site.y.meta)
+            paired = (moved or before) and fits
             why = split(site, paired, walked if paired else context)
             if why is None:
                 changed.append(site.name)
@@ -117,8 +126,6 @@ def unsplittable(site: Site, context: Context) -> str | None:
     """Why no pass can split a site, or None."""
     if context.left_by_user(site.name):
         return "--leave names it"
-    if not site.dense:
-        return "grouped or transposed convolutions are not split"
     if context.stream is None:
         return "needs samples"
     if site.bias_index is not None and site.bias() is None:
@@ -149,6 +156,31 @@ def whole(model: ir.Model, site: Site, context: Context, *, paired: bool) -> Who
     return Whole(site, weights, bias, fit + held)
 
 
+def wholes(model: ir.Model, site: Site, context: Context, *, paired: bool) -> list[Whole] | None:
+    """`whole` of each group of a site; of a ConvTranspose, which is not refitted, with the moments of outputs alone.
+
+    Returns:
+        None where its groups have too many inputs.
+    """
+    if site.dense:
+        return [whole(model, site, context, paired=paired)]
+    weights, bias = site.matrix().astype(np.float64), site.bias()
+    if site.transposed_conv:
+        return [Whole(site, weights, bias, output_moments(model, site, context))]
+    seen = group_moments(model, site, context, outputs=True, paired=paired)
+    if seen is None:
+        return None
+    found = []
+    own = [None] * site.groups if bias is None else np.split(bias, site.groups)
+    for matrix, own_bias, fit, held in zip(np.split(weights, site.groups), own, *seen, strict=True):
+        if paired:
+            transposed, fitted = refit(fit, held, matrix.T)
+            found.append(Whole(site, transposed.T, fitted.astype(np.float32), fit + held))
+        else:
+            found.append(Whole(site, matrix, own_bias, fit + held))
+    return found
+
+
 def take_up_mean(of: Whole, kept: Matrix) -> None:
     """Give a site the bias with which the mean of its outputs stays.
 
@@ -169,7 +201,7 @@ def replace_by_parts(site: Site, parts: Parts, suffixes: Sequence[str]) -> None:
         parts: of a Gemm or MatMul [out, in] each.
         suffixes: put behind the site's name they name all but the last.
     """
-    node, graph = site.node, site.node.graph
+    node, graph, kind = site.node, site.node.graph, site.node.op_type
     if not isinstance(graph, ir.Graph):
         raise ValueError(f"{site.name} is not in the main graph")
     values = set(ir.convenience.create_value_mapping(graph, include_subgraphs=True))
@@ -192,10 +224,11 @@ def replace_by_parts(site: Site, parts: Parts, suffixes: Sequence[str]) -> None:
             axis = {"axis": ir.AttrInt64("axis", 1)}
             x = add("Concat", f"{name}{COPIES}", [x] * part.copies, axis, "copies")
         own = _attributes(attributes, part) if site.is_conv else attributes
-        x = add(
-            node.op_type, name, [x, new_constant(graph, name, _stored(site, part.weights))], own, "middle"
-        )
-    if site.is_conv:
+        x = add(kind, name, [x, new_constant(graph, name, _stored(site, part.weights))], own, "middle")
+    if site.transposed_conv:
+        node.op_type = "Conv"
+        site = replace(site, out_axis=0, in_axis=1)
+    if kind.startswith("Conv"):
         for old in attributes:
             node.attributes.pop(old)
         node.attributes.update(_attributes(attributes, parts[-1]))
@@ -205,7 +238,7 @@ def replace_by_parts(site: Site, parts: Parts, suffixes: Sequence[str]) -> None:
 
 def _stored(site: Site, weights: Matrix) -> Array:
     """A part in the layout and the type of the site's weights."""
-    moved = weights if site.is_conv or site.out_axis == 0 else weights.T
+    moved = weights if site.out_axis == 0 else weights.swapaxes(0, 1)
     stored: Array = np.ascontiguousarray(moved.astype(site.weight.dtype))
     return stored
 

@@ -91,6 +91,8 @@ class Separable(Pass):
 
 def refusal(site: Site, multiplier: int | None, context: Context) -> str | None:
     """Why a site cannot be split with so many filters a channel, or with any where none is given; or None."""
+    if not site.dense:
+        return "grouped or transposed convolutions are not split"
     if why := unsplittable(site, context):
         return why
     if not site.is_conv or site.taps == 1:

@@ -131,6 +131,12 @@ def test_what_follows_a_fixed_map_is_least_squares(seed: int) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_moments_that_rounding_made_indefinite_are_no_obstacle() -> None:
+    seen = np.ones((6, 6)) - 1e-6 * np.outer([1, -1, 0, 0, 0, 0], [1, -1, 0, 0, 0, 0])
+    weights = np.random.default_rng(0).standard_normal((3, 6))
+    assert np.isfinite(best_after(weights, seen, np.eye(6))).all()
+
+
 @given(SEEDS, st.integers(1, 11))
 @settings(max_examples=15, deadline=None)
 def test_splits_lose_less_the_higher_the_rank_and_nothing_at_the_full_one(seed: int, rank: int) -> None:
@@ -142,12 +148,12 @@ def test_splits_lose_less_the_higher_the_rank_and_nothing_at_the_full_one(seed: 
         return error(kernel - np.einsum("orj,rci->ocij", u[:, :, 0], v[:, :, :, 0]), seen)
 
     def tucker(r: int) -> float:
-        u, core, v = split_by_tucker(kernel, seen, kernel, unfolded_in_channels(kernel, seen), r)
+        u, core, v = split_by_tucker(kernel, seen, np.eye(5), kernel, unfolded_in_channels(kernel, seen), r)
         return error(kernel - np.einsum("oq,qpij,pc->ocij", u, core, v), seen)
 
     full = error(kernel, seen)
-    assert space(12) < 1e-6 * full
-    assert tucker(4) < 1e-6 * full
+    assert space(12) < 1e-20 * full
+    assert tucker(4) < 1e-20 * full
     assert space(rank) <= full * (1 + 1e-9)
     assert space(min(rank + 3, 12)) <= space(rank) * 1.2
 

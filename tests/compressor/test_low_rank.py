@@ -190,12 +190,6 @@ def test_what_would_take_minutes_and_gigabytes_is_left_alone() -> None:
     assert [s.reason for s in outcome.skipped] == ["it has over 4096 outputs"]
 
 
-def test_grouped_and_transposed_convolutions_are_not_split() -> None:
-    for model, site in ((models.depthwise(), "c2"), (models.conv_transpose(), "d")):
-        outcome = LowRank(((site, 1),)).apply(model.clone(), oracles.context(model))
-        assert "grouped or transposed" in outcome.skipped[0].reason
-
-
 def test_sites_that_follow_are_refitted_but_for_those_that_the_user_leaves() -> None:
     model = models_core.random_net(["relu", "conv", "relu"], "gap", 4)
     infer_shapes(model)
