@@ -15,6 +15,7 @@ from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.model import to_bytes, to_proto
 from edgepress.compressor.passes import (
     Cluster,
+    Dynamic,
     LowRank,
     Pass,
     Prune,
@@ -71,6 +72,8 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "cluster": lambda _: Cluster(min_elements=2),
     "cluster, rows": lambda _: Cluster(1, per_channel=True, min_elements=2),
     "cluster, bytes": lambda _: Cluster(8, min_elements=2),
+    "dynamic": lambda _: Dynamic(min_elements=2),
+    "dynamic, few bits": lambda _: Dynamic(weight_bits=3, min_elements=2),
 }
 """Each pass, set to do as much as it can on a given model."""
 
@@ -104,6 +107,8 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "cluster": lambda _: Cluster(min_elements=10**9),
     "cluster, rows": lambda _: Cluster(1, per_channel=True, sites=("^nobody$",)),
     "cluster, bytes": lambda m: Cluster(8, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
+    "dynamic": lambda _: Dynamic(sites=("^nobody$",)),
+    "dynamic, few bits": lambda m: Dynamic(3, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
 }
 """The same passes, set to change nothing."""
 

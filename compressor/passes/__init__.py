@@ -2,6 +2,7 @@
 
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.passes.cluster import Cluster
+from edgepress.compressor.passes.dynamic import Dynamic
 from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.prune import Prune
 from edgepress.compressor.passes.quantize import Quantize
@@ -12,9 +13,10 @@ from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 
 ALL: tuple[type[Pass], ...] = (
     Shrink, LowRank, Separable, Prune, ThresholdReLU, Quantize, StoreWeights, Cluster,
+    Dynamic,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "Cluster", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
+    "ALL", "Cluster", "Dynamic", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
     "ThresholdReLU",
 ]  # fmt: skip

@@ -29,8 +29,9 @@ NETS = ("net_excite", "net_slice", "net_multiplier", "net_transposed", "net_prel
 
 @pytest.fixture(autouse=True)
 def packing_that_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else weights as few as these would never be packed."""
+    """Else weights as few as these would never be packed, nor quantized."""
     monkeypatch.setattr("edgepress.compressor.numerics.packing.UNPACKING_BYTES", -(10**6))
+    monkeypatch.setattr("edgepress.compressor.passes.dynamic.OVERHEAD", -(10**6))
 
 
 every = pytest.mark.parametrize("kind", sorted(conformance.STRONG))
