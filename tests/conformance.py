@@ -24,6 +24,7 @@ from edgepress.compressor.passes import (
     Shrink,
     StoreWeights,
     ThresholdReLU,
+    WeightOnly,
 )
 from edgepress.compressor.passes.base import Context, Outcome
 from edgepress.compressor.passes.threshold_relu import activations
@@ -74,6 +75,8 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "cluster, bytes": lambda _: Cluster(8, min_elements=2),
     "dynamic": lambda _: Dynamic(min_elements=2),
     "dynamic, few bits": lambda _: Dynamic(weight_bits=3, min_elements=2),
+    "weight only": lambda _: WeightOnly(min_elements=2),
+    "weight only, 2 bits": lambda _: WeightOnly(2, 32, symmetric=True, min_elements=2),
 }
 """Each pass, set to do as much as it can on a given model."""
 
@@ -108,6 +111,8 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "cluster, rows": lambda _: Cluster(1, per_channel=True, sites=("^nobody$",)),
     "cluster, bytes": lambda m: Cluster(8, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
     "dynamic": lambda _: Dynamic(sites=("^nobody$",)),
+    "weight only": lambda m: WeightOnly(leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
+    "weight only, 2 bits": lambda _: WeightOnly(2, sites=("^nobody$",)),
     "dynamic, few bits": lambda m: Dynamic(3, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
 }
 """The same passes, set to change nothing."""

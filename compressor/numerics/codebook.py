@@ -81,6 +81,10 @@ class Books:
             return Books(self.table, self.scales[rows])
         return self if len(self.table) == 1 else Books(self.table[rows])
 
+    def column(self, index: int) -> "Books":
+        """The same for all."""
+        return self
+
     def codes(self, x: Matrix) -> Matrix:
         """Indices, as floats, of the values nearest to X [..., rows]: a binary search in all rows at once."""
         middles = self._middles

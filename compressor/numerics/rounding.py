@@ -40,6 +40,10 @@ class Levels(Protocol):
         """The levels of some rows."""
         ...
 
+    def column(self, index: int) -> Self:
+        """The levels of one column, where columns differ."""
+        ...
+
     def codes(self, x: Matrix) -> Matrix:
         """Codes, as floats, of the levels nearest to X [..., rows]."""
         ...
@@ -64,6 +68,10 @@ class Steps:
     def part(self, rows: slice) -> "Steps":
         """The levels of some rows."""
         return Steps(self.scales[rows], self.grid)
+
+    def column(self, index: int) -> "Steps":
+        """The same for all."""
+        return self
 
     def codes(self, x: Matrix) -> Matrix:
         """Integers, as floats, nearest to X [..., rows] / scale."""
@@ -232,10 +240,10 @@ def _compensated(weights: Matrix, factors: Factors, levels: Levels, stays: Mask 
         block, across = left[:, :, start:end].copy(), upper[:, start:end, start:end]
         errors = np.empty_like(block)
         for j in range(end - start):
-            column = block[:, :, j]
+            column, some = block[:, :, j], levels.column(int(order[start + j]))
             wanted = column if stays is None else column * stays[:, order[start + j]]
-            result[:, :, start + j] = codes = levels.codes(wanted)
-            errors[:, :, j] = error = (column - levels.values(codes)) / across[:, j, j, None]
+            result[:, :, start + j] = codes = some.codes(wanted)
+            errors[:, :, j] = error = (column - some.values(codes)) / across[:, j, j, None]
             block[:, :, j + 1 :] -= error[:, :, None] * across[:, j, None, j + 1 :]
         left[:, :, end:] -= errors @ upper[:, start:end, end:]
     unsorted: Matrix = result[:, :, np.argsort(order)]

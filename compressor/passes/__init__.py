@@ -10,13 +10,14 @@ from edgepress.compressor.passes.separable import Separable
 from edgepress.compressor.passes.shrink import Shrink
 from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.passes.threshold_relu import ThresholdReLU
+from edgepress.compressor.passes.weight_only import WeightOnly
 
 ALL: tuple[type[Pass], ...] = (
     Shrink, LowRank, Separable, Prune, ThresholdReLU, Quantize, StoreWeights, Cluster,
-    Dynamic,
+    Dynamic, WeightOnly,
 )  # fmt: skip
 
 __all__ = [
     "ALL", "Cluster", "Dynamic", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
-    "ThresholdReLU",
+    "ThresholdReLU", "WeightOnly",
 ]  # fmt: skip

@@ -31,7 +31,8 @@ NETS = ("net_excite", "net_slice", "net_multiplier", "net_transposed", "net_prel
 def packing_that_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else weights as few as these would never be packed, nor quantized."""
     monkeypatch.setattr("edgepress.compressor.numerics.packing.UNPACKING_BYTES", -(10**6))
-    monkeypatch.setattr("edgepress.compressor.passes.dynamic.OVERHEAD", -(10**6))
+    for module in ("dynamic", "weight_only"):
+        monkeypatch.setattr(f"edgepress.compressor.passes.{module}.OVERHEAD", -(10**6))
 
 
 every = pytest.mark.parametrize("kind", sorted(conformance.STRONG))

@@ -1,0 +1,185 @@
+"""Weights in blocks of columns, each row of a block with a scale and a zero point of its own.
+
+    w ≈ s_b (c − z_b)        c of 2, 4 or 8 bits, b the block that the column is in
+
+The more scales, the fewer bits do: outliers coarsen their own block alone (Dettmers et al. 2022, 8-bit optimizers via
+block-wise quantization, §2.1). Without zero points z is half of all codes and the scale has a sign, so that the largest
+weight of a block is met exactly, on the side of zero that has one code more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgepress.compressor.numerics.grids import SMALLEST_SCALE, Array
+from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.numerics.rounding import (
+    RATIOS,
+    best_damping,
+    levels_at,
+    nearest_codes,
+    power,
+    round_among,
+)
+from edgepress.compressor.protocols import Matrix
+
+ROWS = 1024
+"""Rows that are looked at together: all of them would take many times the memory of the weights."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The levels (c − zero) · scale of a matrix in blocks of columns; they are `rounding.Levels`.
+
+    Attributes:
+        scales: not zero [blocks, rows], float32.
+        zeros: codes that stand for zero [blocks, rows], float32.
+        top: the largest code.
+        of: the block of each column [columns], or of the one column that is looked at.
+    """
+
+    scales: Array
+    zeros: Array
+    top: int
+    of: Array | int
+
+    def part(self, rows: slice) -> "Blocks":
+        """The levels of some rows."""
+        return replace(self, scales=self.scales[:, rows], zeros=self.zeros[:, rows])
+
+    def column(self, index: int) -> "Blocks":
+        """The levels of one column."""
+        return self if isinstance(self.of, int) else replace(self, of=int(self.of[index]))
+
+    def codes(self, x: Matrix) -> Matrix:
+        """Codes, as floats, of the levels nearest to X [columns, rows], or of one column to X [..., rows]."""
+        codes: Matrix = np.rint(x / self.scales[self.of] + self.zeros[self.of])
+        codes.clip(0, self.top, out=codes)
+        return codes
+
+    def values(self, codes: Array) -> Matrix:
+        """The levels that codes stand for, of the shape that `codes` gives."""
+        values: Matrix = (codes - self.zeros[self.of]) * self.scales[self.of].astype(np.float64)
+        return values
+
+
+def fit_blocks(
+    weights: Array, bits: int, size: int, symmetric: bool, importance: Matrix | None = None
+) -> Blocks:
+    """Scales and zero points with the least squared error among shares of each block's range.
+
+    Args:
+        weights: W [out, in], finite.
+        bits: of a code.
+        size: columns of a block; the last may have fewer.
+        symmetric: leave zero points out.
+        importance: how much an error in each column counts [in]; all alike where None.
+    """
+    outputs, inputs = weights.shape
+    count = -(-inputs // size)
+    each = np.ones(inputs) if importance is None else importance
+    counts = np.pad(each, (0, count * size - inputs)).reshape(count, size)
+    scales, zeros = np.empty((count, outputs), np.float32), np.empty((count, outputs), np.float32)
+    for start in range(0, outputs, ROWS):
+        rows = slice(start, min(start + ROWS, outputs))
+        padded = np.pad(weights[rows].astype(np.float64), ((0, 0), (0, count * size - inputs)))
+        blocks = padded.reshape(-1, count, size)
+        least = np.full(blocks.shape[:2], np.inf)
+        for scale, zero in _candidates(blocks, (1 << bits) - 1, symmetric):
+            codes = np.clip(np.rint(blocks / scale[..., None] + zero[..., None]), 0, (1 << bits) - 1)
+            error = np.square((codes - zero[..., None]) * scale[..., None] - blocks)
+            loss = np.einsum("rbs,bs->rb", error, counts)
+            better = (loss < least).T
+            scales[:, rows] = np.where(better, scale.T, scales[:, rows])
+            zeros[:, rows] = np.where(better, zero.T, zeros[:, rows])
+            least = np.minimum(least, loss)
+    return Blocks(scales, zeros, (1 << bits) - 1, np.arange(inputs) // size)
+
+
+def _candidates(blocks: Array, top: int, symmetric: bool) -> Iterator[tuple[Array, Array]]:
+    """Scales and zero points [rows, blocks] to try, widest range first; scales as float32 has them."""
+    low, high = np.minimum(blocks.min(axis=2), 0.0), np.maximum(blocks.max(axis=2), 0.0)
+    if not symmetric:
+        for ratio in RATIOS:
+            scale = _scale((high - low) * ratio / top)
+            yield scale, np.clip(np.rint(-low * ratio / scale), 0, top)
+        return
+    half = (top + 1) / 2
+    zero = np.full(low.shape, half)
+    peak, side = np.maximum(high, -low), np.where(high > -low, -1.0, 1.0)
+    yield _scale(peak / (half - 1)), zero
+    for ratio in RATIOS:
+        yield side * _scale(peak * ratio / half), zero
+
+
+def _scale(scale: Array) -> Array:
+    """As a file has it; one where all weights are zero."""
+    kept = np.where(scale > 0, np.maximum(scale, SMALLEST_SCALE), 1.0)
+    return kept.astype(np.float32).astype(np.float64)
+
+
+def round_in_blocks(
+    weights: Array, bits: int, size: int, symmetric: bool, seen: tuple[Moments, Moments] | None
+) -> tuple[Array, Blocks]:
+    """Round a matrix in blocks; with a look at its inputs so that outputs keep.
+
+    No row is worse, on all rows of inputs together, than by its nearest levels.
+
+    Args:
+        weights: W [out, in], finite.
+        bits: of a code.
+        size: columns of a block.
+        symmetric: leave zero points out.
+        seen: moments of most rows of inputs, and of the others.
+
+    Returns:
+        Codes [out, in], uint8, and their levels.
+    """
+    if seen is None:
+        levels = fit_blocks(weights, bits, size, symmetric)
+        parts = [slice(start, start + ROWS) for start in range(0, len(weights), ROWS)]
+        return np.concatenate(
+            [nearest_codes(weights[p], levels.part(p)).astype(np.uint8) for p in parts]
+        ), levels
+    fit, held = seen
+    both = fit + held
+    gram, least = both.centred()[0], both.rounding()
+    levels = fit_blocks(weights, bits, size, symmetric, power(gram, least))
+    damping = best_damping(weights, fit, held, levels)
+    return round_among(weights, gram, least, damping, levels, np.uint8), levels
+
+
+def unblocked(codes: Array, levels: Blocks) -> Array:
+    """What codes [out, in] stand for [out, in], float32."""
+    rows = [slice(start, start + ROWS) for start in range(0, len(codes), ROWS)]
+    parts = [levels_at(codes[r], levels.part(r)).astype(np.float32) for r in rows]
+    whole: Array = np.concatenate(parts)
+    return whole
+
+
+def packed_blocks(codes: Array, bits: int, size: int) -> Array:
+    """Codes as MatMulNBits reads them, the first in the lowest bits: uint8 [out, blocks, size · bits / 8].
+
+    Args:
+        codes: [out, in].
+        bits: 2, 4 or 8.
+        size: columns of a block; zeros fill the last.
+    """
+    outputs, inputs = codes.shape
+    count = -(-inputs // size)
+    padded = np.pad(codes.astype(np.uint8), ((0, 0), (0, count * size - inputs)))
+    return _bytes(padded, bits).reshape(outputs, count, size * bits // 8)
+
+
+def packed_zeros(levels: Blocks, bits: int) -> Array:
+    """Zero points as MatMulNBits reads them: uint8 [out, bytes], each row filled with zeros."""
+    zeros = levels.zeros.T.astype(np.uint8)
+    return _bytes(np.pad(zeros, ((0, 0), (0, -zeros.shape[1] % (8 // bits)))), bits)
+
+
+def _bytes(codes: Array, bits: int) -> Array:
+    """Codes [rows, n], n a multiple of those in a byte, side by side."""
+    each = codes.reshape(len(codes), -1, 8 // bits) << (np.arange(8 // bits) * bits).astype(np.uint8)
+    packed: Array = np.bitwise_or.reduce(each, axis=2)
+    return packed
