@@ -14,6 +14,8 @@ import onnx_ir as ir
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.sites import Site, int_attribute, site_name
 
+_WITH_MACS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "MatMulNBits"})
+
 Shapes = Mapping[str, tuple[int, ...]]
 """Value name → observed shape for one sample."""
 
@@ -75,7 +77,7 @@ def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[N
         weight_bytes = sum(c.nbytes for c in constants)
         activations = sum(_bytes(v, shapes) for v in node.outputs)
         moved = weight_bytes + activations
-        integer = any(
+        integer = _in_integers(node) or any(
             v is not None and (p := v.producer()) is not None and p.op_type == "DequantizeLinear"
             for v in node.inputs[:1]
         )
@@ -87,6 +89,12 @@ def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[N
     return costs
 
 
+def _in_integers(node: ir.Node) -> bool:
+    """Whether a product's operator computes in 8 bits, whatever it reads."""
+    blocks = node.op_type == "MatMulNBits" and int_attribute(node, "accuracy_level", 0) == 4
+    return blocks or node.op_type == "MatMulInteger"
+
+
 def node_macs(node: ir.Node, shapes: Shapes) -> int:
     """Multiply-accumulates of one node for one sample, 0 where it has none.
 
@@ -94,7 +102,7 @@ def node_macs(node: ir.Node, shapes: Shapes) -> int:
         node: any node; its weights may be constant or come from a DequantizeLinear.
         shapes: observed for a batch of one, weights included.
     """
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
+    if node.op_type not in _WITH_MACS or len(node.inputs) < 2:
         return 0
     x, w, y = (_shape(v, shapes) for v in (node.inputs[0], node.inputs[1], node.outputs[0]))
     if not x or not w or not y:

@@ -44,6 +44,14 @@ _MUST_BE_FINITE = frozenset(
     }
 )
 
+_GRIDS = {
+    "QuantizeLinear": slice(1, None),
+    "DequantizeLinear": slice(1, None),
+    "MatMulNBits": slice(2, 4),
+    "DynamicQuantizeLSTM": slice(8, 12),
+}
+"""Operator → inputs that are scales and zero points."""
+
 
 def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> ir.Model:
     """Read, check and represent a model.
@@ -186,17 +194,23 @@ def weights_bytes(model: ir.Model) -> int:
 def parameter_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
     """Names and tensors of what `parameters` counts."""
     left_out = {ir.DataType.INT64, ir.DataType.UINT64, ir.DataType.BOOL, ir.DataType.STRING}
-    quantizing = frozenset({"QuantizeLinear", "DequantizeLinear"})
     grids = {
         value.name
         for node in ir.traversal.RecursiveGraphIterator(model.graph)
-        if node.op_type in quantizing
-        for value in node.inputs[1:]
+        for value in _grid_of(node)
         if value is not None
     }
     for name, tensor, _ in _weights(model):
         if tensor.dtype not in left_out and name not in grids:
             yield name, tensor
+
+
+def _grid_of(node: ir.Node) -> Sequence[ir.Value | None]:
+    """What a node reads as scales or zero points."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    if node.op_type == "Mul" and any(m is not None and m.op_type == "DynamicQuantizeLinear" for m in makers):
+        return node.inputs
+    return node.inputs[_GRIDS.get(node.op_type, slice(0))]
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

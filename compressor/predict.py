@@ -77,7 +77,17 @@ def _fused(node: ir.Node) -> bool:
         if maker is not None and maker.op_type in _ACTIVATIONS and maker.inputs[0] is not None:
             maker = maker.inputs[0].producer()
         return maker is not None and _integer(maker)
-    return False
+    return _scales_sums(node)
+
+
+def _scales_sums(node: ir.Node) -> bool:
+    """Whether a node only makes floats of an integer product's sums: its kernel does that."""
+    makers = {value.producer() for value in node.inputs if value is not None} - {None}
+    kinds = {maker.op_type for maker in makers if maker is not None}
+    if node.op_type == "Cast":
+        return kinds == {"MatMulInteger"}
+    sums = any(m is not None and m.op_type == "Cast" and _scales_sums(m) for m in makers)
+    return node.op_type == "Mul" and (sums or kinds == {"DynamicQuantizeLinear"})
 
 
 def _integer(node: ir.Node) -> bool:

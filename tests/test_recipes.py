@@ -1,8 +1,11 @@
 """Recipes that the user writes: each kind of pass goes through the whole job, and the report tells of it."""
 
+import models
+import onnx
 import pytest
 from clicase import Case
 
+from edgepress.compressor.model import load, to_proto
 from edgepress.compressor.report.record import load_report
 
 PARAMETERS = {
@@ -25,3 +28,47 @@ def test_report_tells_of_a_site_of_its_own(case: Case, entry: str, wanted: dict[
     steps = [step.parameters for step in report.steps if step.site and step.kept]
     told = [{name: each[name] for name in wanted} for each in steps if wanted.keys() <= each.keys()]
     assert told == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("entry", "treatment", "operator"),
+    [
+        ("kind = 'dynamic'", "8-bit arithmetic", "MatMulInteger"),
+        (
+            "kind = 'dynamic'\nweight_bits = 4",
+            "8-bit arithmetic on weights stored in 4 bits",
+            "MatMulInteger",
+        ),
+        ("kind = 'weight_only'", "weights stored in 4 bits", "MatMulNBits"),
+        ("kind = 'weight_only'\nbits = 8\nblock_size = 16", "weights stored in 8 bits", "MatMulNBits"),
+    ],
+)
+def test_operators_of_the_runtime_go_through_the_whole_job_and_in_again(
+    case: Case, entry: str, treatment: str, operator: str
+) -> None:
+    onnx.save(to_proto(models.mlp(512, 64)), case.model)
+    (case.folder / "recipe.toml").write_text(f"[[pass]]\n{entry}\nsites = ['^y$']\n")
+    assert case.compress(recipe=case.folder / "recipe.toml", metric="agreement").code in (0, 1)
+    report = load_report(case.out / "report.json")
+    assert {row.name: row.treatment for row in report.sites} == {"h": "as it was", "y": treatment}
+    assert report.compressed.macs == report.baseline.macs
+    assert report.compressed.parameters == report.baseline.parameters
+    assert report.compressed.size_bytes < report.baseline.size_bytes / 2
+    result = case.out / "model.onnx"
+    assert operator in {node.op_type for node in load(result).graph}
+    inspected = case.run("inspect", result)
+    assert inspected.code == 0
+    assert operator in inspected.out
+    words = (
+        result,
+        "--data",
+        case.folder / "calib.npz",
+        "--target",
+        "arm",
+        "--out",
+        case.folder / "again",
+        "--metric",
+        "agreement",
+    )
+    again = case.run(*words)
+    assert again.code in (0, 1, 4), again.err

@@ -37,7 +37,7 @@ from edgepress.compressor.report.record import (
     Step,
     dump_report,
 )
-from edgepress.compressor.report.sites import site_rows
+from edgepress.compressor.report.sites import in_blocks, site_rows
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.serialize import files, parse, write
 from edgepress.compressor.userfunction import is_function_name
@@ -168,8 +168,12 @@ def _packed_away(model: ir.Model, at_load: Iterable[ir.Node]) -> int:
     """How many more weights there are than constants that hold them, several to a word."""
     found = [what for node in at_load if (what := packed(node)) is not None]
     words = {value.name for _, _, constants in found for value in constants}
-    held = sum(tensor.size for name, tensor in parameter_tensors(model) if name in words)
-    return sum(count for count, _, _ in found) - held
+    count = sum(count for count, _, _ in found)
+    for node in model.graph:
+        weights = node.inputs[1] if (blocks := in_blocks(node)) is not None else None
+        if blocks is not None and weights is not None and weights.name not in words:
+            words, count = words | {weights.name}, count + blocks[0]
+    return count - sum(tensor.size for name, tensor in parameter_tensors(model) if name in words)
 
 
 PER_SITE = (

@@ -15,6 +15,7 @@ from edgepress.compressor.passes.parts import COPIES
 from edgepress.compressor.passes.separable import DEPTHWISE
 from edgepress.compressor.report.record import SiteCost, SiteRow
 from edgepress.compressor.samples import shapes_in_one_run
+from edgepress.compressor.sites import int_attribute
 
 _UNPACKING = frozenset({"DequantizeLinear", "Cast", "Mul"})
 _PARTS = (INNER, CORE, DEPTHWISE, COPIES)
@@ -109,6 +110,10 @@ def _weights_by_node(model: ir.Model) -> dict[str, Held]:
     for node in model.graph:
         held = found[site_name(node)] = Held()
         stack = [value for value in node.inputs if value is not None]
+        if (blocks := in_blocks(node)) is not None:
+            count, bits = blocks
+            held.add(count, sum(v.const_value.nbytes for v in stack if v.const_value is not None), bits)
+            continue
         while stack:
             value = stack.pop()
             maker, tensor = value.producer(), value.const_value
@@ -122,6 +127,14 @@ def _weights_by_node(model: ir.Model) -> dict[str, Held]:
             elif maker is not None and maker.op_type in _UNPACKING and _constant_only(maker):
                 stack += [each for each in maker.inputs if each is not None]
     return found
+
+
+def in_blocks(node: ir.Node) -> tuple[int, int] | None:
+    """How many weights a MatMulNBits has, of what bits; None for other nodes."""
+    if node.op_type != "MatMulNBits":
+        return None
+    inputs, outputs, bits = (int_attribute(node, name, 0) for name in ("K", "N", "bits"))
+    return inputs * outputs, bits
 
 
 def _constant_only(node: ir.Node) -> bool:
@@ -145,6 +158,7 @@ def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass]
     structure = bool(words)
     few = " and ".join(str(each) for each in sorted(bits))
     arithmetic = any(s.kind == "quantize" and cost.name not in getattr(s, "leave", ()) for s in recipe)
+    arithmetic |= any(part.op == "MatMulInteger" for part in parts)
     if arithmetic and max(bits, default=32) <= 8:
         words.append(
             "8-bit arithmetic" + (f" on weights stored in {few} bits" if min(bits, default=8) < 8 else "")

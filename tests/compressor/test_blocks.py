@@ -128,3 +128,9 @@ def test_rows_do_not_hang_on_how_many_are_looked_at_together(monkeypatch: pytest
     assert np.array_equal(whole[0], cut[0])
     assert np.array_equal(whole[1].scales, cut[1].scales)
     assert np.array_equal(unblocked(*whole), unblocked(*cut))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_all_codes_are_used_on_either_side_of_zero(sign: int) -> None:
+    w = (sign * 0.1 * np.arange(-8, 8)[None]).astype(np.float32)
+    np.testing.assert_allclose(unblocked(*round_in_blocks(w, 4, 16, True, None)), w, rtol=1e-6, atol=1e-7)

@@ -13,8 +13,9 @@ from models import constants, text
 
 from edgepress.compressor.cost import kernel_ns, node_costs, peak_activation_bytes, positions, total_macs
 from edgepress.compressor.model import parameters
-from edgepress.compressor.passes import StoreWeights
+from edgepress.compressor.passes import Dynamic, Pass, StoreWeights, WeightOnly
 from edgepress.compressor.passes.base import Context
+from edgepress.compressor.predict import predicted_ns
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.sites import find_sites
 from edgepress.runtime.engines.ort import OrtEngine, OrtRunner
@@ -132,3 +133,32 @@ def test_unpacked_weights_are_not_run_for_their_shape() -> None:
     assert known["w1"] == (64, 6)  # made by a Mul now
     assert known["h"] == known["a"] == (1, 64)
     assert set(asked) == {"h", "a", "y"}
+
+
+@pytest.mark.parametrize("step", [Dynamic(min_elements=2), WeightOnly(min_elements=2)])
+@pytest.mark.parametrize("name", ["mlp", "matmul"])
+def test_integer_products_cost_what_float_ones_do(
+    name: str, step: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{type(step).__module__}.OVERHEAD", -(10**6))
+    model, known = models.ALL[name](), shapes(models.ALL[name]())
+    changed = model.clone()
+    assert step.apply(changed, Context()).changed == ("h", "y" if name == "mlp" else "g")
+    seen = shapes(changed)
+    assert total_macs(changed, seen) == total_macs(model, known)
+    fast, slow = oracles.Board(macs_per_ns_int8=10.0), oracles.Board(macs_per_ns_int8=0.001)
+    for board in (fast, slow):
+        costs = {cost.name: cost for cost in node_costs(changed, seen, board)}
+        assert (costs["h"].latency_ns > 10_000) == (board is slow)
+
+
+def test_what_the_kernel_of_a_dynamic_product_does_is_not_predicted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgepress.compressor.passes.dynamic.OVERHEAD", -(10**6))
+    model = models.ALL["matmul"]()
+    Dynamic(min_elements=2).apply(model, Context())
+    known = shapes(model)
+    board = oracles.Board(node_overhead_ns=1e6)
+    # DynamicQuantizeLinear and MatMulInteger twice, and Add, Relu, Add
+    assert round(predicted_ns(model, known, board) / 1e6) == 2 * 2 + 3
