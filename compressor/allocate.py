@@ -15,7 +15,11 @@ import numpy as np
 
 from edgepress.compressor.cost import kernel_ns
 from edgepress.compressor.numerics.packing import stored_bytes
+from edgepress.compressor.passes.low_rank import Form
 from edgepress.compressor.protocols import Matrix, Target
+
+Part = tuple[float, float, float]
+"""Outputs, inputs × taps and positions of one layer."""
 
 State = tuple[int, ...]
 """A value for each knob."""
@@ -31,6 +35,7 @@ class Knob:
         full: the value at which nothing is changed.
         values: allowed lower values, descending.
         damage: predicted damage at each of `values`.
+        form: of a rank, how the site is split.
         rounded: of a rank, by bits, the same where the two factors have so many; it stands for both knobs then.
     """
 
@@ -39,6 +44,7 @@ class Knob:
     full: int
     values: tuple[int, ...]
     damage: tuple[float, ...]
+    form: Form = "channels"
     rounded: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
@@ -54,6 +60,8 @@ class Layer:
         positions: output positions per sample.
         rank_knob: index of its rank knob, or −1.
         bits_knob: index of its bits knob, or −1.
+        kernel: rows and columns of its taps.
+        input_positions: positions of its input along rows and columns, over those of its output.
     """
 
     name: str
@@ -67,6 +75,20 @@ class Layer:
     depthwise_taps: int
     rank_knob: int
     bits_knob: int = -1
+    kernel: tuple[int, int] = (1, 1)
+    input_positions: tuple[float, float] = (1.0, 1.0)
+
+    def split(self, form: Form, rank: float, rows: float, columns: float) -> Sequence[Part]:
+        """What the site becomes at a rank, with these rows and columns."""
+        (_, wide), (down, across) = self.kernel, self.input_positions
+        if form == "space":
+            return [(rank, columns / wide, self.positions * across), (rows, rank * wide, self.positions)]
+        if form == "tucker":
+            taps = math.prod(self.kernel)
+            inner = max(rank * columns / taps / rows, 1.0)
+            first = (inner, columns / taps, self.positions * down * across)
+            return [first, (rank, inner * taps, self.positions), (rows, rank, self.positions)]
+        return [(rank, columns, self.positions), (rows, rank, self.positions)]
 
 
 @dataclass(frozen=True)
@@ -96,23 +118,19 @@ def layer_cost(
         rows -= (knobs[layer.rows_knob].full - state[layer.rows_knob]) * layer.rows_per_unit
     if layer.columns_knob >= 0:
         columns -= (knobs[layer.columns_knob].full - state[layer.columns_knob]) * layer.per_unit
+    parts: Sequence[Part] = [(rows, columns, layer.positions)]
     if layer.depthwise_taps:
-        parts = [(rows, float(layer.depthwise_taps))]
+        parts = [(rows, float(layer.depthwise_taps), layer.positions)]
     elif layer.rank_knob >= 0 and state[layer.rank_knob] < knobs[layer.rank_knob].full:
-        rank = float(state[layer.rank_knob])
-        parts = [(rank, columns), (rows, rank)]
-    else:
-        parts = [(rows, columns)]
+        parts = layer.split(knobs[layer.rank_knob].form, float(state[layer.rank_knob]), rows, columns)
     bits = 8 if layer.bits_knob < 0 else state[layer.bits_knob]
     ns = size = 0.0
-    for out, inputs in parts:
+    for out, inputs, at in parts:
         lanes = math.ceil(out / how.multiple) * how.multiple
         weights = out * inputs
         size += stored_bytes(weights, bits) + 4 * out + 150
-        moved = weights + out * layer.positions * (1 if how.integer else 4)
-        ns += target.node_overhead_ns + kernel_ns(
-            target, lanes * inputs * layer.positions, moved, integer=how.integer
-        )
+        moved = weights + out * at * (1 if how.integer else 4)
+        ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=how.integer)
     return ns, size
 
 

@@ -47,4 +47,14 @@ def layer_of(
         site.taps if site.depthwise else 0,
         own.get("rank", -1),
         own.get("bits", -1),
+        *_plane(site, shapes),
     )
+
+
+def _plane(site: Site, shapes: Shapes) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Rows and columns of a kernel's taps, and how many more of either its input has than its output."""
+    sizes = [shapes.get(value.name or "", ())[2:] for value in (site.x, site.y)]
+    if site.weight.ndim != 4 or not site.is_conv or any(len(size) != 2 for size in sizes):
+        return (1, site.taps), (1.0, 1.0)
+    rows, columns = (before / max(after, 1) for before, after in zip(*sizes, strict=True))
+    return (int(site.weight.shape[2]), int(site.weight.shape[3])), (rows, columns)

@@ -21,7 +21,7 @@ from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.observe import output_names, own_moments
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes.base import Context, Pass, Skipped
-from edgepress.compressor.passes.low_rank import INNER, LowRank, projection, refusal
+from edgepress.compressor.passes.low_rank import Form, LowRank, best_form, inner, numbers, parts_of, refusal
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.shrink import Shrink, group_curve, left_by_user, shrinkable, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights, weights_of
@@ -74,7 +74,8 @@ class Options:
         if widths := self._turned("width", state):
             passes.append(Shrink(widths=widths))
         if ranks := self._turned("rank", state):
-            passes.append(LowRank(ranks=ranks))
+            forms = tuple((name, self._forms[name]) for name, _ in ranks if self._forms[name] != "channels")
+            passes.append(LowRank(ranks=ranks, forms=forms))
         return tuple(passes)
 
     def bits(self, state: Sequence[int], half: Sequence[str] = ()) -> tuple[tuple[str, int], ...]:
@@ -87,10 +88,15 @@ class Options:
         split = {name for name, _ in self._turned("rank", state)}
         wanted = dict.fromkeys(half, HALF) | dict(self._turned("bits", state))
         return tuple(
-            (each, bits)
+            (f"{name}{part}", bits)
             for name, bits in wanted.items()
-            for each in ((f"{name}{INNER}", name) if name in split else (name,))
+            for part in (parts_of(self._forms[name]) if name in split else ("",))
         )
+
+    @property
+    def _forms(self) -> dict[str, Form]:
+        """How each site with a rank is split."""
+        return {knob.name: knob.form for knob in self.knobs if knob.kind == "rank"}
 
     def _turned(self, kind: str, state: Sequence[int]) -> tuple[tuple[str, int], ...]:
         knobs = zip(self.knobs, state, strict=True)
@@ -187,7 +193,7 @@ def collect(
     compare = Comparison(stacked_outputs(model, shown, TRIAL_ROWS), shown)
     large = _large(sites, shapes)
     jobs: list[tuple[str, Group | Site]] = [("width", g) for g in groups if not left_by_user(g, context)]
-    jobs += [("rank", s) for s in sites if s.name in large and refusal(s, 1, context) is None]
+    jobs += [("rank", s) for s in sites if s.dense and s.name in large and refusal(s, 1, context) is None]
     alone = {w.readers[0] for w in weights_of(model) if len(w.value.uses()) == 1}
     jobs += [("bits", s) for s in sites if s.name in alone and not context.left_by_user(s.name)]
     order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
@@ -276,25 +282,23 @@ def rank_knob(
     trials: Sequence[float] = TRIAL_ERRORS,
 ) -> Knob | None:
     """The knob of one dense site, or None where no rank below its break-even is allowed."""
-    rows, columns = site.matrix().shape
-    even = rows * columns / (rows + columns)
-    full = min(rows, columns)
-    values = [v for v in ladder(full, multiple) if v < 0.9 * even]
+    fit, held = own_moments(model, site, context)
+    form, lost = best_form(site, fit + held)
+    size, full = site.weight.size, len(lost) - 1
+    values = [v for v in ladder(full, multiple) if numbers(site, form, v, inner(site, v)) < 0.9 * size]
     if not values:
         return None
-    fit, held = own_moments(model, site, context)
-    lost = projection(site, site.matrix().astype(np.float64), fit + held).lost()
     errors = [float(lost[v]) for v in values]
 
     def trial(rank: int) -> float:
         candidate = model.clone()
-        LowRank(ranks=((site.name, rank),), follow=False).apply(candidate, context)
+        LowRank(ranks=((site.name, rank),), form=form, follow=False).apply(candidate, context)
         return compare(candidate)
 
     points = measured_points(values, errors, trial, trials)
     # A dense matrix makes errors good among inputs that go together; what flows between two factors does not.
     rounded = {bits: along(points, [e + 2 * rounding_error(bits) for e in errors]) for bits in BITS}
-    return Knob("rank", site.name, full, tuple(values), along(points, errors), rounded)
+    return Knob("rank", site.name, full, tuple(values), along(points, errors), form, rounded)
 
 
 def bits_knob(

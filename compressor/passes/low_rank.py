@@ -45,6 +45,9 @@ INNER = "_v"
 CORE = "_k"
 """The same of the part in the middle."""
 
+COMPARED_AT = 0.35
+"""Share of its weights that a site keeps where forms are compared."""
+
 Form = Literal["channels", "space", "tucker"]
 
 
@@ -156,6 +159,37 @@ def numbers(site: Site, form: Form, rank: int, narrow: int) -> int:
     if form == "tucker":
         return narrow * inputs + site.groups * rank * narrow * site.taps + site.outputs * rank
     return rank * (site.outputs + inputs * site.taps)
+
+
+def parts_of(form: Form) -> tuple[str, ...]:
+    """What the names of a site's parts end in."""
+    return (INNER, CORE, "") if form == "tucker" else (INNER, "")
+
+
+def best_form(site: Site, total: Moments) -> tuple[Form, Matrix]:
+    """The form that loses least where a site keeps `COMPARED_AT` of its weights, and what it loses at each rank.
+
+    Args:
+        site: a dense site.
+        total: its moments.
+    """
+    weights = site.matrix().astype(np.float64)
+    plain = projection(site, weights, total).lost()
+    found: dict[Form, Matrix] = {"channels": plain}
+    if site.is_conv and site.taps > 1 and not wide(site):
+        kernel, gram = weights.reshape(site.outputs, site.inputs, -1, 1), total.centred()[0]
+        narrow = lr.unfolded_in_channels(kernel, gram).lost()
+        found["tucker"] = np.minimum(plain + narrow[[inner(site, r) for r in range(len(plain))]], 1.0)
+        if site.weight.ndim == 4 and min(site.weight.shape[2:]) > 1:
+            found["space"] = lr.unfolded_in_space(weights.reshape(site.weight.shape), gram).lost()
+
+    def at(form: Form) -> float:
+        most = COMPARED_AT * weights.size
+        fits = [r for r in range(1, len(found[form])) if numbers(site, form, r, inner(site, r)) <= most]
+        return float(found[form][max(fits, default=0)])
+
+    form = min(found, key=at)
+    return form, found[form]
 
 
 def split(model: ir.Model, site: Site, cut: Cut, context: Context) -> str | None:

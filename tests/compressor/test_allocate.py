@@ -122,7 +122,7 @@ def test_a_knob_that_gains_nothing_is_not_turned() -> None:
 
 
 def test_rank_and_bits_of_one_site_do_not_add_up() -> None:
-    rank = Knob("rank", "a", 32, (8, 4), (0.1, 0.3), {4: (0.2, 0.5), 2: (3.0, 4.0)})
+    rank = Knob("rank", "a", 32, (8, 4), (0.1, 0.3), rounded={4: (0.2, 0.5), 2: (3.0, 4.0)})
     bits = Knob("bits", "a", 8, (4, 2), (0.01, 0.02))
     layer = Layer("a", 64, -1, 64, -1, 0.0, 0.0, 1, 0, 0, 1)
     descent = Descent([layer], [rank, bits], oracles.Board(), Weighing(0.0, 1.0, False, 4), (0.0, 0.0))

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import constants, text
 
+from edgepress.compressor.cost import positions
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.layers import layer_of
 from edgepress.compressor.numerics.low_rank import (
     Projection,
     best_after,
@@ -18,10 +20,14 @@ from edgepress.compressor.numerics.low_rank import (
     unfolded_in_channels,
     unfolded_in_space,
 )
-from edgepress.compressor.passes.low_rank import Form, LowRank
+from edgepress.compressor.observe import own_moments
+from edgepress.compressor.passes.low_rank import Form, LowRank, best_form
+from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.protocols import Array, Matrix
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites
+from edgepress.runtime.engines.ort import OrtEngine
 
 SEEDS = st.integers(0, 10_000)
 CONVS = {
@@ -205,3 +211,35 @@ def test_impossible_parameters_are_refused() -> None:
     for recipe in ({"energy": 0.0}, {"energy": 2.0}, {"sites": ("(",)}):
         with pytest.raises(UsageError, match="low_rank"):
             LowRank(**recipe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["channels", "space", "tucker"])
+@pytest.mark.parametrize("attributes", [CONVS["plain"], CONVS["strides"]])
+def test_layers_foretell_what_a_split_costs(form: Form, attributes: str) -> None:
+    """Weights and multiplications of the parts, by the runtime's own shapes."""
+    model = conv(np.random.default_rng(0).standard_normal((12, 8, 3, 3)).astype(np.float32), attributes)
+    shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
+    channels, groups, _ = shrinkable(model)
+    site = find_sites(model)[0]
+    layer = layer_of(site, channels, groups, [], shapes)
+    LowRank((("y", 6),), form=form).apply(model, oracles.context(model, seed=1))
+    shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
+    parts = layer.split(form, 6, layer.rows, layer.columns)
+    found = [(s.outputs, s.inputs * s.taps, positions(s, shapes)) for s in find_sites(model)]
+    np.testing.assert_allclose(np.array(parts), np.array(found))
+
+
+def test_the_form_is_the_one_that_fits_the_kernel() -> None:
+    cases: dict[Form, Array] = {
+        "space": in_space(1, 3)[0],
+        "tucker": by_tucker(1, 5, 2, 3, 3),
+        "channels": by_tucker(1, 3, 8, 3, 3),
+    }
+    for form, weight in cases.items():
+        model = conv(weight, CONVS["plain"])
+        site = find_sites(model)[0]
+        fit, held = own_moments(model, site, oracles.context(model))
+        found, lost = best_form(site, fit + held)
+        assert found == form
+        assert lost[0] == 1
+        assert lost[-1] < 1e-6
