@@ -48,6 +48,7 @@ from edgepress.compressor.passes.rounding import (
     round_plainly,
     weight_grid,
 )
+from edgepress.compressor.passes.swallow import fold_swallowed
 from edgepress.compressor.sites import Site, find_sites
 
 HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"])
@@ -102,6 +103,7 @@ class Quantize(Pass):
         if sum(as_gemm(site) + clip_before_pool(site) for site in sites):
             modified, names = True, {site.name for site in sites}
             sites = [site for site in find_sites(model) if site.name in names]
+        modified |= bool(fold_swallowed(model, sites, self.ranges, activation_grid(context), context.stream))
         while sites:
             plan, pooled = _final_plan(model, sites)
             modified |= pooled

@@ -14,7 +14,7 @@ then miss is put back by refitting them (`shrink.refit_following`).
 No dense kernel is faster for zeros: they pay on hardware and in engines that skip them. onnxruntime 1.31 fuses neither
 form, where it does fuse a Relu into the Conv before it: a net of six small layers took 6 % longer with one ε each,
 16 % with one a channel. It has no kernel of half precision, and casts. Behind a quantizer whose step is at least 2ε
-nothing is needed: `thresholds.swallowed`.
+nothing is needed: `quantize` takes it out again (passes/swallow.py).
 """
 
 import math
