@@ -1,12 +1,14 @@
 """Recipes that the user writes: each kind of pass goes through the whole job, and the report tells of it."""
 
 import models
+import numpy as np
 import onnx
+import oracles
 import pytest
 from clicase import Case
 
 from edgepress.compressor.model import load, to_proto
-from edgepress.compressor.report.record import load_report
+from edgepress.compressor.report.record import Report, load_report
 
 PARAMETERS = {
     "kind = 'shrink'\nwidths = [['h', 8]]": {"width": 8},
@@ -72,3 +74,41 @@ def test_operators_of_the_runtime_go_through_the_whole_job_and_in_again(
     )
     again = case.run(*words)
     assert again.code in (0, 1, 4), again.err
+
+
+def recipe(case: Case, text: str) -> Report:
+    (case.folder / "recipe.toml").write_text(text)
+    assert case.compress(recipe=case.folder / "recipe.toml", budget=90).code in (0, 1)
+    return load_report(case.out / "report.json")
+
+
+CUT = "[[pass]]\nkind = 'threshold_relu'\nthresholds = [['a', 0.4]]\ncompensate = false\n"
+
+
+def test_report_tells_of_zeros_by_layer_where_a_recipe_makes_them(case: Case) -> None:
+    prune = (
+        "[[pass]]\nkind = 'prune'\nsparsity = 0.5\ncompensate = false\nmin_elements = 1\nsites = ['^y$']\n"
+    )
+    found = {(row.of, row.site): row for row in recipe(case, CUT + prune).zeros}
+    with np.load(case.folder / "test.npz") as rows:
+        a = oracles.values(models.mlp(32), {"x": rows["x"]}, ["a"])["a"]
+    assert {key for key in found if key[0] == "activations"} == {("activations", "a")}
+    activation = found["activations", "a"]
+    assert activation.before == pytest.approx(100 * (a == 0).mean())
+    assert activation.after == pytest.approx(100 * (a <= 0.4).mean())
+    assert activation.after > activation.before + 10
+    assert activation.values == a.size
+    assert (found["weights", "y"].before, found["weights", "y"].after) == (0, 50)
+    assert found["weights", "h"].after == 0
+    page = (case.out / "report.html").read_text()
+    assert f"{activation.before:.1f} %" in page
+    assert f"{activation.after:.1f} %" in page
+
+
+def test_what_is_shrunk_away_counts_as_zero_and_what_is_packed_is_unpacked(case: Case) -> None:
+    rest = "[[pass]]\nkind = 'shrink'\nwidths = [['h', 8]]\n[[pass]]\nkind = 'prune'\nmin_elements = 1\n"
+    last = "[[pass]]\nkind = 'store'\nmin_elements = 1\nweight_bits = 8\n"
+    found = {(row.of, row.site): row for row in recipe(case, CUT + rest + last).zeros}
+    assert 75 <= (found["activations", "a"].after or 0) < 100
+    assert found["weights", "y"].after == pytest.approx(50, abs=7)
+    assert recipe(case, "[[pass]]\nkind = 'store'\n").zeros == ()

@@ -38,6 +38,7 @@ from edgepress.compressor.report.record import (
     dump_report,
 )
 from edgepress.compressor.report.sites import in_blocks, site_rows
+from edgepress.compressor.report.zeros import zero_rows
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.serialize import files, parse, write
 from edgepress.compressor.userfunction import is_function_name
@@ -98,6 +99,7 @@ def build_report(found: Findings) -> Report:
         steps=tuple(_steps(found, best, sites)),
         left_alone=tuple(LeftAlone(site=s.site, reason=s.reason) for s in found.left_alone),
         sites=sites,
+        zeros=tuple(zero_rows(found, best.model, best.recipe)),
         candidates=tuple(_candidate(c) for c in found.candidates),
         recipe=tuple(to_json(best.recipe)),
         warnings=tuple(found.warnings),

@@ -94,6 +94,8 @@ def render(report: Report) -> str:
         intervals=(words.interval_text(report.baseline), words.interval_text(report.compressed)),
         layers=layers,
         others=others,
+        zeros=[row for row in report.zeros if row.after is not None],
+        zero_means=_zero_means(report),
         scatters=[plot for plot in _scatters(report) if plot is not None],
         parameters=_parameters,
         saves=_saves,
@@ -138,6 +140,21 @@ def _layers(report: Report) -> tuple[list[Layer], list[tuple[str, str]]]:
         for row in report.sites
     ]
     return layers, [(site, "; ".join(why)) for site, why in reasons.items()]
+
+
+def _zero_means(report: Report) -> list[tuple[str, float, float]]:
+    """Percent of zeros before and after, of all weights and of all activations that are still there to count."""
+    found = []
+    for kind in ("weights", "activations"):
+        rows = [row for row in report.zeros if row.of == kind and row.after is not None]
+        total = sum(row.values for row in rows)
+        if total:
+            before, after = (
+                sum(row.values * (share or 0.0) for row, share in zip(rows, shares, strict=True)) / total
+                for shares in ([row.before for row in rows], [row.after for row in rows])
+            )
+            found.append((kind, before, after))
+    return found
 
 
 def _treatment(row: SiteRow) -> str:

@@ -129,6 +129,25 @@ class SiteRow(Record):
     treatment: str = ""
 
 
+class ZeroRow(Record):
+    """How much of one layer's weights or activations is zero, in percent.
+
+    Attributes:
+        site: name of the layer, or of the activation.
+        of: which of the two; activations are counted on samples.
+        before: in the model that came in.
+        after: in the one that went out; what was removed of an activation counts as zero. Null where it is split, or
+            gone.
+        values: how many were counted.
+    """
+
+    site: str
+    of: Literal["weights", "activations"]
+    before: float
+    after: MaybeFloat = None
+    values: int
+
+
 class CandidateRow(Record):
     """One model that the search built: its trail.
 
@@ -189,6 +208,7 @@ class Report(Record):
         steps: what was tried, in order.
         left_alone: sites that nothing touched.
         sites: cost by layer.
+        zeros: by layer, where the recipe prunes or cuts activations off; empty elsewhere.
         candidates: the search's trail.
         recipe: what made the result.
         warnings: what the user should know.
@@ -225,6 +245,7 @@ class Report(Record):
     steps: tuple[Step, ...] = ()
     left_alone: tuple[LeftAlone, ...] = ()
     sites: tuple[SiteRow, ...] = ()
+    zeros: tuple[ZeroRow, ...] = ()
     candidates: tuple[CandidateRow, ...] = ()
     recipe: tuple[dict[str, JsonValue], ...] = ()
     warnings: tuple[str, ...] = ()
