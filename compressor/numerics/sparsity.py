@@ -92,22 +92,27 @@ def prune_to_outputs(
     gram /= unit
     plain = w * pattern.mask(np.abs(w), count)
 
-    def tried(gram: Matrix, damping: float, stages: int) -> Array:
+    def tried(gram: Matrix, damping: float, stages: int, chosen: bool) -> Array:
         strength = ridge(gram, damping, both.rounding() / unit)
-        if not by_outputs:
+        if not chosen:
             return _fitted(w, plain, plain != 0, gram, strength, STEPS)
         if pattern.keep is not None:
             return _fitted(w, *_swept(w, gram, strength, pattern), gram, strength, STEPS)
         return _in_stages(w, gram, strength, pattern, count, stages)
 
-    best = 1
+    # Groups that choose one after another may choose worse than magnitudes do.
+    kinds = (True, False) if by_outputs and pattern.keep is not None else (by_outputs,)
+    best: list[tuple[float, bool]] = [(DAMPINGS[0], kind) for kind in kinds]
     if compensate and fit.rows < ENOUGH * fit.inputs:
         seen, unseen = (moments.centred()[0] / unit for moments in (fit, held))
-        tries = [plain, *(tried(seen, damping, 1) for damping in DAMPINGS)]
-        best = int(np.argmin([row_errors(w - q, unseen).sum() for q in tries]))
+        ways = [(damping, kind) for kind in kinds for damping in DAMPINGS]
+        lost = [float(row_errors(w - tried(seen, d, 1, k), unseen).sum()) for d, k in ways]
+        least = int(np.argmin(lost))
+        best = [ways[least]] if lost[least] < float(row_errors(w - plain, unseen).sum()) else []
     found = plain
-    if compensate and best:
-        found = _better(w, tried(gram, DAMPINGS[best - 1], STAGES), plain, gram, pattern)
+    if compensate:
+        for damping, kind in best:
+            found = _better(w, tried(gram, damping, STAGES, kind), found, gram, pattern)
     elif by_outputs and not compensate:
         found = _better(w, w * _bare_mask(w, gram, pattern, count), plain, gram, pattern)
     result: Array = np.ldexp(found, exponent)
