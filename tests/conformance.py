@@ -16,6 +16,7 @@ from edgepress.compressor.model import to_bytes, to_proto
 from edgepress.compressor.passes import (
     Cluster,
     Dynamic,
+    Half,
     LowRank,
     Pass,
     Prune,
@@ -76,6 +77,7 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "dynamic": lambda _: Dynamic(min_elements=2),
     "dynamic, few bits": lambda _: Dynamic(weight_bits=3, min_elements=2),
     "weight only": lambda _: WeightOnly(min_elements=2),
+    "half": lambda _: Half(min_elements=2),
     "weight only, 2 bits": lambda _: WeightOnly(2, 32, symmetric=True, min_elements=2),
 }
 """Each pass, set to do as much as it can on a given model."""
@@ -112,6 +114,7 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "cluster, bytes": lambda m: Cluster(8, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
     "dynamic": lambda _: Dynamic(sites=("^nobody$",)),
     "weight only": lambda m: WeightOnly(leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
+    "half": lambda _: Half(sites=("^nobody$",)),
     "weight only, 2 bits": lambda _: WeightOnly(2, sites=("^nobody$",)),
     "dynamic, few bits": lambda m: Dynamic(3, leave=tuple(s.name for s in find_sites(m)), min_elements=10**9),
 }

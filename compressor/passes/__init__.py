@@ -3,6 +3,7 @@
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.dynamic import Dynamic
+from edgepress.compressor.passes.half import Half
 from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.prune import Prune
 from edgepress.compressor.passes.quantize import Quantize
@@ -14,10 +15,10 @@ from edgepress.compressor.passes.weight_only import WeightOnly
 
 ALL: tuple[type[Pass], ...] = (
     Shrink, LowRank, Separable, Prune, ThresholdReLU, Quantize, StoreWeights, Cluster,
-    Dynamic, WeightOnly,
+    Dynamic, WeightOnly, Half,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "Cluster", "Dynamic", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
+    "ALL", "Cluster", "Dynamic", "Half", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
     "ThresholdReLU", "WeightOnly",
 ]  # fmt: skip

@@ -27,6 +27,7 @@ from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.products import (
     CONVOLUTIONS,
+    NO_CONSTANT,
     RECURRENT,
     SHARED,
     Product,
@@ -144,7 +145,7 @@ class Dynamic(Pass):
             if reason := weight_refusal(value):
                 return reason
             if value is None or array is None or array.ndim != 3:
-                return "its weights are no plain float constant"
+                return NO_CONSTANT
             if len(value.uses()) > 1:
                 return SHARED
         if int_attribute(node, "layout", 0):

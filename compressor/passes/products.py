@@ -26,6 +26,7 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"MatMul", "Gemm"})
 
+NO_CONSTANT = "its second factor is no float constant of the file: an activation, or stored in another form"
 SHARED = "its weights are read by what stays as it is, too: the file would grow"
 
 
@@ -89,11 +90,10 @@ def product_of(node: ir.Node) -> Product | str:
     """A node as a product, or why it is none that can be rewritten."""
     x, weight = node.inputs[:2]
     array = constant(weight)
-    if x is None or weight is None or array is None:
-        activations = weight is not None and weight.const_value is None
-        return "both factors are activations" if activations else "its weights are no plain float constant"
     if refused := weight_refusal(weight):
         return refused
+    if x is None or array is None:
+        return NO_CONSTANT
     if array.ndim != 2:
         return "its weights are no matrix"
     if x.const_value is not None:
@@ -113,7 +113,7 @@ def weight_refusal(value: ir.Value | None) -> str | None:
     """Why a weight cannot be replaced, or None; who else reads it is looked at elsewhere."""
     array = constant(value)
     if value is None or array is None:
-        return "its weights are no plain float constant"
+        return NO_CONSTANT
     if array.dtype != np.float32:
         return f"{array.dtype} weights: only float32 ones are replaced"
     if not array.size:

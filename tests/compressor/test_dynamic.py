@@ -201,7 +201,7 @@ def test_what_stays_as_it_is_says_why() -> None:
     assert "output of the model" in reason(models.weight_as_output())["y"]
     assert "control flow" in reason(models.control_flow())["t"]
     assert (
-        "activations"
+        "an activation"
         in reason(models.text(header, "t = Transpose(x) z = MatMul(x, t) y = MatMul(z, x)"))["z"]
     )
     tied = models.text(header, "h = MatMul(x, w) g = Relu(w) y = MatMul(h, g)", big)
