@@ -184,6 +184,44 @@ def test_lstm_is_the_quantized_operator_and_gives_nearly_the_same(
             assert not np.array_equal(after[name], array)
 
 
+def test_lstm_keeps_lengths_first_states_and_peepholes() -> None:
+    model = lstm(
+        rest=", b, lengths, h0, c0, p", extra=', activations = ["Sigmoid", "Tanh", "Tanh"], clip = 2.0'
+    )
+    rng = np.random.default_rng(2)
+    more = {"h0": (1, 2, 24), "c0": (1, 2, 24), "p": (1, 72)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in more.items()}
+    for name, array in (arrays | {"lengths": np.array([3, 7], np.int32)}).items():
+        tensor = ir.tensor(array, name=name)
+        value = next(v for node in model.graph for v in node.inputs if v is not None and v.name == name)
+        value.const_value, value.shape, value.dtype = tensor, ir.Shape(array.shape), tensor.dtype
+        model.graph.register_initializer(value)
+    changed, outcome = applied(model, Dynamic())
+    assert len(outcome.changed) == 1
+    x = rng.standard_normal((7, 2, 16)).astype(np.float32)
+    before, after = run(model, {"x": x}), run(changed, {"x": x})
+    assert not before["y"][3:, :, 0].any()
+    for name, array in before.items():
+        assert np.abs(after[name] - array).max() < 0.05
+    batch_first = lstm(rest=", b", extra=", layout = 1")
+    assert "time axis" in reason(batch_first)[next(iter(batch_first.graph)).outputs[0].name or ""]
+
+
+def test_old_opsets_are_raised_to_one_that_has_the_operators() -> None:
+    model = models.text(
+        "(float[N, 64] x) => (float[N, 64] y)",
+        "y = MatMul(x, w)",
+        models.constants(1, w=(64, 64)),
+        opset=8,
+        ir_version=4,
+    )
+    changed, outcome = applied(model, Dynamic())
+    assert outcome.changed == ("y",)
+    assert changed.opset_imports[""] >= 11
+    x = {"x": np.ones((2, 64), np.float32)}
+    assert oracles.close(run(model, x), run(changed, x), 0.02)
+
+
 def reason(model: ir.Model, step: Dynamic | None = None) -> dict[str, str]:
     changed, outcome = applied(model, step or Dynamic(min_elements=2))
     assert outcome.modified == (to_bytes(changed) != to_bytes(model))
