@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError, UsageError
+from edgepress.compressor.passes.weight_only import KERNEL_SINCE
+from edgepress.compressor.sites import int_attribute
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ RELEASES = tuple(
 def oldest_runtime(model: ir.Model) -> str:
     """The oldest onnxruntime release that reads this IR version and these opsets, such as `1.14`.
 
-    Operators of com.microsoft have no versions that would tell; they may need a later one.
+    Operators of com.microsoft have no versions that would tell; but for MatMulNBits they may need a later one.
 
     Raises:
         ModelError: the model is newer than every release known here.
@@ -105,6 +107,10 @@ def _exceeds(model: ir.Model, release: Release) -> str:
     for domain, limit in limits.items():
         if opsets.get(domain, 0) > limit:
             return f"opset {opsets[domain]} of {domain or 'ai.onnx'}, it reads {limit}"
+    for node in model.graph:
+        bits = int_attribute(node, "bits", 0) if node.op_type == "MatMulNBits" else 0
+        if release.version < KERNEL_SINCE.get(bits, (0, 0)):
+            return f"MatMulNBits of {bits} bits, it has no kernel for that"
     if model.ir_version > release.ir_version:
         return f"IR version {model.ir_version}, it reads {release.ir_version}"
     return ""

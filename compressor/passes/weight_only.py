@@ -44,8 +44,8 @@ OVERHEAD = 150
 FAST_BLOCKS = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
 """Block sizes by bits; with 2 bits the others run 30 times slower than floats (onnxruntime 1.31, x86)."""
 
-TWO_BITS_SINCE = (1, 24)
-"""First onnxruntime whose kernel takes 2 bits; 1.23 refuses to load the model."""
+KERNEL_SINCE = {2: (1, 24), 8: (1, 23)}
+"""Bits → first onnxruntime taken for one that computes with them. Seen: 1.23 does not load 2 bits, 1.20 not 8."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class WeightOnly(Pass):
         packed = outputs * (blocks * (block * self.bits // 8 + 4) + zeros)
         if 4 * product.weights.size <= packed + OVERHEAD:
             return "the file would not get smaller"
-        if self.bits == 2 and context.target is not None:
+        if self.bits in KERNEL_SINCE and context.target is not None:
             found = re.match(r"(\d+)\.(\d+)", context.target.runtime_version)
-            if found is not None and (int(found[1]), int(found[2])) < TWO_BITS_SINCE:
-                return f"onnxruntime {context.target.runtime_version} has no kernel for 2 bits"
+            if found is not None and (int(found[1]), int(found[2])) < KERNEL_SINCE[self.bits]:
+                return f"onnxruntime {context.target.runtime_version} has no kernel for {self.bits} bits"
         name, size = product.name, product.weights.size
         return left_out(name, size, context, self.sites, self.leave, self.min_elements)
 

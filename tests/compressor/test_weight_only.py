@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compressor.errors import UsageError
+from edgepress.compressor.errors import ModelError, UsageError
+from edgepress.compressor.export.releases import bound, oldest_runtime
 from edgepress.compressor.model import to_bytes
 from edgepress.compressor.normalize import normalize
 from edgepress.compressor.passes import WeightOnly
@@ -161,6 +162,18 @@ def test_what_stays_as_it_is_says_why() -> None:
     assert "no kernel for 2 bits" in reasons(model, WeightOnly(2), old)["y"]
     assert not reasons(model, WeightOnly(4), old)
     assert not reasons(model, WeightOnly(2), Context(target=oracles.Board(runtime_version="1.24.1")))
+
+
+def test_file_says_which_runtime_reads_it() -> None:
+    oldest = {}
+    for bits in (2, 4, 8):
+        changed, _ = applied(dense(3, 64, 64)[0], WeightOnly(bits))  # type: ignore[arg-type]
+        oldest[bits] = oldest_runtime(changed)
+    assert oldest[2] == "1.24"
+    assert oldest[8] == "1.23"
+    assert oldest[4] == oldest_runtime(dense(3, 64, 64)[0])
+    with pytest.raises(ModelError, match="2 bits"):
+        bound(applied(dense(3, 64, 64)[0], WeightOnly(2))[0], "1.23")
 
 
 def test_blocks_are_no_wider_than_the_inputs() -> None:
