@@ -213,9 +213,15 @@ def _resized(node: ir.Node, track: Track) -> Track | None:
         arrays = [constant(v) for v in node.inputs[2:4]]
         if any(v is not None and a is None for v, a in zip(node.inputs[2:4], arrays, strict=True)):
             return None
-        factors = next((a.tolist() for a in arrays[:1] if a is not None and a.size), None)
-        if factors is None and len(arrays) > 1 and arrays[1] is not None and "axes" not in node.attributes:
-            factors = [1.0 if i == track.axis else 2.0 for i in range(track.rank)]  # `sizes` is cut to fit
+        scales, sizes = (*arrays, None)[:2]
+        factors = scales.tolist() if scales is not None and scales.size else None
+        if (
+            factors is None
+            and sizes is not None
+            and len(sizes) == track.rank
+            and "axes" not in node.attributes
+        ):
+            factors = (sizes / [len(track.ids) if i == track.axis else 1 for i in range(track.rank)]).tolist()
     axes = axes_of(node, 9, track.rank) or list(range(track.rank))
     if not isinstance(factors, (list, tuple)) or len(factors) != len(axes):
         return None

@@ -117,14 +117,12 @@ class Activity:
         self.total += np.bincount(owner, np.abs(flat).sum(1, dtype=np.float64), self.units)
 
     def zero_rate(self) -> Matrix:
-        """APoZ [units]; 0 for a unit that was not seen."""
-        rate: Matrix = self.zeros / np.maximum(self.values, 1)
-        return rate
+        """APoZ [units]; 1 for a unit that was not seen: nobody reads it."""
+        return np.divide(self.zeros, self.values, out=np.ones(self.units), where=self.values > 0)
 
     def strength(self) -> Matrix:
-        """Mean |x| [units]; infinite for a unit that was not seen, or whose activations are no numbers."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = self.total / self.values
+        """Mean |x| [units]; 0 for a unit that was not seen, infinite where activations are no numbers."""
+        mean = np.divide(self.total, self.values, out=np.zeros(self.units), where=self.values > 0)
         return np.where(np.isfinite(mean), mean, np.inf)
 
 

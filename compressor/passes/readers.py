@@ -123,14 +123,16 @@ def reader_of(channels: Channels, one: Map, moments: Moments, position: dict[int
     weights = one.weights()
     mean = moments.x_sum / max(moments.rows, 1)
     gram = moments.xx / max(moments.rows, 1) - np.outer(mean, mean)
-    variance = float(np.einsum("io,ij,jo->", weights, gram, weights))
+    variance = max(float(np.einsum("io,io->", weights, gram @ weights)), 0.0)
     ids = channels.roots(channels.tracks[one.value].ids)
     unit_of = np.array([position.get(int(u), -1) for u in ids])
     ridge = max(float(np.trace(gram)), 0.0) / max(len(gram), 1) * 1e-4 + moments.rounding()
     return Reader(gram, weights, unit_of, 1.0 / (variance or 1.0), ridge)
 
 
-def fold(model: ir.Model, channels: Channels, removed: set[int], context: Context) -> None:
+def fold(
+    model: ir.Model, channels: Channels, removed: set[int], context: Context, *, own: bool = True
+) -> None:
     """Let the units that stay do, in these readers, what those that will go did.
 
     Args:
@@ -138,6 +140,7 @@ def fold(model: ir.Model, channels: Channels, removed: set[int], context: Contex
         channels: its analysis.
         removed: roots of the units that will go.
         context: with a stream.
+        own: also in the weights by which a recurrent layer reads its own state.
     """
     gone = np.fromiter(removed, np.int64, len(removed))
     maps, masks = [], []
@@ -146,7 +149,7 @@ def fold(model: ir.Model, channels: Channels, removed: set[int], context: Contex
             continue
         for one in maps_of(channels, node):
             mask = np.isin(channels.roots(channels.tracks[one.value].ids), gone)
-            if mask.any() and not mask.all() and len(mask) <= WIDEST:
+            if mask.any() and not mask.all() and len(mask) <= WIDEST and (own or not one.own):
                 maps.append(one)
                 masks.append(mask)
     if not maps:

@@ -1,5 +1,6 @@
 """Which units of a group matter least: criteria of `numerics.saliency` and `numerics.least_squares`, on samples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -8,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.dimensions import sizes_of
 from edgepress.compressor.numerics.least_squares import Consumer, eliminate
 from edgepress.compressor.numerics.saliency import Activity, Reader, fisher, pivots, weighted_gram
 from edgepress.compressor.observe import own_moments, restructured
@@ -19,6 +21,9 @@ Criterion = Literal["obs", "zeros", "outliers", "qr", "fisher"]
 
 BY_ACTIVITY = ("zeros", "outliers")
 """Criteria that look at units alone, not at what reads them."""
+
+MOST_TOGETHER = 1 << 21
+"""Activations of one sample that are gathered in one run."""
 
 ZERO_STAYS = frozenset([
     "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool", "Flatten", "Reshape",
@@ -69,12 +74,7 @@ def _curve(
     model: ir.Model, channels: Channels, group: Group, context: Context, criterion: Criterion
 ) -> Curve:
     if criterion in BY_ACTIVITY:
-        seen = activities(model, channels, [group], context)[0]
-        strength = seen.strength()
-        if criterion == "outliers":
-            return by_score(group, strength)
-        order = np.lexsort((strength, -seen.zero_rate()))  # of units as often zero the weakest first
-        return Curve(group.units[order], np.concatenate([[0.0], np.cumsum(1 - seen.zero_rate()[order])]))
+        return curve_by_activity(group, activities(model, channels, [group], context)[0], criterion)
     readers = readers_of(model, channels, group, context)
     if criterion == "fisher":
         return by_score(group, fisher(readers, len(group.units)))
@@ -85,6 +85,15 @@ def _curve(
         [Consumer(r.gram, r.weights, r.unit_of, r.weight, r.ridge) for r in readers], len(group.units)
     )
     return Curve(group.units[order], damage)
+
+
+def curve_by_activity(group: Group, seen: Activity, criterion: Criterion) -> Curve:
+    """Units by how often they are zero (of two that are as often the weaker one first), or by how weak they are."""
+    if criterion == "outliers":
+        return by_score(group, seen.strength())
+    rate = seen.zero_rate()
+    order = np.lexsort((seen.strength(), -rate))
+    return Curve(group.units[order], np.concatenate([[0.0], np.cumsum(1 - rate[order])]))
 
 
 def by_score(group: Group, score: Matrix) -> Curve:
@@ -148,12 +157,28 @@ def activities(
                 for v in some
             ]
         )
-    names = list(dict.fromkeys(v.name or "" for some in values for v in some))
-    for now, _ in context.stream(model, names):
-        for seen, some, whose in zip(found, values, owners, strict=True):
-            for value, owner in zip(some, whose, strict=True):
-                seen.update(np.moveaxis(now[value.name or ""], channels.tracks[value].axis, 0), owner)
+    for part in _parts(values):
+        names = list(dict.fromkeys(v.name or "" for i in part for v in values[i]))
+        for now, _ in context.stream(model, names):
+            for i in part:
+                for value, owner in zip(values[i], owners[i], strict=True):
+                    array = np.moveaxis(now[value.name or ""], channels.tracks[value].axis, 0)
+                    found[i].update(array, owner)
     return found
+
+
+def _parts(values: Sequence[Sequence[ir.Value]]) -> list[list[int]]:
+    """Groups whose activations are gathered in one run of the samples, for want of memory not always all."""
+    parts: list[list[int]] = []
+    taken = 0
+    for i, some in enumerate(values):
+        size = sum(math.prod(d for d in sizes_of(v) if isinstance(d, int)) for v in some)
+        if not parts or taken + size > MOST_TOGETHER:
+            parts.append([])
+            taken = 0
+        parts[-1].append(i)
+        taken += size
+    return parts
 
 
 def _sources(channels: Channels, group: Group) -> list[ir.Value]:

@@ -24,12 +24,20 @@ from edgepress.compressor.channels import Channels, Group, analyse, groups_of
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.saliency import Activity, outliers, rounded_up
-from edgepress.compressor.observe import WIDEST, kept_channels, own_moments, wide
+from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_moments, wide
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.cutting import remove_units
 from edgepress.compressor.passes.readers import fold, too_wide
 from edgepress.compressor.passes.refitting import refit_following, refit_site, refittable, write_fit
-from edgepress.compressor.passes.saliency import BY_ACTIVITY, Criterion, Curve, activities, group_curve
+from edgepress.compressor.passes.saliency import (
+    BY_ACTIVITY,
+    Criterion,
+    Curve,
+    activities,
+    curve_by_activity,
+    group_curve,
+)
+from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.sites import find_sites
 
 __all__ = [
@@ -101,22 +109,22 @@ class Shrink(Pass):
         left = dict(full)
         for cycle in range(1, self.cycles + 1):
             todo = [group for group in groups if group.name in chosen]
-            seen = (
-                activities(model, channels, todo, context) if self.criterion in BY_ACTIVITY and todo else []
-            )
+            seen = activities(model, channels, todo, context) if self.criterion in BY_ACTIVITY else []
             removed: set[int] = set()
             for place, group in enumerate(todo):
                 part = (goals[group.name] / full[group.name]) ** (cycle / self.cycles)
-                keep = round(full[group.name] * part)
                 if self.by_threshold:
-                    keep = self._above(seen[place], context)
-                if 0 < keep < len(group.units):
-                    curve = group_curve(model, channels, group, context, self.criterion)
+                    removed |= self._below(channels, group, seen[place], context)
+                elif 0 < (keep := round(full[group.name] * part)) < len(group.units):
+                    curve = (
+                        curve_by_activity(group, seen[place], self.criterion)
+                        if seen
+                        else group_curve(model, channels, group, context, self.criterion)
+                    )
                     removed |= leaving(channels, curve, keep)
             if removed:
-                changed |= dict.fromkeys(
-                    self._remove(model, channels, removed, list(zip(todo, seen, strict=False)), context)
-                )
+                known = list(zip(todo, seen, strict=False))
+                changed |= dict.fromkeys(self._remove(model, channels, removed, known, context))
                 channels = analyse(model)
                 groups, _ = groups_of(model, channels)
                 left |= {group.name: len(group.units) for group in groups}
@@ -165,17 +173,18 @@ class Shrink(Pass):
             return 0
         return rounded_up(full - round(self.share * full), full, multiple(context))
 
-    def _above(self, seen: Activity, context: Context) -> int:
-        """How many units are not below the threshold, and stay."""
+    def _below(self, channels: Channels, group: Group, seen: Activity, context: Context) -> set[int]:
+        """The units below the threshold, but for as many as make up a width that kernels like."""
         if self.criterion == "zeros":
-            below = seen.zero_rate() >= self.zero_rate
+            below = int((seen.zero_rate() >= self.zero_rate).sum())
         else:
-            below = outliers(seen.strength(), self.sigmas)
-        return (
-            rounded_up(seen.units - int(below.sum()), seen.units, multiple(context))
-            if below.any()
-            else seen.units
-        )
+            below = int(outliers(seen.strength(), self.sigmas).sum())
+        keep = rounded_up(seen.units - below, seen.units, multiple(context)) if below else seen.units
+        curve = curve_by_activity(group, seen, self.criterion)
+        lowest = Curve(
+            curve.order[:below], curve.damage[: below + 1]
+        )  # never another in the place of one that stays
+        return leaving(channels, lowest, below - (seen.units - keep))
 
     def _idle(self, name: str, goal: int, full: int) -> str:
         """Why nothing of a group went; empty where nothing was to go."""
@@ -196,13 +205,40 @@ class Shrink(Pass):
     ) -> list[str]:
         """Take units out, and put back what they did; for those that were always zero that is nothing."""
         dead = {int(u) for group, found in seen for u in group.units[found.zero_rate() == 1]}
-        put_back = self.compensate and not removed <= dead
-        if put_back:
-            fold(model, channels, removed, context)
-        changed = remove_units(model, channels, removed)
-        if put_back:
-            refit_following(model, changed, context)
-        return changed
+        if not self.compensate or removed <= dead:
+            return remove_units(model, channels, removed)
+        return removed_and_made_good(
+            model, channels, removed, context, own=own_fold_pays(model, removed, context)
+        )
+
+
+def removed_and_made_good(
+    model: ir.Model, channels: Channels, removed: set[int], context: Context, *, own: bool
+) -> list[str]:
+    """Take units out and put back what they did; `own` as for `readers.fold`. Gives names as `remove_units` does."""
+    fold(model, channels, removed, context, own=own)
+    changed = remove_units(model, channels, removed)
+    refit_following(model, changed, context)
+    return changed
+
+
+def own_fold_pays(model: ir.Model, removed: set[int], context: Context) -> bool:
+    """Whether recurrent layers that lose hidden units are better off if the others take their part in the next state.
+
+    What is told wrongly goes round and round, so that hangs on how much goes: both are tried on copies, and the outputs
+    compared with the original's. True where no such layer loses any.
+    """
+    channels = analyse(model)
+    layers = (recurrence_of(node) for node in model.graph)
+    states = [v for layer in layers if layer for v in layer.node.outputs if v in channels.tracks]
+    if not any(removed.intersection(channels.roots(channels.tracks[v].ids).tolist()) for v in states):
+        return True
+    moved = []
+    for own in (True, False):
+        candidate = model.clone()
+        removed_and_made_good(candidate, analyse(candidate), removed, context, own=own)
+        moved.append(distance(candidate, context))
+    return moved[0] <= moved[1]
 
 
 def multiple(context: Context) -> int:
@@ -260,7 +296,7 @@ def shrunk_alone(model: ir.Model, name: str, width: int, context: Context) -> ir
         for s in group.consumers
     }
     if group.others:
-        fold(candidate, channels, gone, context)
+        fold(candidate, channels, gone, context, own=own_fold_pays(model, gone, context))
     remove_units(candidate, channels, gone)
     for site in find_sites(candidate):
         if site.name in before and refittable(site, context):

@@ -64,6 +64,8 @@ def test_sizes_that_the_graph_worked_out_are_gone_with_what_they_said() -> None:
         ("b = Pad(a, pads)", models_flow.integers(pads=[0, 1, 0, 0, 0, 0, 0, 0]), 9),
         ("s, i = MaxPool <kernel_shape = [1, 1]> (a) f = Cast <to = 1> (i) b = Add(s, f)", {}, 8),
         ("b = Softmax <axis = 1> (a)", {}, 8),
+        ("b = Resize(a, , , sizes)", models_flow.integers(sizes=[4, 4, 4, 4]), 4),
+        ("b = Resize(a, , factors)", {"factors": np.array([1, 2, 1, 1], np.float32)}, 16),
     ],
 )
 def test_what_is_not_understood_stays(body: str, weights: models.Weights, channels: int) -> None:

@@ -1,63 +1,30 @@
-"""Shrinking by what a recipe says: criteria, shares, thresholds, cycles; and dead units, which cost nothing."""
+"""Shrinking by what a recipe says: criteria, shares, thresholds, cycles."""
 
 from typing import Any
 
 import models
-import models_core
 import models_flow
 import numpy as np
 import onnx_ir as ir
 import oracles
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from models import constants, text
+import scipy.linalg
+import scipy.special
+from models import text
+from shrinking import deep, kept, shrunk_by, widths
 
 from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.model import to_bytes
-from edgepress.compressor.observe import KEPT, Streamer
-from edgepress.compressor.passes import Shrink, ThresholdReLU
+from edgepress.compressor.observe import Streamer, distance
+from edgepress.compressor.passes import Shrink
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.saliency import group_curve
 from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import from_json, to_json
-from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.shapes import infer_shapes
-from edgepress.compressor.sites import find_sites, replace_constant
+from edgepress.compressor.sites import find_sites
 from edgepress.runtime.engines.ort import OrtEngine
-
-
-def deep(seed: int = 50, hidden: int = 20) -> tuple[ir.Model, Feeds]:
-    """Two hidden layers whose units fire more or less often; and samples."""
-    weights = constants(
-        seed, w1=(hidden, 6), b1=(hidden,), w2=(hidden, hidden), b2=(hidden,), w3=(3, hidden), b3=(3,)
-    )
-    weights["b1"] = np.linspace(-3, 2, hidden, dtype=np.float32)
-    body = """
-        h = Gemm <transB = 1> (x, w1, b1) a = Relu(h) g = Gemm <transB = 1> (a, w2, b2) r = Relu(g)
-        y = Gemm <transB = 1> (r, w3, b3)
-    """
-    model = text("(float[N, 6] x) => (float[N, 3] y)", body, weights)
-    infer_shapes(model)
-    return model, {"x": np.random.default_rng(seed).normal(size=(300, 6)).astype(np.float32)}
-
-
-def widths(model: ir.Model) -> dict[str, int]:
-    return {g.name: len(g.units) for g in groups_of(model, analyse(model))[0]}
-
-
-def kept(model: ir.Model, value: str) -> list[int]:
-    """Which of the original's channels a value still has."""
-    found = next(v for node in model.graph for v in node.outputs if v.name == value)
-    return [int(i) for i in found.meta.get(KEPT, range(found.shape[-1] if found.shape else 0))]
-
-
-def shrunk_by(step: Shrink, model: ir.Model, feeds: Feeds | None = None, **more: Any) -> ir.Model:
-    changed = model.clone()
-    rows = 64 if feeds is None else len(next(iter(feeds.values())))
-    step.apply(changed, oracles.context(model, rows, feeds=feeds, **more))
-    return changed
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.9])
@@ -103,8 +70,6 @@ def test_a_residual_stream_is_as_zero_as_after_all_its_adds() -> None:
 
 
 def test_pivoted_qr_keeps_what_scipy_would() -> None:
-    import scipy.linalg
-
     model, feeds = deep()
     a = oracles.values(model, feeds, ["a"])["a"].astype(np.float64)
     w = next(s for s in find_sites(model) if s.name == "g").matrix().astype(np.float64)
@@ -125,113 +90,6 @@ def test_fisher_removes_what_changes_the_readers_least_without_refit() -> None:
     assert curve.order.tolist() == group.units[np.argsort(moved)].tolist()
     total = float(np.sum(((a - a.mean(0)) @ w.T) ** 2))
     np.testing.assert_allclose(np.diff(curve.damage), np.sort(moved) / total, rtol=1e-4, atol=1e-9)
-
-
-@given(
-    st.lists(st.sampled_from(models_core.BLOCKS), min_size=1, max_size=4),
-    st.sampled_from(models_core.HEADS),
-    st.integers(0, 1000),
-)
-@settings(max_examples=25, deadline=None)
-def test_dead_units_go_without_a_trace(blocks: list[str], head: str, seed: int) -> None:
-    """Whatever stands behind them: what is not zero where it is read is not dead."""
-    model = models_core.random_net(["relu", *blocks, "conv", "relu"], head, seed)
-    rng = np.random.default_rng(seed)
-    for site in find_sites(model)[:-1]:
-        bias = site.bias()
-        if bias is not None and len(site.node.inputs) > 2:
-            replace_constant(
-                site.node, 2, np.where(rng.random(len(bias)) < 0.4, -50, bias).astype(np.float32)
-            )
-    feeds = models.feeds(model, 16, seed)
-    changed = shrunk_by(Shrink(criterion="zeros"), model, feeds)
-    assert oracles.close(models.run(model, feeds), models.run(changed, feeds), 1e-5)
-    assert to_bytes(shrunk_by(Shrink(criterion="zeros", compensate=False), model, feeds)) == to_bytes(changed)
-
-
-@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("attributes", ["", "linear_before_reset = 1"])
-def test_hidden_units_that_stay_at_zero_go_without_a_trace(op: str, both: bool, attributes: str) -> None:
-    """tanh(0) is their candidate at all times, in both directions."""
-    if attributes and op != "GRU":
-        return
-    model = models_flow.recurrent(op, both=both, attributes=attributes)
-    layer = recurrence_of(next(node for node in model.graph if node.op_type == op))
-    assert layer is not None
-    gate = {"RNN": 0, "GRU": 2, "LSTM": 3}[op]
-    dead = np.array([1, 4])
-    rows = gate * layer.hidden + dead
-    for place in (1, 2, 3):
-        value = layer.input(place)
-        assert value is not None
-        assert value.const_value is not None
-        array = value.const_value.numpy().copy()
-        array[:, rows] = 0
-        if place == 3:
-            array[:, layer.gates * layer.hidden + rows] = 0
-        replace_constant(layer.node, place, array)
-    feeds = models.feeds(model, 8)
-    changed = shrunk_by(Shrink(criterion="zeros"), model, feeds)
-    assert widths(changed) == {layer.name: layer.hidden - 2}
-    assert kept(changed, "s") == [0, 2, 3, 5]
-    fresh = models.feeds(model, 5, 9)
-    assert oracles.close(models.run(model, fresh), models.run(changed, fresh), 1e-6)
-
-
-@pytest.mark.parametrize("op", ["GRU", "LSTM"])
-@pytest.mark.parametrize("criterion", ["obs", "qr", "fisher", "zeros", "outliers"])
-def test_hidden_units_that_nobody_reads_go_without_a_trace(op: str, criterion: Any) -> None:
-    model = models_flow.recurrent(op, last=True)
-    layer = recurrence_of(model.graph[0])
-    reader = find_sites(model)[-1]
-    assert layer is not None
-    recurrent, unread = layer.recurrent.copy(), [0, 3]
-    recurrent[:, :, unread] = 0
-    replace_constant(layer.node, 2, recurrent)
-    weight = reader.weight.copy()
-    weight[:, unread] = 0
-    replace_constant(reader.node, 1, weight)
-    feeds = models.feeds(model, 64)
-    changed = shrunk_by(Shrink((("s", 4),), criterion=criterion, compensate=False), model, feeds)
-    if criterion in ("obs", "fisher", "qr"):
-        assert kept(changed, "h") == [1, 2, 4, 5]
-        assert oracles.close(models.run(model, feeds), models.run(changed, feeds), 1e-6)
-    assert widths(changed) == {"s": 4}
-
-
-@pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("build", [models.mlp, models.cnn, models.residual, models.depthwise, models.concat])
-def test_what_a_threshold_makes_dead_is_shrunk_away(build: Any, per_channel: bool) -> None:
-    model = build()
-    infer_shapes(model)
-    if build is models.depthwise:
-        per_channel = False
-    feeds = models.feeds(model, 64)
-    cut = model.clone()
-    names = [n.outputs[0].name or "" for n in model.graph if n.op_type in ("Relu", "Clip")]
-    if per_channel:
-        ThresholdReLU(quantile=0.6, per_channel=True).apply(cut, oracles.context(model, feeds=feeds))
-    else:
-        ThresholdReLU(tuple((name, 1.0) for name in names)).apply(cut, oracles.context(model, feeds=feeds))
-    for node in cut.graph:  # all small values of the first half of all channels are gone
-        if node.op_type == "Where":
-            threshold = node.inputs[0].producer().inputs[1]  # type: ignore[union-attr]
-            array = threshold.const_value.numpy().copy()  # type: ignore[union-attr]
-            array[: len(array) // 2] = 1e3
-            threshold.const_value = ir.tensor(array, name=threshold.name)  # type: ignore[union-attr]
-    changed = cut.clone()
-    Shrink(criterion="zeros", zero_rate=1.0, cycles=3).apply(changed, oracles.context(model, feeds=feeds))
-    assert oracles.close(models.run(cut, feeds), models.run(changed, feeds), 1e-6)
-    if per_channel:
-        assert sum(widths(changed).values()) < sum(widths(cut).values())
-
-
-def test_nothing_less_than_dead_goes_by_default() -> None:
-    model, feeds = deep()
-    zero = (oracles.values(model, feeds, ["a"])["a"] == 0).mean(0)
-    assert 0 < (zero == 1).sum() < (zero > 0.98).sum()
-    assert kept(shrunk_by(Shrink(criterion="zeros"), model, feeds), "h") == np.flatnonzero(zero < 1).tolist()
 
 
 def falling() -> tuple[ir.Model, Feeds]:
@@ -302,28 +160,21 @@ def test_refitting_makes_up_for_every_criterion() -> None:
         assert errors[0] < 0.7 * errors[1], criterion
 
 
-def test_folding_makes_up_for_what_a_recurrent_layer_loses() -> None:
-    """Hidden units that are copies of others: what stays tells what went."""
-    model = models_flow.recurrent("GRU", hidden=6)
-    layer = recurrence_of(model.graph[0])
-    assert layer is not None
-    first = np.concatenate([np.arange(3) + gate * 6 for gate in range(3)])
-    for place in (1, 2, 3):
-        value = layer.input(place)
-        assert value is not None
-        assert value.const_value is not None
-        array = value.const_value.numpy().copy()
-        blocks = [first] if place < 3 else [first, first + 18]
-        for rows in blocks:
-            array[:, rows + 3] = array[:, rows]
-        replace_constant(layer.node, place, array)
+def test_a_distance_is_the_mean_divergence_of_classes_or_the_error_over_the_spread() -> None:
+    model, feeds = deep()
+    changed = shrunk_by(Shrink(share=0.6, compensate=False), model, feeds)
+    (p, q) = (
+        scipy.special.softmax(models.run(m, feeds)["y"].astype(np.float64), 1) for m in (model, changed)
+    )
+    context = oracles.context(model, 300, feeds=feeds)
+    assert distance(changed, context) == pytest.approx(float(np.mean(np.sum(p * np.log(p / q), 1))), rel=1e-4)
+    model = models_flow.recurrent("GRU")
     feeds = models.feeds(model, 64)
-    rolled = {"x": feeds["x"]}
-    before = models.run(model, rolled)["y"]
-    for criterion in ("obs", "qr"):
-        changed = shrunk_by(Shrink((("s", 3),), criterion=criterion), model, rolled)  # type: ignore[arg-type]
-        assert {i % 3 for i in kept(changed, "s")} == {0, 1, 2}
-        np.testing.assert_allclose(models.run(changed, rolled)["y"], before, atol=0.02 * np.abs(before).max())
+    changed = shrunk_by(Shrink(share=0.5, compensate=False), model, feeds)
+    a, b = (models.run(m, feeds)["y"].astype(np.float64) for m in (model, changed))
+    expected = np.sum((a - b) ** 2) / np.sum((a - a.mean()) ** 2)
+    assert distance(changed, oracles.context(model, feeds=feeds)) == pytest.approx(float(expected), rel=1e-4)
+    assert distance(model, oracles.context(model, feeds=feeds)) == 0
 
 
 def test_widths_that_the_pass_chooses_suit_the_target() -> None:
@@ -368,6 +219,14 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 def test_a_recipe_comes_back_as_it_was() -> None:
     step = Shrink((("h", 3),), False, "zeros", 0.5, 0.9, 3.0, 2, ("a",), ("b",))
     assert from_json(to_json((step,))) == (step,)
+
+
+def test_activations_of_many_groups_are_gathered_in_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feeds = deep()
+    step = Shrink(criterion="zeros", zero_rate=0.6)
+    together = shrunk_by(step, model, feeds)
+    monkeypatch.setattr("edgepress.compressor.passes.saliency.MOST_TOGETHER", 1)
+    assert to_bytes(shrunk_by(step, model, feeds)) == to_bytes(together)
 
 
 @pytest.mark.parametrize("criterion", ["zeros", "qr"])
