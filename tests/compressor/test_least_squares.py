@@ -211,3 +211,20 @@ def test_a_unit_that_another_can_stand_in_for_goes_first() -> None:
     order, damage = eliminate([reader], 4, steps=10**9)
     assert order[0] in (1, 3)
     assert damage[1] < 1e-3
+
+
+@pytest.mark.parametrize("short", [5e-4, 5e-2, 50.0])
+def test_rounding_that_is_larger_than_a_ridge_does_not_stop_a_refit(short: float) -> None:
+    """Sums in single precision may leave an input that others dwarf with a variance below zero."""
+    rng = np.random.default_rng(0)
+    parts = [moments(rng.standard_normal((40, 6)), rng.standard_normal((40, 3))) for _ in range(2)]
+    old = rng.standard_normal((6, 3))
+    for part in parts:
+        scale = float(np.trace(part.xx)) / part.rows / 6
+        part.x_sum[2] = 0
+        part.xx[2], part.xx[:, 2] = 0, 0
+        part.xx[2, 2] = -short * scale * part.rows
+    weights, bias = refit(*parts, old)
+    assert np.isfinite(weights).all()
+    assert np.isfinite(bias).all()
+    assert (weights == old).all() == (short > 10)
