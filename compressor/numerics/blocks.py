@@ -15,13 +15,13 @@ import numpy as np
 from edgepress.compressor.numerics.grids import SMALLEST_SCALE, Array
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.rounding import (
-    RATIOS,
     best_damping,
     levels_at,
     nearest_codes,
     power,
     round_among,
 )
+from edgepress.compressor.numerics.steps import RATIOS
 from edgepress.compressor.protocols import Matrix
 
 ROWS = 1024
@@ -36,31 +36,29 @@ class Blocks:
         scales: not zero [blocks, rows], float32.
         zeros: codes that stand for zero [blocks, rows], float32.
         top: the largest code.
-        of: the block of each column [columns], or of the one column that is looked at.
+        of: the block of each column [columns].
     """
 
     scales: Array
     zeros: Array
     top: int
-    of: Array | int
+    of: Array
 
     def part(self, rows: slice) -> "Blocks":
         """The levels of some rows."""
         return replace(self, scales=self.scales[:, rows], zeros=self.zeros[:, rows])
 
-    def column(self, index: int) -> "Blocks":
-        """The levels of one column."""
-        return self if isinstance(self.of, int) else replace(self, of=int(self.of[index]))
-
-    def codes(self, x: Matrix) -> Matrix:
-        """Codes, as floats, of the levels nearest to X [columns, rows], or of one column to X [..., rows]."""
-        codes: Matrix = np.rint(x / self.scales[self.of] + self.zeros[self.of])
+    def codes(self, x: Matrix, column: int | None = None) -> Matrix:
+        """Codes, as floats, of the levels nearest to X [..., rows] of one column, or to X [columns, rows]."""
+        at = self.of if column is None else self.of[column]
+        codes: Matrix = np.rint(x / self.scales[at] + self.zeros[at])
         codes.clip(0, self.top, out=codes)
         return codes
 
-    def values(self, codes: Array) -> Matrix:
-        """The levels that codes stand for, of the shape that `codes` gives."""
-        values: Matrix = (codes - self.zeros[self.of]) * self.scales[self.of].astype(np.float64)
+    def values(self, codes: Array, column: int | None = None) -> Matrix:
+        """The levels that codes of one column [..., rows], or of all [columns, rows], stand for."""
+        at = self.of if column is None else self.of[column]
+        values: Matrix = (codes - self.zeros[at]) * self.scales[at].astype(np.float64)
         return values
 
 

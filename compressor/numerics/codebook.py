@@ -81,11 +81,7 @@ class Books:
             return Books(self.table, self.scales[rows])
         return self if len(self.table) == 1 else Books(self.table[rows])
 
-    def column(self, index: int) -> "Books":
-        """The same for all."""
-        return self
-
-    def codes(self, x: Matrix) -> Matrix:
+    def codes(self, x: Matrix, column: int | None = None) -> Matrix:
         """Indices, as floats, of the values nearest to X [..., rows]: a binary search in all rows at once."""
         middles = self._middles
         if len(middles) == 1:
@@ -99,7 +95,7 @@ class Books:
         codes: Matrix = at.astype(np.float64)
         return codes
 
-    def values(self, codes: Array) -> Matrix:
+    def values(self, codes: Array, column: int | None = None) -> Matrix:
         """The values that codes [..., rows] stand for."""
         found: Matrix = self.table[np.arange(len(self.table)), codes.astype(np.intp)]
         return found if self.scales is None else found * self.scales

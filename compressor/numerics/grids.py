@@ -8,7 +8,6 @@ which is ONNX QuantizeLinear/DequantizeLinear, in float32 as runtimes compute it
 computes `2 ** (bits - 1)`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ SMALLEST_SCALE = float(np.float32(2.0**-60))
 """No scale is below this, so that the product of two scales is still a normal float32."""
 
 CLIP_RATIOS = tuple(float(r) for r in np.linspace(1.0, 0.8, 11))
-"""Shares of the largest magnitude that `best_scale` tries."""
+"""Shares of the largest magnitude that are tried as the range of weights of 7 and 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -133,72 +132,12 @@ def dequantize(
     return np.asarray(shifted * along(scale, axis, q.ndim).astype(np.float32), np.float32)
 
 
-def magnitudes(x: Array, axis: int | None) -> Floats:
-    """Largest absolute value of `x`, as a scalar array or per index of `axis` [x.shape[axis]]."""
-    others = None if axis is None else tuple(i for i in range(x.ndim) if i != axis % x.ndim)
-    if x.size == 0:
-        return np.zeros(() if axis is None else x.shape[axis], np.float32)
-    return np.asarray(np.maximum(x.max(axis=others), -x.min(axis=others)), np.float32)
-
-
 def scale_of(peaks: Floats, grid: Grid, floor: Array | float) -> Floats:
     """Scales that put `peaks` on qmax; where a peak is zero, the largest of the others (or 1)."""
     scale = np.asarray(peaks / np.float32(grid.qmax), np.float32)
     fallback = np.float32(scale.max(initial=0.0)) or np.float32(1.0)
     scale = np.where(peaks > 0, scale, fallback)
     return np.asarray(np.maximum(scale, np.maximum(floor, SMALLEST_SCALE)), np.float32)
-
-
-def symmetric_scale(x: Array, grid: Grid, axis: int | None = None, floor: Array | float = 0.0) -> Floats:
-    """Scales for zero point 0 that clip nothing.
-
-    Args:
-        x: weights, any shape, finite.
-        grid: a signed grid.
-        axis: one scale per index of this axis; None for a single one.
-        floor: no scale below this, scalar or per index of `axis`.
-
-    Returns:
-        Scales above zero, scalar or [x.shape[axis]], also where all weights are zero.
-    """
-    return scale_of(magnitudes(x, axis), grid, floor)
-
-
-def best_scale(
-    x: Array,
-    grid: Grid,
-    axis: int | None = None,
-    floor: Array | float = 0.0,
-    ratios: Sequence[float] = CLIP_RATIOS,
-) -> Floats:
-    """Scales with the least squared rounding error among shares of the largest magnitude.
-
-    Args:
-        x: as in `symmetric_scale`.
-        grid: as in `symmetric_scale`.
-        axis: as in `symmetric_scale`.
-        floor: as in `symmetric_scale`.
-        ratios: shares of the magnitude to try; on a tie the earlier one stays.
-
-    Returns:
-        Scales above zero, scalar or [x.shape[axis]].
-    """
-    peaks = magnitudes(x, axis)
-    others = None if axis is None else tuple(i for i in range(x.ndim) if i != axis % x.ndim)
-    best: Floats | None = None
-    least: Array = np.zeros(0)
-    for ratio in ratios:
-        scale = scale_of(np.asarray(peaks * np.float32(ratio)), grid, floor)
-        error = np.square(x - dequantize(quantize(x, scale, grid, axis=axis), scale, axis=axis))
-        loss = np.asarray(error.sum(axis=others, dtype=np.float64))
-        if best is None:
-            best, least = scale, loss
-        else:
-            better = loss < least
-            best, least = np.where(better, scale, best), np.where(better, loss, least)
-    if best is None:
-        raise ValueError("best_scale needs at least one ratio")
-    return np.asarray(best, np.float32)
 
 
 def affine(low: float, high: float, grid: Grid, inside: tuple[float, float] | None = None) -> Affine:

@@ -11,20 +11,23 @@ a scale for each row, or any other set of `Levels`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from edgepress.compressor.numerics.coordinate import descend
 from edgepress.compressor.numerics.factors import DAMPINGS, ENOUGH, Factors, ridge, row_errors
-from edgepress.compressor.numerics.grids import Array, Floats, Grid, scale_of
+from edgepress.compressor.numerics.grids import Array, Grid
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.masks import Mask
+from edgepress.compressor.numerics.steps import RATIOS, Steps, best_steps
 from edgepress.compressor.protocols import Matrix
 
-RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6)
-"""Shares of a row's largest magnitude tried as its range: the fewer the bits, the more it pays to clip."""
+Rounding = Literal["nearest", "gptq", "coordinate"]
+
+ROW = 0
+"""Width of a block that is the whole row."""
 
 ROWS = 1024
 """Rows of weights that are rounded together: all of them would take much memory, twenty times that of the weights."""
@@ -40,49 +43,13 @@ class Levels(Protocol):
         """The levels of some rows."""
         ...
 
-    def column(self, index: int) -> Self:
-        """The levels of one column, where columns differ."""
+    def codes(self, x: Matrix, column: int | None = None) -> Matrix:
+        """Codes, as floats, of the levels nearest to X [..., rows] of one column, or to X [in, rows]."""
         ...
 
-    def codes(self, x: Matrix) -> Matrix:
-        """Codes, as floats, of the levels nearest to X [..., rows]."""
+    def values(self, codes: Array, column: int | None = None) -> Matrix:
+        """The levels that codes of one column [..., rows], or of all [in, rows], stand for."""
         ...
-
-    def values(self, codes: Array) -> Matrix:
-        """The levels that codes [..., rows] stand for."""
-        ...
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The levels q · scale of a symmetric grid, q being the code.
-
-    Attributes:
-        scales: above zero [rows], float64.
-        grid: signed, with zero point 0.
-    """
-
-    scales: Matrix
-    grid: Grid
-
-    def part(self, rows: slice) -> "Steps":
-        """The levels of some rows."""
-        return Steps(self.scales[rows], self.grid)
-
-    def column(self, index: int) -> "Steps":
-        """The same for all."""
-        return self
-
-    def codes(self, x: Matrix) -> Matrix:
-        """Integers, as floats, nearest to X [..., rows] / scale."""
-        q: Matrix = np.rint(x / self.scales)
-        q.clip(self.grid.qmin, self.grid.qmax, out=q)
-        return q
-
-    def values(self, codes: Array) -> Matrix:
-        """Codes [..., rows] times scales."""
-        product: Matrix = codes * self.scales
-        return product
 
 
 def round_to_outputs(
@@ -92,8 +59,11 @@ def round_to_outputs(
     grid: Grid,
     floor: Array | float = 0.0,
     ratios: Sequence[float] = RATIOS,
-) -> tuple[Array, Floats]:
-    """Round a matrix to a symmetric grid with little error on outputs, one scale per row.
+    *,
+    width: int | None = ROW,
+    how: Rounding = "gptq",
+) -> tuple[Array, Steps]:
+    """Round a matrix to a grid with little error on outputs.
 
     The range of a row is the one at which rounding to nearest does least to outputs, inputs taken for uncorrelated.
     No row of W is worse than by rounding to nearest at the same range, over all rows of inputs together.
@@ -102,20 +72,36 @@ def round_to_outputs(
         weights: W [out, in], finite.
         fit: moments of most rows of inputs.
         held: moments of the others.
-        grid: signed, with zero point 0.
+        grid: signed.
         floor: least scale, scalar or [out].
-        ratios: shares of a row's largest magnitude to try as its range.
+        ratios: shares of the least range that clips nothing to try.
+        width: columns that share a scale, a divisor of `in`; a whole row where 0, all rows where None.
+        how: errors made good by the columns behind (`gptq`), or from the better of that and nearest down to where no
+            weight can move alone (`coordinate`), or left where they are (`nearest`).
 
     Returns:
-        Q [out, in] of `grid.dtype`, and scales [out] above zero.
+        Q [out, in] of `grid.dtype`, and the levels that they stand for.
     """
     both = fit + held
     gram, least = both.centred()[0], both.rounding()
-    each, floors = power(gram, least), np.broadcast_to(floor, len(weights))
-    scales = np.concatenate([_ranges(weights[p], each, grid, floors[p], ratios) for p in _parts(weights)])
-    steps = Steps(scales.astype(np.float64), grid)
-    damping = best_damping(weights, fit, held, steps)
-    return round_among(weights, gram, least, damping, steps, grid.dtype), scales
+    columns = weights.shape[1] if width == ROW else width
+    steps = best_steps(weights, grid, columns, power=power(gram, least), floor=floor, ratios=ratios)
+    damping = None if how == "nearest" else best_damping(weights, fit, held, steps)
+    if how != "coordinate" or damping is None:
+        return round_among(weights, gram, least, damping, steps, grid.dtype), steps
+    loaded = damped(gram, damping, least)
+    start = round_among(weights, gram, least, damping, steps, np.float64, judge=loaded)
+    result = np.empty(weights.shape, grid.dtype)
+    for part in _parts(weights):
+        result[part] = descend(weights[part].astype(np.float64), loaded, start[part], steps.part(part))
+    return result, steps
+
+
+def damped(gram: Matrix, damping: float, least: float) -> Matrix:
+    """G with as much on its diagonal as compensation counts with."""
+    loaded: Matrix = gram.copy()
+    loaded[np.diag_indices_from(loaded)] += ridge(gram, damping, least)
+    return loaded
 
 
 def best_damping(
@@ -155,6 +141,7 @@ def round_among(
     levels: Levels,
     dtype: npt.DTypeLike,
     stays: Mask | None = None,
+    judge: Matrix | None = None,
 ) -> Array:
     """Round a matrix to levels with little error on outputs; no row does more to them than by its nearest levels.
 
@@ -167,10 +154,12 @@ def round_among(
         dtype: of the answer.
         stays: where it is False, W is zero and becomes the level nearest to that, whatever it was to make good
             [out, in]; None where errors may be taken up by all.
+        judge: what "more" is told by, G where None.
 
     Returns:
         Codes [out, in].
     """
+    judge = gram if judge is None else judge
     result = np.empty(weights.shape, dtype)
     chosen = None if damping is None else Factors.of(gram, [ridge(gram, damping, least)])
     for part in _parts(weights):
@@ -178,8 +167,8 @@ def round_among(
         result[part] = nearest = nearest_codes(rows, some)
         if chosen is not None:
             codes = _compensated(rows, chosen, some, None if stays is None else stays[part])[0]
-            better = row_errors(rows - levels_at(codes, some), gram) <= row_errors(
-                rows - levels_at(nearest, some), gram
+            better = row_errors(rows - levels_at(codes, some), judge) <= row_errors(
+                rows - levels_at(nearest, some), judge
             )
             result[part][better] = codes[better]
     return result
@@ -206,20 +195,6 @@ def levels_at(codes: Array, levels: Levels) -> Matrix:
     return values
 
 
-def _ranges(
-    weights: Matrix, power: Matrix, grid: Grid, floor: Array | float, ratios: Sequence[float]
-) -> Floats:
-    """The scale [out] of each row with the least rounding error, columns weighted by the power [in] of their inputs."""
-    peaks = np.abs(weights).max(axis=1, initial=0.0)
-    best, least = np.zeros(len(weights), np.float32), np.full(len(weights), np.inf)
-    for ratio in ratios:
-        scale = scale_of(np.asarray(peaks * ratio, np.float32), grid, floor)
-        q = np.clip(np.rint(weights / scale[:, None]), grid.qmin, grid.qmax)
-        error = np.square(weights - q * scale[:, None]) @ power
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return best
-
-
 def _compensated(weights: Matrix, factors: Factors, levels: Levels, stays: Mask | None = None) -> Matrix:
     """Round column by column, those that carry most first, each error taken up by the columns after it.
 
@@ -240,10 +215,10 @@ def _compensated(weights: Matrix, factors: Factors, levels: Levels, stays: Mask 
         block, across = left[:, :, start:end].copy(), upper[:, start:end, start:end]
         errors = np.empty_like(block)
         for j in range(end - start):
-            column, some = block[:, :, j], levels.column(int(order[start + j]))
-            wanted = column if stays is None else column * stays[:, order[start + j]]
-            result[:, :, start + j] = codes = some.codes(wanted)
-            errors[:, :, j] = error = (column - some.values(codes)) / across[:, j, j, None]
+            column, at = block[:, :, j], int(order[start + j])
+            wanted = column if stays is None else column * stays[:, at]
+            result[:, :, start + j] = codes = levels.codes(wanted, at)
+            errors[:, :, j] = error = (column - levels.values(codes, at)) / across[:, j, j, None]
             block[:, :, j + 1 :] -= error[:, :, None] * across[:, j, None, j + 1 :]
         left[:, :, end:] -= errors @ upper[:, start:end, end:]
     unsorted: Matrix = result[:, :, np.argsort(order)]

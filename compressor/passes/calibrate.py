@@ -14,7 +14,7 @@ from edgepress.compressor.passes.qdq import Plan, behind
 from edgepress.compressor.sites import Site, constant, conv_padding, ints_attribute, replace_constant
 
 SIGMOID_RANGE = (0.0, 255.0 / 256.0)
-"""Integer kernels have this range built in."""
+"""Kernels of 8 bits have this range built in."""
 
 
 def site_window(site: Site, size: Sequence[int]) -> rg.Window:
@@ -91,7 +91,7 @@ class Seen:
     def range_of(self, root: ir.Value, grid: Grid) -> tuple[float, float]:
         """The range of a value by the choice of the recipe."""
         source = behind(root)
-        if source is not None and source.op_type == "Sigmoid":
+        if source is not None and source.op_type == "Sigmoid" and grid.bits <= 8:
             return SIGMOID_RANGE
         return rg.CHOICES[self.choice](self.histograms[root], grid)
 

@@ -28,16 +28,15 @@ from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, ch
 from edgepress.compressor.passes.calibrate import correct_bias
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
+from edgepress.compressor.passes.layout import Stored, scale_shape
 from edgepress.compressor.passes.rounding import in_layout, inputs_seen
 from edgepress.compressor.passes.store import (
     OVERHEAD,
-    Stored,
     choose,
     correctable,
     left_alone,
     mean_inputs,
     replace_value,
-    scale_shape,
     scaled_at_load,
 )
 from edgepress.compressor.protocols import Array

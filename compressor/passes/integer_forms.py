@@ -11,6 +11,9 @@ from edgepress.compressor.sites import Site, constant, int_attribute, ints_attri
 PER_AXIS_OPSET = 13
 """First opset whose DequantizeLinear takes one scale per channel."""
 
+SIXTEEN_BITS_OPSET = 21
+"""First opset whose QuantizeLinear gives 16 bits."""
+
 HEAVY = 1 << 16
 """Bytes from which on the converter sees a weight as an input: it takes one protobuf, which ends at 2 GB."""
 

@@ -1,51 +1,47 @@
-"""8-bit static quantization: weights and activations as integers (Çallı 2017 §1.6).
+"""Static quantization: weights and activations as integers (Çallı 2017 §1.6).
 
-    y = W x + b   becomes   y ≈ s_w s_x · (Q_w (Q_x − z)) + b,   computed in 8-bit products and 32-bit sums
+    y = W x + b   becomes   y ≈ s_w s_x · (Q_w − z_w) (Q_x − z_x) + b,   in 8-bit products and 32-bit sums
 
-Weights are symmetric with one scale per output channel, activations have one scale and a zero point each, and
-the graph says so by QuantizeLinear/DequantizeLinear pairs (`qdq`), which runtimes fuse into integer kernels.
-Rounding the weights moves the mean of each output channel by E[(W_q − W) x] = (W_q − W) E[x]; the bias takes
-that back (Nagel et al. 2019, Data-Free Quantization, §4.2), with E[x] per input channel and kernel tap from
-samples.
+Weights have one scale per output channel (`granularity`) and, unless `symmetric`, a zero point each; activations have
+one scale and a zero point each, and the graph says so by QuantizeLinear/DequantizeLinear pairs (`qdq`, `qdq_writer`),
+which runtimes fuse into integer kernels. Rounding the weights moves the mean of each output channel by
+E[(W_q − W) x] = (W_q − W) E[x]; the bias takes that back (Nagel et al. 2019, Data-Free Quantization, §4.2), with E[x]
+per input channel and kernel tap from samples.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.errors import UsageError
-from edgepress.compressor.numerics.grids import (
-    BIAS_GRID,
-    Affine,
-    Array,
-    Grid,
-    affine,
-    bias_floor,
-    bias_scale,
-    dequantize,
-    integer_grid,
-    quantize,
-)
+from edgepress.compressor.errors import ModelError, UsageError
+from edgepress.compressor.numerics.grids import Affine, Array, Grid, affine, bias_floor, symmetric
+from edgepress.compressor.numerics.rounding import Rounding
+from edgepress.compressor.numerics.steps import block_width, is_symmetric
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
-from edgepress.compressor.passes.calibrate import Seen, mean_shift
+from edgepress.compressor.passes.calibrate import Seen
 from edgepress.compressor.passes.constants import Constants
 from edgepress.compressor.passes.integer_forms import (
+    PER_AXIS_OPSET,
+    SIXTEEN_BITS_OPSET,
+    Bounds,
     as_gemm,
     as_global_pool,
     clip_before_pool,
     raise_opset,
 )
-from edgepress.compressor.passes.qdq import Plan, already_quantized, given, place, share_grids
+from edgepress.compressor.passes.qdq import Plan, already_quantized, place, share_grids
+from edgepress.compressor.passes.qdq_writer import Weights, Writer, activation_grid, own_bias, runtime_before
 from edgepress.compressor.passes.rounding import (
     Ranges,
-    Rounded,
     check_bits,
+    check_share,
     round_by_outputs,
     round_plainly,
+    spared,
     weight_grid,
 )
 from edgepress.compressor.passes.swallow import fold_swallowed
@@ -53,8 +49,10 @@ from edgepress.compressor.sites import Site, find_sites
 
 HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"])
 
-FLOAT_BIAS_SINCE = (1, 23)
-"""First onnxruntime seen to fuse float biases everywhere; 1.22 does not before a Relu, 1.20 nowhere."""
+ACTIVATION_BITS = (8, 16)
+
+ZERO_POINTS_SINCE = (1, 31)
+"""First onnxruntime seen to take a zero point for each channel in QLinearConv; older ones refuse at run time."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,15 @@ class Quantize(Pass):
     Attributes:
         weight_bits: 2 to 8; fewer where the target's kernels would saturate.
         bits: (site, bits) pairs that differ from that. Kernels compute with 8 bits whatever is stored.
-        activation_bits: 8.
+        activation_bits: 8, or 16: near to float, for targets with such kernels; onnxruntime computes it in floats.
         ranges: how the range of an activation is chosen.
-        per_channel: one weight scale per output channel; else one per tensor.
+        symmetric: weights have zero point 0; else each scale has one, which costs a byte and some time.
+        granularity: one weight scale per output `channel`, or per `tensor`.
+        rounding: below 7 bits: to the `nearest` integer, or by outputs: column by column (`gptq`), and then weight
+            by weight (`coordinate`).
+        spare: bytes, as a share of those of all weights, spent on 8 bits for weights that take few; not for `bits`.
         bias_correction: take the mean error of rounded weights out of the bias.
-        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
+        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better, `auto` below 7 bits.
         sites: regular expressions of sites to quantize; empty for all.
         leave: names of sites not to quantize.
     """
@@ -77,19 +79,21 @@ class Quantize(Pass):
     weight_bits: int = 8
     activation_bits: int = 8
     ranges: Literal["minmax", "percentile", "mse"] = "minmax"
-    per_channel: bool = True
+    symmetric: bool = True
+    granularity: Literal["tensor", "channel"] = "channel"
+    rounding: Rounding = "coordinate"
+    spare: float = 0.05
     bias_correction: bool = True
-    weight_ranges: Ranges = "minmax"
+    weight_ranges: Ranges = "auto"
     bits: tuple[tuple[str, int], ...] = ()
     sites: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_bits(self.kind, self.weight_bits, self.bits)
-        if self.activation_bits != 8:
-            raise UsageError(
-                f"quantize: activation_bits is {self.activation_bits}", "Only 8 has fast kernels."
-            )
+        check_share(self.kind, self.spare)
+        if self.activation_bits not in ACTIVATION_BITS:
+            raise UsageError(f"quantize: activation_bits is {self.activation_bits}", "Choose 8 or 16.")
         check_patterns(self.kind, self.sites)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
@@ -97,7 +101,13 @@ class Quantize(Pass):
         sites, skipped = self._choose(model, context)
         if not sites or context.stream is None:
             return Outcome(modified=False, skipped=tuple(skipped))
-        modified = raise_opset(model)
+        try:
+            modified = raise_opset(model, self._opset())
+        except ModelError as error:
+            if self.activation_bits == ACTIVATION_BITS[0]:
+                raise
+            reason = f"16 bits need opset {SIXTEEN_BITS_OPSET}: {error}"
+            return Outcome(modified=False, skipped=(*skipped, *(Skipped(s.name, reason) for s in sites)))
         if modified:
             sites, skipped = self._choose(model, context)
         if sum(as_gemm(site) + clip_before_pool(site) for site in sites):
@@ -111,40 +121,68 @@ class Quantize(Pass):
             seen.watch(context.stream, model)
             bad = [site for site in sites if not seen.finite(plan, site)]
             if not bad:
-                grid = activation_grid(context)
+                grid = activation_grid(context, self.activation_bits)
                 ranges = {root: seen.range_of(root, grid) for root in set(plan.root.values())}
-                params = {v: affine(*r, grid, inside) for v, (r, inside) in share_grids(plan, ranges).items()}
-                rounded = self._rounded(model, sites, params, context)
-                _Writer(self, Constants(model), context, plan, params, rounded, seen.means()).write()
+                params = {
+                    v: _params(*r, grid, inside) for v, (r, inside) in share_grids(plan, ranges).items()
+                }
+                rounded, means = self._rounded(model, sites, params, context), seen.means()
+                constants, bits = Constants(model), self.activation_bits
+                Writer(constants, context, plan, params, rounded, means, bits).write()
                 break
             skipped += [Skipped(s.name, "its activations are not finite on the samples") for s in bad]
             sites = [site for site in sites if site not in bad]
         return Outcome(modified or bool(sites), tuple(s.name for s in sites), tuple(skipped))
 
+    def _opset(self) -> int:
+        """First opset that says it all."""
+        return PER_AXIS_OPSET if self.activation_bits == ACTIVATION_BITS[0] else SIXTEEN_BITS_OPSET
+
     def _rounded(
         self, model: ir.Model, sites: Sequence[Site], params: Mapping[ir.Value, Affine], context: Context
-    ) -> dict[ir.Node, tuple[Grid, Rounded]]:
+    ) -> dict[ir.Node, Weights]:
         """The integers of all sites' weights: the biases must still fit 32 bits at their scales."""
-        most = context.target.weight_bits if context.target else 8
-        bits = dict(self.bits)
-        grids = {s.node: weight_grid(bits.get(s.name, self.weight_bits), s.weight.size, most) for s in sites}
+        grids = self._grids(sites, context)
         floors: dict[ir.Node, Array | float] = {}
         for site in sites:
             bias = own_bias(site)
-            floors[site.node] = 0.0 if bias is None else bias_floor(bias, params[site.x].scale)
+            short = bias is not None and self.activation_bits == ACTIVATION_BITS[0]
+            floors[site.node] = bias_floor(bias, params[site.x].scale) if bias is not None and short else 0.0
         corrected = {s.node for s in sites if self.bias_correction and own_bias(s) is not None}
-        by_outputs = (
-            round_by_outputs(model, grids, sites, floors, context, corrected) if self.per_channel else {}
-        )
-        rounded: dict[ir.Node, tuple[Grid, Rounded]] = {}
+        by_outputs = round_by_outputs(
+            model, grids, sites, floors, context, corrected,
+            how=self.rounding, ranges=self.weight_ranges, granularity=self.granularity,
+        )  # fmt: skip
+        rounded = {}
         for site in sites:
             found = by_outputs.get(site.node)
             if found is None:
-                floor = floors[site.node] if self.per_channel else np.max(floors[site.node])
-                axis = site.out_axis if self.per_channel else None
-                found = round_plainly(site.weight, grids[site.node], axis, floor, self.weight_ranges)
-            rounded[site.node] = grids[site.node], found
+                matrix = site.matrix()
+                width = block_width(self.granularity, 0, matrix.shape[1])
+                found = round_plainly(matrix, grids[site.node], width, floors[site.node], self.weight_ranges)
+            rounded[site.node] = Weights.of(site, *found, shared=self.granularity == "tensor")
         return rounded
+
+    def _grids(self, sites: Sequence[Site], context: Context) -> dict[ir.Node, Grid]:
+        """The format of each site's weights."""
+        most, bits = context.target.weight_bits if context.target else 8, dict(self.bits)
+        wanted = {s.node: bits.get(s.name, self.weight_bits) for s in sites}
+        unnamed = [s for s in sites if s.name not in bits]
+        better = spared({s.node: (s.weight.size, wanted[s.node]) for s in unnamed}, self.spare)
+        return {
+            s.node: weight_grid(
+                8 if s.node in better else wanted[s.node],
+                s.weight.size,
+                most,
+                symmetric=self._symmetric(s, context),
+            )
+            for s in sites
+        }
+
+    def _symmetric(self, site: Site, context: Context) -> bool:
+        """Whether the zero point is 0: older kernels of Conv want it the same in all channels."""
+        old = runtime_before(context, ZERO_POINTS_SINCE)
+        return self.symmetric or (old and site.is_conv and self.granularity == "channel")
 
     def _choose(self, model: ir.Model, context: Context) -> tuple[list[Site], list[Skipped]]:
         """Sites to quantize, and the others with the reason."""
@@ -200,131 +238,6 @@ def _final_plan(model: ir.Model, sites: Sequence[Site]) -> tuple[Plan, bool]:
     return (place(model, sites) if means else plan), bool(means)
 
 
-def activation_grid(context: Context) -> Grid:
-    """The format of activations on the target."""
-    return integer_grid(8, signed=context.target is not None and context.target.activation_dtype == "int8")
-
-
-@dataclass
-class _Writer:
-    """Rewrites the graph as the plan says.
-
-    Attributes:
-        recipe: the pass.
-        constants: of the model, which is changed in place.
-        context: names the target.
-        plan: where integers flow.
-        params: scale and zero point of every carried value.
-        rounded: weights of each site: their grid, integers and scales.
-        means: mean input of each site; empty without bias correction.
-    """
-
-    recipe: Quantize
-    constants: Constants
-    context: Context
-    plan: Plan
-    params: dict[ir.Value, Affine]
-    rounded: dict[ir.Node, tuple[Grid, Rounded]]
-    means: dict[ir.Node, Array]
-    graph: ir.Graph = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.graph = self.constants.model.graph
-
-    def write(self) -> None:
-        """Insert all pairs, then replace weights and biases."""
-        uses = {v: self._readers(v) for v in self.plan.carried}
-        inputs = {site.node: site.x for site in self.plan.sites}
-        old = [v for site in self.plan.sites for v in site.node.inputs[1:] if v is not None]
-        for value, readers in uses.items():
-            self._pair(value, readers)
-        for site in self.plan.sites:
-            self._site(site, self.params[inputs[site.node]].scale)
-        for value in old:
-            if not value.uses() and not value.is_graph_output() and value.name:
-                self.graph.initializers.pop(value.name, None)
-
-    def _readers(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
-        """Who must read a value from behind its pair: all, where an integer kernel gives it."""
-        everybody = self.plan.from_integers(value)
-        return [(u.node, u.idx) for u in value.uses() if everybody or self.plan.computes(u.node)]
-
-    def _pair(self, value: ir.Value, readers: list[tuple[ir.Node, int]]) -> None:
-        graph, grid, params = self.graph, activation_grid(self.context), self.params[value]
-        scale = self.constants.add("scale", np.array(params.scale, np.float32))
-        zero = self.constants.add("zero", np.array(params.zero_point, grid.dtype))
-        name = value.name or "value"
-        q = ir.Node("", "QuantizeLinear", [value, scale, zero], outputs=[self.constants.value(f"{name}_q")])
-        dq = ir.Node(
-            "", "DequantizeLinear", [q.outputs[0], scale, zero], outputs=[self.constants.value(f"{name}_dq")]
-        )
-        copy = dq.outputs[0]
-        copy.type, copy.shape = value.type, value.shape
-        producer = value.producer()
-        if producer is None:
-            graph.insert_before(graph[0], [q, dq])
-        else:
-            graph.insert_after(producer, [q, dq])
-        for node, index in readers:
-            node.replace_input_with(index, copy)
-        if self.plan.from_integers(value) and value.is_graph_output():
-            value.name, copy.name = self.constants.fresh(f"{name}_float"), name
-            copy.meta.update(value.meta)
-            for index, output in enumerate(graph.outputs):
-                if output is value:
-                    graph.outputs[index] = copy
-
-    def _site(self, site: Site, input_scale: float) -> None:
-        """Replace weights and bias of one site."""
-        bias = own_bias(site)
-        grid, (q, scale) = self.rounded[site.node]
-        axis = site.out_axis if self.recipe.per_channel else None
-        base = (site.node.inputs[1].name if site.node.inputs[1] else None) or site.name
-        stored = [
-            self.constants.integers(f"{base}_q", q, grid, site.node),
-            self.constants.add("scale", scale),
-        ]
-        if (
-            site.node.op_type == "Gemm"
-        ):  # without it Gemm is not fused; Conv and MatMul are, and it costs bytes
-            stored.append(self.constants.add("zero", np.zeros(scale.shape, grid.dtype)))
-        site.node.replace_input_with(1, self._dequantized(site.node, stored, f"{base}_dq", axis))
-        if bias is None:
-            return
-        if site.node in self.means:
-            error = dequantize(q, scale, axis=axis) - site.weight
-            bias = (bias - mean_shift(site, error, self.means[site.node])).astype(np.float32)
-        name = site.node.inputs[2].name if site.node.inputs[2] else f"{site.name}_bias"
-        if self._float_bias(site):
-            site.node.replace_input_with(2, self.constants.add(f"{name}_c", bias))
-            return
-        product = np.broadcast_to(bias_scale(input_scale, scale), bias.shape)
-        product = product if axis is not None else product[:1].reshape(())
-        along = 0 if axis is not None else None
-        q = quantize(bias, product, BIAS_GRID, axis=along)
-        stored = [self.constants.add(f"{name}_q", q), self.constants.add("scale", product)]
-        site.node.replace_input_with(2, self._dequantized(site.node, stored, f"{name}_dq", along))
-
-    def _float_bias(self, site: Site) -> bool:
-        """Whether kernels take the bias as floats: smaller, for it needs no scales and no node."""
-        if site.node.op_type == "Gemm" and given(site.node) not in self.params:
-            return False
-        target = self.context.target
-        found = re.match(r"(\d+)\.(\d+)", target.runtime_version) if target is not None else None
-        return found is None or (int(found[1]), int(found[2])) >= FLOAT_BIAS_SINCE
-
-    def _dequantized(self, reader: ir.Node, stored: list[ir.Value], name: str, axis: int | None) -> ir.Value:
-        """A DequantizeLinear of constants, in front of `reader`."""
-        attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-        node = ir.Node("", "DequantizeLinear", stored, attributes, outputs=[self.constants.value(name)])
-        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        node.outputs[0].shape = stored[0].shape
-        self.graph.insert_before(reader, node)
-        return node.outputs[0]
-
-
-def own_bias(site: Site) -> Array | None:
-    """The constant bias [outputs], or None where there is none to be changed."""
-    if len(site.node.inputs) < 3 or site.node.inputs[2] is None:
-        return None
-    return site.bias()
+def _params(low: float, high: float, grid: Grid, inside: Bounds | None) -> Affine:
+    """Scale and zero point of an activation."""
+    return symmetric(low, high, grid) if is_symmetric(grid) else affine(low, high, grid, inside)

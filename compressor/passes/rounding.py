@@ -5,33 +5,33 @@ At 7 and 8 bits the nearer one will do. Below, errors of a site with samples are
 weights best.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.numerics.grids import (
-    Array,
-    Floats,
-    Grid,
-    best_scale,
-    integer_grid,
-    quantize,
-    symmetric_scale,
-)
+from edgepress.compressor.numerics.grids import CLIP_RATIOS, Array, Grid, integer_grid
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
-from edgepress.compressor.numerics.rounding import RATIOS, round_to_outputs
+from edgepress.compressor.numerics.rounding import (
+    ROWS,
+    Rounding,
+    nearest_codes,
+    round_to_outputs,
+)
+from edgepress.compressor.numerics.steps import RATIOS, Granularity, Steps, best_steps, block_width
 from edgepress.compressor.observe import input_moments, wide
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.sites import Site
 from edgepress.compressor.walk import walking
 
-Ranges = Literal["minmax", "mse"]
-Rounded = tuple[Array, Floats]
-"""Integers in the operator's layout, and their scales, one per output or a scalar."""
+Ranges = Literal["auto", "minmax", "mse"]
+Rounded = tuple[Array, Steps]
+"""Integers [outputs, inputs] and the levels that they stand for."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 HALF = 16
 """Bits of half precision: where 8 break the budget, half of the file is still saved."""
@@ -51,28 +51,73 @@ def check_bits(kind: str, default: int, bits: Sequence[tuple[str, int]], half: b
             raise UsageError(f"{kind}: {name} is {width}", "Choose 2 to 8" + (", or 16." if half else "."))
 
 
-def weight_grid(bits: int, count: int, most: int = 8) -> Grid:
-    """The grid of some weights: symmetric, zero point 0; with all bits where fewer would not make the file smaller.
+def check_share(kind: str, spare: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        UsageError: below 0 or no number.
+    """
+    if not 0 <= spare < np.inf:
+        raise UsageError(f"{kind}: spare is {spare}", "Choose a share, 0 for none.")
+
+
+def weight_grid(bits: int, count: int, most: int = 8, *, symmetric: bool = True) -> Grid:
+    """The grid of some weights, with all bits where fewer would not make the file smaller.
 
     Args:
         bits: wanted.
         count: how many weights.
         most: bits that kernels take.
+        symmetric: zero point 0.
     """
     few = min(bits, most)
-    worth = few > MOST_PACKED_BITS or stored_bytes(count, few) < count
-    return integer_grid(few if worth else most, signed=True, symmetric=True)
+    kept = few if few > MOST_PACKED_BITS or packs(count, few) else most
+    return integer_grid(kept, signed=True, symmetric=symmetric)
+
+
+def packs(count: int, bits: int) -> bool:
+    """Whether so many weights of so few bits take less than a byte each."""
+    return bits <= MOST_PACKED_BITS and stored_bytes(count, bits) < count
+
+
+def spared(weights: Mapping[Key, tuple[int, int]], share: float) -> set[Key]:
+    """Weights that are worth 8 bits.
+
+    Rounding to b bits moves the outputs of a site by a share of about 3 / (2ᵇ − 1)², however many weights it has: so
+    those that take the fewest bytes lose most for each byte.
+
+    Args:
+        weights: count and bits of each.
+        share: bytes that may come on top, as a share of those of all these weights.
+    """
+    few = {key: pair for key, pair in weights.items() if packs(*pair)}
+    left = share * sum(stored_bytes(*pair) for pair in weights.values())
+    chosen = set()
+    for key, (count, bits) in sorted(few.items(), key=lambda item: item[1][0] * (8 - item[1][1])):
+        left -= count * (8 - bits) / 8
+        if left < 0:
+            break
+        chosen.add(key)
+    return chosen
+
+
+def ratios_of(ranges: Ranges, bits: int) -> Sequence[float]:
+    """Shares of the least range that clips nothing which are tried; with few bits clipping pays."""
+    if ranges == "minmax" or (ranges == "auto" and bits > MOST_PACKED_BITS):
+        return (1.0,)
+    return RATIOS if bits <= MOST_PACKED_BITS else CLIP_RATIOS
 
 
 def round_plainly(
-    weights: Array, grid: Grid, axis: int | None, floor: Array | float, ranges: Ranges
+    matrix: Array, grid: Grid, width: int | None, floor: Array | float, ranges: Ranges
 ) -> Rounded:
-    """To the nearest integers, ranges as the recipe says; with few bits always those that round best."""
-    if grid.bits <= MOST_PACKED_BITS:
-        scale = best_scale(weights, grid, axis, floor=floor, ratios=RATIOS)
-    else:
-        scale = (best_scale if ranges == "mse" else symmetric_scale)(weights, grid, axis, floor=floor)
-    return quantize(weights, scale, grid, axis=axis), scale
+    """W [rows, n] to the nearest integers; `width` weights of a row share a scale, all rows where it is None."""
+    steps = best_steps(matrix, grid, width, floor=floor, ratios=ratios_of(ranges, grid.bits))
+    codes = np.empty(matrix.shape, grid.dtype)
+    for start in range(0, len(matrix), ROWS):
+        part = slice(start, start + ROWS)
+        codes[part] = nearest_codes(matrix[part], steps.part(part))
+    return codes, steps
 
 
 def round_by_outputs(
@@ -82,6 +127,11 @@ def round_by_outputs(
     floors: Mapping[ir.Node, Array | float],
     context: Context,
     corrected: Collection[ir.Node] = (),
+    *,
+    how: Rounding = "gptq",
+    ranges: Ranges = "auto",
+    granularity: Granularity = "channel",
+    block: int = 0,
 ) -> dict[ir.Node, Rounded]:
     """Round those sites that have few bits and inputs to look at; the others are not in the answer.
 
@@ -92,16 +142,24 @@ def round_by_outputs(
         floors: least scales, [outputs] or scalar.
         context: with the samples, if there are any.
         corrected: nodes whose bias will take up the mean error of their outputs.
+        how: `nearest` looks at no inputs.
+        ranges: how much may be clipped.
+        granularity: what shares a scale.
+        block: inputs of a block.
     """
     found: dict[ir.Node, Rounded] = {}
     walked = walking(context)
-    for site in sites:
-        if grids[site.node].bits > MOST_PACKED_BITS:
+    for site in sites if how != "nearest" else ():
+        grid = grids[site.node]
+        if grid.bits > MOST_PACKED_BITS:
             continue
         seen = inputs_seen(model, site, walked, centred=site.node in corrected)
         if seen is not None:
-            q, scale = round_to_outputs(site.matrix(), *seen, grids[site.node], floors.get(site.node, 0.0))
-            found[site.node] = (in_layout(site, q), scale)
+            matrix, floor = site.matrix(), floors.get(site.node, 0.0)
+            found[site.node] = round_to_outputs(
+                matrix, *seen, grid, floor, ratios_of(ranges, grid.bits), how=how,
+                width=block_width(granularity, block, matrix.shape[1]),
+            )  # fmt: skip
     return found
 
 

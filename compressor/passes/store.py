@@ -1,6 +1,6 @@
 """Weights stored in few bits that become floats again at load: a quarter of the file, or less, at float speed.
 
-    w = q · s        q of 2 to 8 bits, s one scale per output channel (row, for tables)
+    w = (q − z) · s        q of 2 to 8 bits; s and z of an output channel (row, for tables), a block in it, or all
 
 Operators on constants are folded by every ordinary runtime, so nothing is left of them at run time. A
 DequantizeLinear is not used: in front of a MatMul it becomes a kernel that quantizes activations as well, and
@@ -15,8 +15,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.numerics.grids import Array, Grid, dequantize
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.numerics.grids import Array, Grid
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS
+from edgepress.compressor.numerics.rounding import Rounding, levels_at
+from edgepress.compressor.numerics.steps import Granularity, is_symmetric
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import (
     Mean,
@@ -27,20 +30,22 @@ from edgepress.compressor.passes.calibrate import (
 )
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants, packed
 from edgepress.compressor.passes.integer_forms import raise_opset
+from edgepress.compressor.passes.layout import Layout, Stored
 from edgepress.compressor.passes.rounding import (
     HALF,
     Ranges,
     Rounded,
     check_bits,
+    check_share,
     round_by_outputs,
     round_plainly,
+    spared,
     weight_grid,
 )
 from edgepress.compressor.sites import (
     Site,
     constant,
     find_sites,
-    int_attribute,
     site_of,
 )
 
@@ -65,30 +70,19 @@ CAST_OVERHEAD = 60
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One weight to store.
-
-    Attributes:
-        value: the initializer.
-        readers: names of the nodes that read it, the first of them the one that gives it its site.
-        node: the first reader.
-        index: which of that node's inputs it is.
-    """
-
-    value: ir.Value
-    readers: tuple[str, ...]
-    node: ir.Node
-    index: int
-
-
-@dataclass(frozen=True)
 class StoreWeights(Pass):
     """Keep weights as integers that fold to floats at load.
 
     Attributes:
         weight_bits: 2 to 8, or 16: half precision.
         bits: (site, bits) pairs that differ from that; of the readers of one weight the first by name counts.
-        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
+        symmetric: zero point 0; else each scale has one.
+        granularity: what shares a scale: a `channel` (of outputs), a `block` of its inputs, or the `tensor`.
+        block: inputs of a block; where it does not divide them, and in recurrent nets and tables, the channel counts.
+        rounding: below 7 bits: to the `nearest` integer, or by outputs: column by column (`gptq`), and then weight
+            by weight (`coordinate`).
+        spare: bytes, as a share of those of all weights, spent on 8 bits for weights that take few; not for `bits`.
+        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better, `auto` below 7 bits.
         bias_correction: with samples, take the mean error of rounded weights out of the bias.
         min_elements: smaller weights stay as they are.
         sites: regular expressions of sites whose weights to store; empty for all.
@@ -98,7 +92,12 @@ class StoreWeights(Pass):
     kind: ClassVar[str] = "store"
     weight_bits: int = 8
     bits: tuple[tuple[str, int], ...] = ()
-    weight_ranges: Ranges = "minmax"
+    symmetric: bool = True
+    granularity: Granularity = "channel"
+    block: int = 32
+    rounding: Rounding = "coordinate"
+    spare: float = 0.05
+    weight_ranges: Ranges = "auto"
     bias_correction: bool = True
     min_elements: int = 64
     sites: tuple[str, ...] = ()
@@ -106,6 +105,9 @@ class StoreWeights(Pass):
 
     def __post_init__(self) -> None:
         check_bits(self.kind, self.weight_bits, self.bits, half=True)
+        check_share(self.kind, self.spare)
+        if self.block < 1:
+            raise UsageError(f"store: block is {self.block}", "Choose 1 or more inputs.")
         check_patterns(self.kind, self.sites)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
@@ -116,17 +118,21 @@ class StoreWeights(Pass):
             chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         whole = [stored for stored in chosen if self._bits(stored) != HALF]
         means = mean_inputs(model, whole, context) if self.bias_correction else {}
-        grids = {stored.node: self._grid(stored) for stored in whole}
+        grids = self._grids(whole)
         ours = {s.node for s in whole if s.index == 1}
         sites = [site for site in find_sites(model) if site.node in ours]
-        rounded = round_by_outputs(model, grids, sites, {}, context, means)
+        rounded = round_by_outputs(
+            model, {s.node: grids[s.value] for s in whole if s.index == 1}, sites, {}, context, means,
+            how=self.rounding, ranges=self.weight_ranges, granularity=self.granularity, block=self.block,
+        )  # fmt: skip
         constants = Constants(model)
         for stored in chosen:
             if stored not in whole:
                 _halve(constants, stored.value)
         for stored in whole:
             site = correctable(stored) if stored.node in means else None
-            error = self._store(constants, stored, rounded.get(stored.node))
+            found = rounded.get(stored.node) if stored.index == 1 else None
+            error = self._store(constants, stored, grids[stored.value], found)
             if site is not None:
                 correct_bias(site, error, means[stored.node])
         changed = dict.fromkeys(name for stored in chosen for name in stored.readers)
@@ -147,35 +153,45 @@ class StoreWeights(Pass):
                 return "a weight is too large for half precision"
             saved = array.nbytes - 2 * array.size - CAST_OVERHEAD - 3 * length
         else:
-            saved = array.nbytes - array.size - scale_shape(stored, array)[1] * 4 - OVERHEAD - 9 * length
+            scales = Layout.of(stored, array, self.granularity, self.block).scales
+            each = 4 if self.symmetric else 5
+            saved = array.nbytes - array.size - scales * each - OVERHEAD - 9 * length
         return None if saved > 0 else "the file would not get smaller"
 
     def _bits(self, stored: Stored) -> int:
         bits = dict(self.bits)
         return next((bits[r] for r in stored.readers if r in bits), self.weight_bits)
 
-    def _grid(self, stored: Stored) -> Grid:
-        array = constant(stored.value)
-        return weight_grid(self._bits(stored), 0 if array is None else array.size)
+    def _grids(self, chosen: Sequence[Stored]) -> dict[ir.Value, Grid]:
+        """The format of each weight."""
+        named, sizes = {name for name, _ in self.bits}, {s.value: s.value.shape for s in chosen}
+        counts = {
+            value: 1 if shape is None else int(np.prod(shape.numpy())) for value, shape in sizes.items()
+        }
+        unnamed = [stored for stored in chosen if named.isdisjoint(stored.readers)]
+        better = spared({s.value: (counts[s.value], self._bits(s)) for s in unnamed}, self.spare)
+        return {
+            s.value: weight_grid(
+                8 if s.value in better else self._bits(s), counts[s.value], symmetric=self.symmetric
+            )
+            for s in chosen
+        }
 
-    def _store(self, constants: Constants, stored: Stored, rounded: Rounded | None) -> Array:
+    def _store(self, constants: Constants, stored: Stored, grid: Grid, rounded: Rounded | None) -> Array:
         """Replace one initializer by what becomes it at load; gives the error of its rounding, in float32."""
-        array, grid = constant(stored.value), self._grid(stored)
+        array = constant(stored.value)
         if array is None:
             raise ValueError(f"{stored.value.name} is not constant")
-        shape, rows = scale_shape(stored, array)
-        axis = next((i for i, size in enumerate(shape) if size != 1), None)
-        wide = array.astype(np.float32)
-        if sum(size != 1 for size in shape) > 1:  # a recurrent net: directions × gates are rows of one matrix
-            wide, axis = wide.reshape(rows, -1), 0
-        if rounded is None or len(rounded[1]) != rows:
-            rounded = round_plainly(wide, grid, axis, 0.0, self.weight_ranges)
-        q, scale = rounded
-        error: Array = dequantize(q, scale, axis=axis) - wide
-        _fold_at_load(
-            constants, stored.value, q.reshape(array.shape), scale.reshape(shape if scale.ndim else ()), grid
-        )
-        return error.reshape(array.shape)
+        layout = Layout.of(stored, array, self.granularity, self.block)
+        matrix = layout.matrix(array)
+        if rounded is None or (layout.width is None and self.granularity != "tensor"):
+            rounded = round_plainly(matrix, grid, layout.width, 0.0, self.weight_ranges)
+        codes, steps = rounded
+        error = layout.array(np.asarray(levels_at(codes, steps) - matrix, np.float32))
+        q, scale, zero = layout.split(codes), layout.each(steps.scales), layout.each(steps.zeros)
+        zeros = None if is_symmetric(grid) else zero.astype(grid.dtype)
+        _fold_at_load(constants, stored.value, q, scale.astype(np.float32), zeros, grid)
+        return error
 
 
 def choose(model: ir.Model, refusal: Callable[[Stored], str | None]) -> tuple[list[Stored], list[Skipped]]:
@@ -243,51 +259,42 @@ def weights_of(model: ir.Model) -> Iterator[Stored]:
         yield Stored(value, readers, *first)
 
 
-def scale_shape(stored: Stored, array: Array) -> tuple[tuple[int, ...], int]:
-    """Shape of the scales, so that they broadcast over the weights, and how many there are.
-
-    Args:
-        stored: says how the weights are read.
-        array: the weights.
-    """
-    node, ndim = stored.node, array.ndim
-    if ndim < 2:
-        return (1,) * ndim, 1
-    if node.op_type in ("GRU", "LSTM", "RNN"):
-        keep: tuple[int, ...] = tuple(range(ndim - 1))
-    elif node.op_type == "Gather":
-        keep = (int_attribute(node, "axis", 0) % ndim,)
-    elif node.op_type == "Conv":
-        keep = (0,)
-    elif node.op_type == "ConvTranspose":
-        keep = (1,)
-    elif node.op_type == "Gemm":
-        flipped = int_attribute(node, "transB" if stored.index else "transA", 0)
-        keep = (1 - flipped if stored.index else flipped,)
-    else:
-        keep = (ndim - 1 if stored.index else ndim - 2,)
-    shape = tuple(size if i in keep else 1 for i, size in enumerate(array.shape))
-    count = int(np.prod(shape))
-    if count * 8 > array.size:  # narrow rows: their scales would cost as much as they save
-        return (1,) * ndim, 1
-    return shape, count
-
-
-def _fold_at_load(constants: Constants, value: ir.Value, q: Array, scale: Array, grid: Grid) -> None:
-    """Put q · scale in the place of an initializer, under its name."""
+def _fold_at_load(
+    constants: Constants, value: ir.Value, q: Array, scale: Array, zero: Array | None, grid: Grid
+) -> None:
+    """Put (q − zero) · scale, in the weight's own shape, in the place of an initializer, under its name."""
     name = value.name or "weight"
     constants.model.graph.initializers.pop(name)
     codes = constants.integers(f"{name}_q", q, grid, constants.first, np.float32)
-    scaled_at_load(constants, value, codes, scale)
+    if zero is not None:
+        wide = _cast(constants.add(f"{name}_zero", zero), ir.DataType.FLOAT, constants.fresh(f"{name}_z"))
+        shifted = ir.Node("", "Sub", [codes, wide.outputs[0]], outputs=[constants.value(f"{name}_shifted")])
+        constants.model.graph.insert_before(constants.first, [wide, shifted])
+        codes = shifted.outputs[0]
+    scaled_at_load(constants, value, codes, scale, split=q.shape != value.shape)
 
 
-def scaled_at_load(constants: Constants, value: ir.Value, codes: ir.Value, scale: Array) -> None:
-    """Let codes · scale, in float32, be read where an initializer that is in the graph no more was read."""
+def scaled_at_load(
+    constants: Constants, value: ir.Value, codes: ir.Value, scale: Array, *, split: bool = False
+) -> None:
+    """Let codes · scale, in float32, be read where an initializer that is in the graph no more was read.
+
+    Args:
+        constants: of the model.
+        value: the initializer.
+        codes: numbers in its shape, or `split` into blocks.
+        scale: broadcasts over them.
+        split: whether the product has yet to be given its shape.
+    """
     name, half = value.name or "weight", value.dtype == ir.DataType.FLOAT16
-    product = ir.Value(name=constants.fresh(f"{name}_wide") if half else name)
-    nodes = [ir.Node("", "Mul", [codes, constants.add(f"{name}_scale", scale)], outputs=[product])]
+    last = ir.Value(name=constants.fresh(f"{name}_wide") if half or split else name)
+    nodes = [ir.Node("", "Mul", [codes, constants.add(f"{name}_scale", scale)], outputs=[last])]
+    if split:
+        shape = constants.add("shape", np.array(value.shape, np.int64))
+        last = ir.Value(name=constants.fresh(f"{name}_whole") if half else name)
+        nodes.append(ir.Node("", "Reshape", [*nodes[-1].outputs, shape], outputs=[last]))
     if half:  # not multiplied in float16: there is no such kernel on a CPU, so nothing would be folded
-        nodes.append(_cast(product, ir.DataType.FLOAT16, name))
+        nodes.append(_cast(last, ir.DataType.FLOAT16, name))
     constants.model.graph.insert_before(constants.first, nodes)
     replace_value(value, nodes[-1].outputs[0])
 

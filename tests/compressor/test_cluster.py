@@ -18,8 +18,9 @@ from edgepress.compressor.model import parameters, to_bytes
 from edgepress.compressor.passes.base import Context, Outcome, Skipped
 from edgepress.compressor.passes.cluster import Cluster, Layout
 from edgepress.compressor.passes.constants import packed
+from edgepress.compressor.passes.layout import Stored, scale_shape
 from edgepress.compressor.passes.prune import Prune
-from edgepress.compressor.passes.store import Stored, StoreWeights, scale_shape
+from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.protocols import Array, Feeds
 from edgepress.compressor.report.build import _packed_away, _scales

@@ -60,7 +60,7 @@ forms = [["conv2", "tucker"]]
 kind = "quantize"
 bits = [["conv1", 4]]
 ranges = "mse"
-per_channel = false
+granularity = "tensor"
 """
 
 
@@ -85,7 +85,7 @@ def test_a_recipe_that_is_read_fits_the_schema() -> None:
         ("0.99", "true"),
         ('"tucker"', '"turker"'),
         ('"mse"', '"best"'),
-        ("false", "0"),
+        ('"tensor"', "0"),
         ('[["conv1", 4]]', '[["conv1", 4.5]]'),
     ],
 )

@@ -10,14 +10,13 @@ from edgepress.compressor.numerics.grids import (
     BIAS_GRID,
     Grid,
     affine,
-    best_scale,
     bias_floor,
     bias_scale,
     dequantize,
     integer_grid,
     quantize,
-    symmetric_scale,
 )
+from edgepress.compressor.numerics.steps import best_steps
 
 UINT8 = integer_grid(8, signed=False)
 INT8 = integer_grid(8, signed=True)
@@ -96,47 +95,6 @@ def test_relu6_uses_the_whole_grid() -> None:
     assert params.scale == pytest.approx(6 / 255, rel=1e-6)
 
 
-@given(x=MATRICES, bits=st.integers(2, 8), data=st.data())
-def test_weights_agree_with_one_number_at_a_time(x: Floats, bits: int, data: st.DataObject) -> None:
-    axis = data.draw(st.one_of(st.none(), st.integers(0, x.ndim - 1)))
-    grid = integer_grid(bits, signed=True, symmetric=True)
-    scale = symmetric_scale(x, grid, axis)
-    q = quantize(x, scale, grid, axis=axis)
-    back = dequantize(q, scale, axis=axis)
-    for index in np.ndindex(*x.shape):
-        own = float(scale if axis is None else scale[index[axis]])
-        assert own > 0
-        expected = min(max(int(np.rint(np.float32(x[index]) / np.float32(own))), grid.qmin), grid.qmax)
-        assert q[index] == expected
-        assert abs(float(back[index]) - float(x[index])) <= own * 0.5001
-
-
-def test_channels_of_zeros_have_a_scale_and_stay_zero() -> None:
-    x = np.zeros((3, 4), np.float32)
-    x[1] = [0.5, -2.0, 1.0, 0.0]
-    scale = symmetric_scale(x, WEIGHTS, axis=0)
-    assert (scale > 0).all()
-    assert not quantize(x, scale, WEIGHTS, axis=0)[[0, 2]].any()
-    assert symmetric_scale(np.zeros((2, 2), np.float32), WEIGHTS) > 0
-
-
-@given(x=MATRICES)
-def test_clipping_is_chosen_only_where_it_helps(x: Floats) -> None:
-    grid = integer_grid(3, signed=True, symmetric=True)
-
-    def error(scale: Floats) -> npt.NDArray[np.float64]:
-        back = dequantize(quantize(x, scale, grid, axis=0), scale, axis=0)
-        return np.square(back - x).reshape(len(x), -1).sum(1, dtype=np.float64)
-
-    assert (error(best_scale(x, grid, 0)) <= error(symmetric_scale(x, grid, 0)) * (1 + 1e-5)).all()
-
-
-def test_clipping_does_help_few_bits() -> None:
-    x = np.random.default_rng(0).standard_normal((4, 1000)).astype(np.float32)
-    grid = integer_grid(3, signed=True, symmetric=True)
-    assert (best_scale(x, grid, 0) < symmetric_scale(x, grid, 0)).all()
-
-
 @given(
     bias=hnp.arrays(np.float32, 4, elements=st.floats(-1e4, 1e4, width=32)),
     weight=st.floats(1e-12, 1.0),
@@ -144,7 +102,8 @@ def test_clipping_does_help_few_bits() -> None:
 )
 def test_a_bias_always_fits_its_integers(bias: Floats, weight: float, scale: float) -> None:
     x = np.full((4, 3), weight, np.float32)
-    w_scale = symmetric_scale(x, WEIGHTS, 0, floor=bias_floor(bias, scale))
+    steps = best_steps(x, WEIGHTS, 3, floor=bias_floor(bias, scale), ratios=(1.0,))
+    w_scale = steps.scales[:, 0]
     step = bias_scale(scale, w_scale)
     q = quantize(bias, step, BIAS_GRID, axis=0)
     assert (np.abs(q.astype(np.int64)) < 2**31 - 1).all()

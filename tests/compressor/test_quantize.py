@@ -226,7 +226,7 @@ def test_seven_bits_where_the_target_asks_for_it() -> None:
 
 @pytest.mark.parametrize("channels", [True, False])
 def test_scales_are_per_channel_or_not(channels: bool) -> None:
-    changed, _ = quantized(CHAIN, Quantize(per_channel=channels))
+    changed, _ = quantized(CHAIN, Quantize(granularity="channel" if channels else "tensor"))
     node = next(n for n in changed.graph if n.outputs[0].name == "w1_dq")
     assert node.inputs[1].const_value.shape == ([8] if channels else [])
     assert distance(CHAIN, changed, models.feeds(CHAIN, 32)) < 0.06
@@ -345,7 +345,8 @@ def test_weights_round_to_the_nearest_integer() -> None:
     ("fields", "word"),
     [
         ({"weight_bits": 9}, "weight_bits"),
-        ({"activation_bits": 16}, "activation_bits"),
+        ({"activation_bits": 12}, "activation_bits"),
+        ({"spare": -0.1}, "spare"),
         ({"sites": ("(",)}, "regular"),
     ],
 )

@@ -1,5 +1,7 @@
 """Rounding to few bits against the slow, exact way, and against rounding to nearest."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,12 @@ from edgepress.compressor.numerics.grids import Grid, integer_grid
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.rounding import DAMPINGS, ENOUGH, round_to_outputs, row_errors
 from edgepress.compressor.protocols import Matrix
+
+
+def rounded(*args: Any, **fields: Any) -> tuple[Matrix, Matrix]:
+    """Integers, and a scale for each row."""
+    q, steps = round_to_outputs(*args, **fields)
+    return q, steps.scales[:, 0]
 
 
 def moments(x: Matrix) -> Moments:
@@ -51,7 +59,7 @@ def test_it_is_what_the_exact_updates_give(bits: int, rows: int, width: int, see
     fit = moments(inputs(rng, 2 * ENOUGH * width + 8, width))
     held = moments(np.zeros((0, width)))
     weights = rng.standard_normal((rows, width))
-    q, scales = round_to_outputs(weights, fit, held, grid, ratios=(1.0,))
+    q, scales = rounded(weights, fit, held, grid, ratios=(1.0,))
     gram = fit.centred()[0]
     ridge = DAMPINGS[0] * np.trace(gram) / width + width * fit.rounding()
     exact = slowly(weights, gram + np.eye(width) * ridge, scales, grid)
@@ -67,7 +75,7 @@ def test_no_row_is_worse_than_to_nearest(bits: int, width: int, rows: int, seed:
     grid = integer_grid(bits, signed=True, symmetric=True)
     fit, held = moments(inputs(rng, rows, width)), moments(inputs(rng, max(rows // 4, 2), width))
     weights = rng.standard_normal((6, width))
-    q, scales = round_to_outputs(weights, fit, held, grid)
+    q, scales = rounded(weights, fit, held, grid)
     assert q.min() >= grid.qmin
     assert q.max() <= grid.qmax
     gram = (fit + held).centred()[0]
@@ -84,7 +92,7 @@ def test_few_rows_are_not_believed(bits: int) -> None:
     mix = rng.standard_normal((256, 256)) / 16
     seen, held, others = (rng.standard_normal((n, 256)) @ mix for n in (60, 15, 4000))
     weights = rng.standard_normal((32, 256))
-    q, scales = round_to_outputs(weights, moments(seen), moments(held), grid)
+    q, scales = rounded(weights, moments(seen), moments(held), grid)
     nearest = np.clip(np.rint(weights / scales[:, None]), grid.qmin, grid.qmax)
     gram = others.T @ others / len(others)
     ours, plain = (error(weights, each, scales, gram).sum() for each in (q, nearest))
@@ -97,7 +105,7 @@ def test_correlated_inputs_make_much_good() -> None:
     mix = rng.standard_normal((8, 64))
     x = rng.standard_normal((2000, 8)) @ mix + 0.05 * rng.standard_normal((2000, 64))
     weights = rng.standard_normal((16, 64))
-    q, scales = round_to_outputs(weights, moments(x[:1600]), moments(x[1600:]), grid)
+    q, scales = rounded(weights, moments(x[:1600]), moments(x[1600:]), grid)
     nearest = np.clip(np.rint(weights / scales[:, None]), grid.qmin, grid.qmax)
     gram = moments(x).centred()[0]
     ours, plain = (error(weights, each, scales, gram).sum() for each in (q, nearest))
@@ -107,8 +115,8 @@ def test_correlated_inputs_make_much_good() -> None:
 def test_zeros_and_constant_inputs_are_no_trouble() -> None:
     grid = integer_grid(4, signed=True, symmetric=True)
     flat = moments(np.ones((50, 5)))
-    q, scales = round_to_outputs(np.zeros((3, 5)), flat, flat, grid)
+    q, scales = rounded(np.zeros((3, 5)), flat, flat, grid)
     assert not q.any()
     assert (scales > 0).all()
-    q, scales = round_to_outputs(np.eye(5), flat, flat, grid)
+    q, scales = rounded(np.eye(5), flat, flat, grid)
     np.testing.assert_allclose(q * scales[:, None], np.eye(5), atol=1e-6)
