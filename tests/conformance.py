@@ -16,6 +16,7 @@ from edgepress.compressor.model import to_bytes, to_proto
 from edgepress.compressor.passes import (
     Cluster,
     Dynamic,
+    Equalize,
     Half,
     LowRank,
     Pass,
@@ -64,11 +65,17 @@ STRONG: Mapping[str, Callable[[ir.Model], Pass]] = {
     "prune, 2 of 4": lambda _: Prune(min_elements=2, pattern="n_m"),
     "prune, blocks": lambda _: Prune(min_elements=2, pattern="block", scope="global"),
     "quantize": lambda _: Quantize(),
-    "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", per_channel=False),
+    "quantize, 4 bits": lambda _: Quantize(weight_bits=4, ranges="mse", granularity="tensor"),
     "quantize, few bits": lambda _: Quantize(weight_bits=3),
     "threshold": lambda m: ThresholdReLU(tuple((a.name, 0.3) for a in activations(m))),
     "threshold, by energy": lambda _: ThresholdReLU(quantile=0.1),
     "threshold, by channel": lambda _: ThresholdReLU(quantile=0.2, per_channel=True, compensate=False),
+    "quantize, 16 bits": lambda _: Quantize(weight_bits=5, activation_bits=16, symmetric=False),
+    "equalize": lambda _: Equalize(),
+    "equalize, through clips": lambda _: Equalize(through_clips=True),
+    "store, blocks": lambda _: StoreWeights(
+        weight_bits=3, granularity="block", block=2, symmetric=False, min_elements=2
+    ),
     "store": lambda _: StoreWeights(min_elements=2),
     "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=2),
     "cluster": lambda _: Cluster(min_elements=2),
@@ -107,6 +114,12 @@ NEUTRAL: Mapping[str, Callable[[ir.Model], Pass]] = {
     "threshold, by channel": lambda m: ThresholdReLU(
         quantile=0.2, per_channel=True, leave=tuple(a.name for a in activations(m))
     ),
+    "quantize, 16 bits": lambda _: Quantize(activation_bits=16, sites=("^nobody$",)),
+    "equalize": lambda _: Equalize(sites=("^nobody$",)),
+    "equalize, through clips": lambda m: Equalize(
+        through_clips=True, leave=tuple(s.name for s in find_sites(m))
+    ),
+    "store, blocks": lambda _: StoreWeights(granularity="block", min_elements=10**9),
     "store": lambda _: StoreWeights(min_elements=10**9),
     "store, few bits": lambda _: StoreWeights(weight_bits=4, min_elements=10**9),
     "cluster": lambda _: Cluster(min_elements=10**9),

@@ -3,6 +3,7 @@
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.dynamic import Dynamic
+from edgepress.compressor.passes.equalize import Equalize
 from edgepress.compressor.passes.half import Half
 from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.prune import Prune
@@ -14,11 +15,11 @@ from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 from edgepress.compressor.passes.weight_only import WeightOnly
 
 ALL: tuple[type[Pass], ...] = (
-    Shrink, LowRank, Separable, Prune, ThresholdReLU, Quantize, StoreWeights, Cluster,
-    Dynamic, WeightOnly, Half,
+    Shrink, LowRank, Separable, Prune, ThresholdReLU, Equalize, Quantize, Dynamic, WeightOnly, Half, StoreWeights,
+    Cluster,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "Cluster", "Dynamic", "Half", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink", "StoreWeights",
-    "ThresholdReLU", "WeightOnly",
+    "ALL", "Cluster", "Dynamic", "Equalize", "Half", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink",
+    "StoreWeights", "ThresholdReLU", "WeightOnly",
 ]  # fmt: skip
