@@ -37,9 +37,6 @@ HOMOGENEOUS = frozenset([
 ])  # fmt: skip
 """Operators with f(s x) = s f(x) for a factor above zero on each channel."""
 
-HEADROOM = 2.0
-"""So much larger than on the samples values may get before a Clip cuts what it did not."""
-
 LITTLE = 1e-3
 """When all factors of a round are nearer to 1 it was the last."""
 
@@ -50,8 +47,8 @@ class Equalize(Pass):
 
     Attributes:
         rounds: most turns of all pairs.
-        through_clips: also through a Clip with bounds, channels that stay within half of them on the samples, and as
-            far as they still do: exact on the samples, and not for certain on others.
+        through_clips: also through a Clip with bounds, channels that no sample takes to one, and no farther than that
+            stays so: exact on the samples, and not for certain on others.
         sites: regular expressions of the sites in front of what is scaled; empty for all.
         leave: names of sites whose weights stay as they are.
     """
@@ -208,6 +205,8 @@ def _bound(site: Site) -> str | None:
     weight = site.node.inputs[1]
     if weight is None or not exclusive(weight):
         return "its weights are shared, or an output of the model"
+    if site.weight.dtype != np.float32:
+        return f"{site.weight.dtype}: scaled values might be too large for it"
     if site.transposed_conv and site.groups > 1:
         return f"it has {site.groups} groups"
     if not np.isfinite(site.weight).all():
@@ -235,13 +234,13 @@ def _peaks(
 
 
 def _limits(link: _Link, peaks: Mapping[ir.Value, tuple[Matrix, Matrix]]) -> tuple[Matrix, Array]:
-    """Least divisor of each output of the maker, and which stay: those that a Clip cuts, or nearly."""
+    """Least divisor of each output of the maker, and which stay: those that a Clip cuts on the samples."""
     least, fixed = np.zeros(link.maker.outputs), np.zeros(link.maker.outputs, bool)
     for clip in link.clips:
         for peak, bound in zip(peaks[clip.value], (clip.low, clip.high), strict=True):
             if bound == 0.0 or np.isinf(bound):  # a bound of zero cuts the same at any scale
                 continue
-            reach = np.maximum(HEADROOM * peak / bound, 0.0)
+            reach = np.maximum(peak / bound, 0.0)
             fixed |= reach >= 1.0
             least = np.maximum(least, reach)
     return least, fixed

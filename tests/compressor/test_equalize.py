@@ -88,8 +88,7 @@ def test_the_function_stays_and_ranges_meet(name: str) -> None:
 def test_no_tiny_model_says_anything_else(name: str) -> None:
     model = models_core.ALL[name]()
     changed, _ = equalized(model)
-    half = any(v.dtype == ir.DataType.FLOAT16 for v in model.graph.initializers.values())
-    assert relative(model, changed) < (0.02 if half else 2e-5)
+    assert relative(model, changed) < 2e-5
 
 
 def test_weights_of_one_scale_lose_less() -> None:
@@ -131,7 +130,7 @@ def test_channels_that_meet_no_bound_go_through_a_clip() -> None:
     assert outcome.changed == ("a",)
     one, other = models.run(model, feeds)["y"], models.run(changed, feeds)["y"]
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
-    cut = oracles.values(model, feeds, ["a"])["a"].max(axis=(0, 2, 3)) >= 3
+    cut = oracles.values(model, feeds, ["a"])["a"].max(axis=(0, 2, 3)) >= 6
     assert cut.any()
     before, after = (find_sites(m)[0].matrix() for m in (model, changed))
     np.testing.assert_array_equal(before[cut], after[cut])

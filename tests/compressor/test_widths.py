@@ -159,6 +159,20 @@ def test_16_bits_of_weights_and_activations_differ_from_float_by_the_weights_alo
     assert np.abs(found - wanted).max() < 2**-12 * np.abs(wanted).max()
 
 
+def test_a_sigmoid_reaches_one_in_16_bits() -> None:
+    """Kernels of 8 bits have a range built in that ends at 255/256."""
+    eye = np.eye(4, dtype=np.float32)[:, :, None, None]
+    model = text(
+        "(float[N, 4, 3, 3] x) => (float[N, 4, 3, 3] y)",
+        "a = Conv (x, w) s = Sigmoid (a) y = Conv (s, w)", {"w": eye},
+    )  # fmt: skip
+    infer_shapes(model)
+    feeds = {"x": np.linspace(-20, 20, 36 * 8, dtype=np.float32).reshape(8, 4, 3, 3)}
+    changed = model.clone()
+    Quantize(activation_bits=16).apply(changed, oracles.context(model, 8, feeds=feeds))
+    assert np.abs(ENGINE.load(to_bytes(changed))(feeds)["y"] - models.run(model, feeds)["y"]).max() < 1e-3
+
+
 def test_few_bytes_are_spent_where_few_bytes_are() -> None:
     weights = {"small": (2000, 4), "middle": (10_000, 4), "large": (400_000, 4)}
     assert spared(weights, 0.05) == {"small", "middle"}
