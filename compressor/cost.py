@@ -6,7 +6,7 @@ rounded up to what fills the kernel's lanes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -18,6 +18,8 @@ _WITH_MACS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulIntege
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Value name → observed shape for one sample."""
+
+SIXTEEN_BITS = (ir.DataType.UINT16, ir.DataType.INT16)
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,7 @@ def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[N
         weight_bytes = sum(c.nbytes for c in constants)
         activations = sum(_bytes(v, shapes) for v in node.outputs)
         moved = weight_bytes + activations
-        integer = _in_integers(node) or any(
-            v is not None and (p := v.producer()) is not None and p.op_type == "DequantizeLinear"
-            for v in node.inputs[:1]
-        )
+        integer = _in_integers(node) or takes_bytes(node.inputs[:1])
         ns = 0.0
         if target is not None:
             ns = target.node_overhead_ns + kernel_ns(target, macs, moved, integer=integer)
@@ -93,6 +92,14 @@ def _in_integers(node: ir.Node) -> bool:
     """Whether a product's operator computes in 8 bits, whatever it reads."""
     blocks = node.op_type == "MatMulNBits" and int_attribute(node, "accuracy_level", 0) == 4
     return blocks or node.op_type == "MatMulInteger"
+
+
+def takes_bytes(values: Sequence[ir.Value | None]) -> bool:
+    """Whether some of what a node reads comes as 8-bit integers, and nothing as 16: kernels of those are rare."""
+    makers = [v.producer() for v in values if v is not None]
+    found = [node for node in makers if node is not None and node.op_type == "DequantizeLinear"]
+    zeros = [node.inputs[2] for node in found if len(node.inputs) > 2]
+    return bool(found) and all(z is None or z.dtype not in SIXTEEN_BITS for z in zeros)
 
 
 def node_macs(node: ir.Node, shapes: Shapes) -> int:

@@ -8,7 +8,7 @@ import math
 
 import onnx_ir as ir
 
-from edgepress.compressor.cost import Shapes, node_costs
+from edgepress.compressor.cost import Shapes, node_costs, takes_bytes
 from edgepress.compressor.protocols import Target
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid"})
@@ -92,8 +92,4 @@ def _scales_sums(node: ir.Node) -> bool:
 
 def _integer(node: ir.Node) -> bool:
     """Whether a kernel takes 8 bits and gives 8 bits (or sums, where it is a product)."""
-    takes = any(
-        value is not None and (maker := value.producer()) is not None and maker.op_type == "DequantizeLinear"
-        for value in node.inputs
-    )
-    return node.op_type in _INTEGER_KERNELS and takes
+    return node.op_type in _INTEGER_KERNELS and takes_bytes(node.inputs)

@@ -118,6 +118,18 @@ def test_quantized_nodes_are_costed_as_integers() -> None:
     assert after["c2"].latency_ns < before["c2"].latency_ns
 
 
+def test_activations_of_16_bits_are_not_costed_as_fast_integers() -> None:
+    from edgepress.compressor.passes import Quantize
+
+    model, board = models.cnn(), oracles.Board(bytes_per_ns=1e9)
+    wide, narrow = model.clone(), model.clone()
+    Quantize(activation_bits=16).apply(wide, oracles.context(model))
+    Quantize().apply(narrow, oracles.context(model))
+    plain, slow, fast = (predicted_ns(m, shapes(m), board) for m in (model, wide, narrow))
+    assert fast < slow
+    assert plain < slow
+
+
 def test_unpacked_weights_are_not_run_for_their_shape() -> None:
     model, feeds = models.mlp(64), models.feeds(models.mlp(64), 1)
     StoreWeights(min_elements=1).apply(model, Context())
