@@ -15,13 +15,15 @@ bits so that outputs keep (numerics/rounding.py), the mean error taken out of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.numerics.grids import Grid, dequantize
+from edgepress.compressor.numerics.grids import Grid
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
+from edgepress.compressor.numerics.rounding import Rounding
+from edgepress.compressor.numerics.steps import block_width
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
@@ -69,8 +71,11 @@ class Dynamic(Pass):
     Attributes:
         weight_bits: 2 to 8; fewer where the target's kernels would saturate. An LSTM's have 8.
         bits: (site, bits) pairs that differ from that. Kernels compute with 8 bits whatever is stored.
-        per_channel: one weight scale per output; else one per tensor.
-        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better.
+        granularity: one weight scale per output (`channel`) or in all (`tensor`).
+        weight_ranges: `minmax` clips no weight, `mse` clips where that rounds the others better, `auto` does so below 7
+            bits.
+        rounding: below 7 bits: to the `nearest` integer, or by outputs: column by column (`gptq`), and then weight by
+            weight (`coordinate`).
         bias_correction: with samples, take the mean error of rounded weights out of the bias.
         min_elements: sites with fewer weights stay as they are.
         sites: regular expressions of sites to quantize; empty for all.
@@ -80,8 +85,9 @@ class Dynamic(Pass):
     kind: ClassVar[str] = "dynamic"
     weight_bits: int = 8
     bits: tuple[tuple[str, int], ...] = ()
-    per_channel: bool = True
-    weight_ranges: Ranges = "minmax"
+    granularity: Literal["channel", "tensor"] = "channel"
+    weight_ranges: Ranges = "auto"
+    rounding: Rounding = "coordinate"
     bias_correction: bool = True
     min_elements: int = 1024
     sites: tuple[str, ...] = ()
@@ -123,7 +129,7 @@ class Dynamic(Pass):
     def _reason(self, product: Product, context: Context) -> str | None:
         """Why a product stays as it is, or None."""
         size, outputs = product.weights.size, product.weights.shape[1]
-        scales = outputs if self.per_channel else 1
+        scales = outputs if self.granularity == "channel" else 1
         if 4 * size <= stored_bytes(size, self._bits(product)) + 4 * scales + OVERHEAD:
             return "the file would not get smaller"
         return left_out(product.name, size, context, self.sites, self.leave, self.min_elements)
@@ -160,22 +166,23 @@ class Dynamic(Pass):
         means = bias_means(constants.model, products, context) if self.bias_correction else {}
         seen: Mapping[ir.Node, Rounded] = {}
         few = [s for p in products if grids[p.node].bits <= MOST_PACKED_BITS and (s := p.site) is not None]
-        if few and self.per_channel:
-            seen = round_by_outputs(constants.model, grids, few, {}, context, means)
+        if few:
+            seen = round_by_outputs(
+                constants.model, grids, few, {}, context, means,
+                how=self.rounding, ranges=self.weight_ranges, granularity=self.granularity,
+            )  # fmt: skip
         quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         old = [value for product in products for value in product.node.inputs[1:]]
         for product in products:
-            grid, found = grids[product.node], seen.get(product.node)
+            matrix = np.ascontiguousarray(product.weights.T)
+            found = seen.get(product.node)
             if found is None:
-                axis = 1 if self.per_channel else None
-                found = round_plainly(product.weights, grid, axis, 0.0, self.weight_ranges)
-            elif product.flipped:
-                found = np.ascontiguousarray(found[0].T), found[1]
-            error = dequantize(*found, axis=1 if found[1].ndim else None) - product.weights
-            take_up(product, error, means)
+                width = block_width(self.granularity, 0, matrix.shape[1])
+                found = round_plainly(matrix, grids[product.node], width, 0.0, self.weight_ranges)
+            take_up(product, found[1].values(found[0].T) - product.weights, means)
             if product.x not in quantized:
                 quantized[product.x] = _quantized(constants, product)
-            _rewrite(constants, product, quantized[product.x], found, grid)
+            _rewrite(constants, product, quantized[product.x], found)
         drop_unread(constants.model, old)
 
 
@@ -196,12 +203,13 @@ def _quantized(constants: Constants, product: Product) -> Sequence[ir.Value]:
     return outputs
 
 
-def _rewrite(
-    constants: Constants, product: Product, x: Sequence[ir.Value], rounded: Rounded, grid: Grid
-) -> None:
+def _rewrite(constants: Constants, product: Product, x: Sequence[ir.Value], rounded: Rounded) -> None:
     """Put integers in the place of a product; its last node is the old one, so what it gives stays as it is."""
     node, name, y = product.node, product.name, product.node.outputs[0]
-    q, scale = rounded
+    codes, steps = rounded
+    scale = steps.scales[:, 0].astype(np.float32)
+    if (scale == scale[0]).all():
+        scale = scale[0]
 
     def put(
         kind: str, inputs: Sequence[ir.Value], part: str, like: ir.Value, *attributes: ir.Attr
@@ -212,8 +220,8 @@ def _rewrite(
         return value
 
     addend = product.addend(constants)
-    weights = constants.integers(f"{product.stem}_q", q, grid, node)
-    scales = constants.add(f"{product.stem}_scale", scale)
+    weights = constants.integers(f"{product.stem}_q", np.ascontiguousarray(codes.T), steps.grid, node)
+    scales = constants.add(f"{product.stem}_scale", np.asarray(scale))
     sums = put("MatMulInteger", [x[0], weights, x[2]], "sums", y)
     sums.type = ir.TensorType(ir.DataType.INT32)
     last = [
@@ -241,7 +249,8 @@ def _quantize_lstm(constants: Constants, node: ir.Node, grid: Grid) -> None:
         if array is None or value is None:
             raise ValueError(f"{site_name(node)} has no constant weights")
         directions, rows, width = array.shape
-        q, scale = round_plainly(array.reshape(-1, width), grid, 0, 0.0, "minmax")
+        q, steps = round_plainly(array.reshape(-1, width), grid, width, 0.0, "minmax")
+        scale = steps.scales.astype(np.float32)
         turned = np.ascontiguousarray(q.reshape(array.shape).transpose(0, 2, 1))
         node.replace_input_with(index, constants.add(f"{value.name}_q", turned))
         extra += [

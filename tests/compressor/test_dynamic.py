@@ -97,7 +97,9 @@ def test_products_are_those_of_integers(case: tuple, per_channel: bool) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgepress.compressor.passes.dynamic.OVERHEAD", -(10**6))
-        changed, outcome = applied(model, Dynamic(min_elements=1, per_channel=per_channel))
+        changed, outcome = applied(
+            model, Dynamic(min_elements=1, granularity="channel" if per_channel else "tensor")
+        )
     assert outcome.changed == ("y",)
     expected = by_hand(x, np.float32(alpha) * w, 0 if per_channel else None)
     expected = expected + (beta * weights["c"] if bias else 0)
