@@ -169,7 +169,7 @@ def solve_ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
     Raises:
         LinAlgError: G is not finite.
     """
-    strength += 1e-12
+    strength = max(strength, 0.0) + 1e-12
     while True:
         loaded = gram.copy()
         loaded[np.diag_indices_from(loaded)] += strength
