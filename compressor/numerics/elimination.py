@@ -77,7 +77,9 @@ class Groups:
 def prune_groups(
     groups: Groups, pattern: Pattern, count: int, *, by_outputs: bool = True, compensate: bool = True
 ) -> Matrix:
-    """Zeros in the rows of groups with little error on outputs; never more of that than by magnitude alone.
+    """Zeros in the rows of groups with little error on outputs; never more of that than by magnitude.
+
+    One weight after another, the cheapest first, may end dearer than the least magnitudes together: the better counts.
 
     Args:
         groups: W and the moments of its inputs.
@@ -94,9 +96,10 @@ def prune_groups(
     plain = weights * stays
     if not compensate:
         found = weights * pattern.mask(groups.costs(compensate=False), count) if by_outputs else plain
-    elif not by_outputs:
-        found = _eliminated(groups, (~stays).sum(axis=1), pattern, ~stays)[0]
     else:
+        plain = _eliminated(groups, (~stays).sum(axis=1), pattern, ~stays)[0]
+        if not by_outputs:
+            return plain
         most = weights.shape[1] if pattern.keep is None else count // max(len(weights), 1)
         counts = np.full(len(weights), most)
         if pattern.keep is None:

@@ -110,6 +110,8 @@ class Activity:
             unit_of: [positions], the unit at each, −1 where it is none of these.
         """
         known = unit_of >= 0
+        if not known.any():
+            return
         flat, owner = x[known].reshape(int(known.sum()), -1), unit_of[known]
         zeros = flat.shape[1] - np.count_nonzero(flat, axis=1)
         self.zeros += np.bincount(owner, zeros, self.units)
