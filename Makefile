@@ -27,11 +27,12 @@ types: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .types .
 	rm -rf build
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
-	$(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py
+	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py
 	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/curves.py
 
 clean:
 	rm -rf .venv .types build dist *.egg-info demo-out
