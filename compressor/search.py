@@ -23,7 +23,7 @@ from edgepress.compressor.allocate import Descent, State, Weighing
 from edgepress.compressor.choice import Candidate, Objective, reason, worth
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.export.onnx import save
-from edgepress.compressor.options import Options
+from edgepress.compressor.options import ROUNDING, Options
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
@@ -138,8 +138,7 @@ class Search:
             if not self._accepts(stored):
                 names = sorted({weight.readers[0] for weight in weights_of(original)})
                 worst = self._most_harmed(names, lambda name: StoreWeights(HALF, ((name, 8),)))
-                spared = self._fewest(stored, worst, lambda sites: self._tail("float", half=sites))
-                stored, self.half = spared
+                stored, self.half = self._fewest(stored, worst, lambda some: self._tail("float", half=some))
             integer = self._judge("8-bit arithmetic", self._tail("int8"))
             if not self._accepts(integer):
                 bits, names = self.target.weight_bits, [site.name for site in find_sites(original)]
@@ -229,8 +228,9 @@ class Search:
         if bits is None:
             bits = tuple((name, HALF) for name in half or self.half)
         few = tuple((name, width) for name, width in bits if width < HALF)
-        quantize = Quantize(weight_bits=self.target.weight_bits, bits=few, leave=leave or self.leave)
-        return (quantize, StoreWeights(bits=bits)) if precision == "int8" else (StoreWeights(bits=bits),)
+        store = StoreWeights(bits=bits, rounding=ROUNDING)
+        quantize = Quantize(self.target.weight_bits, bits=few, leave=leave or self.leave, rounding=ROUNDING)
+        return (quantize, store) if precision == "int8" else (store,)
 
     def _descent(self, precision: str, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""

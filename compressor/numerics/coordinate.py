@@ -14,8 +14,8 @@ import numpy as np
 from edgepress.compressor.numerics.steps import Steps
 from edgepress.compressor.protocols import Matrix
 
-ROUNDS = 16
-"""Most rounds over all columns; after a few hardly any weight moves."""
+ROUNDS = 4
+"""Most rounds over all columns; the first lowers the error most, sixteen by a hundredth more than four."""
 
 BLOCK = 32
 """Columns whose effect on the later ones is applied together: the same numbers by fewer, larger products."""

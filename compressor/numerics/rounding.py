@@ -77,7 +77,8 @@ def round_to_outputs(
         ratios: shares of the least range that clips nothing to try.
         width: columns that share a scale, a divisor of `in`; a whole row where 0, all rows where None.
         how: errors made good by the columns behind (`gptq`), or from the better of that and nearest down to where no
-            weight can move alone (`coordinate`), or left where they are (`nearest`).
+            weight can move alone (`coordinate`; with few rows of inputs that would fit those alone, and it is `gptq`),
+            or left where they are (`nearest`).
 
     Returns:
         Q [out, in] of `grid.dtype`, and the levels that they stand for.
@@ -87,7 +88,7 @@ def round_to_outputs(
     columns = weights.shape[1] if width == ROW else width
     steps = best_steps(weights, grid, columns, power=power(gram, least), floor=floor, ratios=ratios)
     damping = None if how == "nearest" else best_damping(weights, fit, held, steps)
-    if how != "coordinate" or damping is None:
+    if how != "coordinate" or damping is None or both.rows < ENOUGH * both.inputs:
         return round_among(weights, gram, least, damping, steps, grid.dtype), steps
     loaded = damped(gram, damping, least)
     start = round_among(weights, gram, least, damping, steps, np.float64, judge=loaded)

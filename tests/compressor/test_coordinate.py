@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor.numerics.coordinate import descend
-from edgepress.compressor.numerics.factors import row_errors
+from edgepress.compressor.numerics.factors import ENOUGH, row_errors
 from edgepress.compressor.numerics.grids import integer_grid
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.rounding import (
@@ -80,6 +80,9 @@ def test_it_is_never_worse_than_columns_nor_nearest(
     both = fit + held
     gram = both.centred()[0] if damping is None else damped(both.centred()[0], damping, both.rounding())
     errors = {how: row_errors(weights - levels_at(each, steps), gram) for how, each in codes.items()}
+    if both.rows < ENOUGH * width:  # so few would be fitted by their noise
+        np.testing.assert_array_equal(codes["coordinate"], codes["gptq"])
+        return
     assert (errors["coordinate"] <= np.minimum(errors["gptq"], errors["nearest"]) * (1 + 1e-9)).all()
 
 
