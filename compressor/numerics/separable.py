@@ -87,11 +87,15 @@ def split_to_share(kernel: Matrix, gram: Matrix, energy: float, most: int) -> tu
     Returns:
         P and D, or None where no such m keeps it.
     """
-    for multiplier in range(1, most + 1):
+    found, few = None, 1
+    while few <= most:  # bisected: a try of a wide convolution takes seconds
+        multiplier = (few + most) // 2
         mixed, filters = split_depthwise(kernel, gram, multiplier)
         if lost(kernel, gram, mixed, filters) <= 1 - energy + 1e-9:
-            return mixed, filters
-    return None
+            found, most = (mixed, filters), multiplier - 1
+        else:
+            few = multiplier + 1
+    return found
 
 
 def most_multiplier(out: int, taps: int) -> int:
