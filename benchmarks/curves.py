@@ -167,6 +167,15 @@ AXES = {
 }
 
 
+SHORT = {
+    "smaller": "× smaller",
+    "smaller_deflated": "× smaller",
+    "faster": "× speed",
+    "zeros_percent": " % zeros",
+}
+"""The axes of the table, and what stands behind their numbers."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One run.
@@ -225,7 +234,7 @@ def measure(folder: Path, technique: str, variant: str, strength: float, recipe:
         raise SystemExit(f"{folder.name}: over 2 GB, or without a score: no model for curves")
     deflated = [len(zlib.compress(data, 9)) for data in (model.read_bytes(), result.model)]
     return Point(
-        key(folder, recipe),
+        key(folder, technique, variant, recipe),
         folder.name,
         technique,
         variant,
@@ -248,9 +257,9 @@ def zeros_percent(report: Report) -> float | None:
     return round(sum((row.after or 0.0) * row.values for row in counted) / values, 2) if values else None
 
 
-def key(folder: Path, recipe: Recipe) -> str:
+def key(folder: Path, technique: str, variant: str, recipe: Recipe) -> str:
     """What a point is known by."""
-    return f"{folder.name} {digest(recipe)[:16]}"
+    return f"{folder.name}, {technique}, {variant}, {digest(recipe)[:16]}"
 
 
 def measure_all(folders: Sequence[Path], only: Sequence[str], fresh: bool) -> None:
@@ -267,7 +276,7 @@ def measure_all(folders: Sequence[Path], only: Sequence[str], fresh: bool) -> No
     wanted = {(name, variant, strength) for _, name, variant, strength, _ in plan([HERE], ())}
     with Progress(transient=True) as bar:
         for folder, name, variant, strength, recipe in bar.track(steps, description="points"):
-            if key(folder, recipe) in known:
+            if key(folder, name, variant, recipe) in known:
                 continue
             bar.console.print(f"{folder.name}: {name}, {variant}, {strength:g}")
             started = time.monotonic()
@@ -304,21 +313,19 @@ def draw() -> None:
 
 
 def table(points: Sequence[Mapping[str, Any]]) -> str:
-    """For each technique and model the smallest file, and the fastest one, that keeps enough of the score."""
+    """For each technique and model the most that it gave at enough of the score, by each axis."""
     models = sorted({point["model"] for point in points})
     lines = [
         "| technique | " + " | ".join(f"`{model}`" for model in models) + " |",
         "|---" * (len(models) + 1) + "|",
     ]
     for name, technique in TECHNIQUES.items():
-        size = "smaller_deflated" if "smaller_deflated" in technique.axes else "smaller"
         cells = []
         for model in models:
-            fair = [p for p in points if (p["technique"], p["model"]) == (name, model)]
-            fair = [p for p in fair if p["score_kept_percent"] >= KEPT_PERCENT]
-            least, most = (max((p[axis] for p in fair), default=1.0) for axis in (size, "faster"))
-            timed = f", {most:.1f}× faster" if "faster" in technique.axes else ""
-            cells.append(f"{least:.1f}×{timed}" if fair else "none")
+            mine = [p for p in points if (p["technique"], p["model"]) == (name, model)]
+            fair = [p for p in mine if p["score_kept_percent"] >= KEPT_PERCENT]
+            best = {axis: max((p[axis] or 0.0 for p in fair), default=0.0) for axis in technique.axes}
+            cells.append(", ".join(f"{best[axis]:.1f}{SHORT[axis]}" for axis in SHORT if best.get(axis)))
         lines.append(f"| [{name}]({name}.md) | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
