@@ -78,8 +78,9 @@ class Options:
         if widths := self._turned("width", state):
             passes.append(Shrink(widths=widths))
         if ranks := self._turned("rank", state):
-            forms = tuple((name, self._forms[name]) for name, _ in ranks if self._forms[name] != "channels")
-            passes.append(LowRank(ranks=ranks, forms=forms))
+            forms = self._forms
+            others = tuple((name, forms[name]) for name, _ in ranks if forms[name] != "channels")
+            passes.append(LowRank(ranks=ranks, forms=others))
         return tuple(passes)
 
     def bits(self, state: Sequence[int], half: Sequence[str] = ()) -> tuple[tuple[str, int], ...]:
@@ -89,12 +90,11 @@ class Options:
             state: of the knobs.
             half: sites in half precision where nothing else is said.
         """
-        split = {name for name, _ in self._turned("rank", state)}
+        forms = self._forms
+        parts = {name: parts_of(forms[name]) for name, _ in self._turned("rank", state)}
         wanted = dict.fromkeys(half, HALF) | dict(self._turned("bits", state))
         return tuple(
-            (f"{name}{part}", bits)
-            for name, bits in wanted.items()
-            for part in (parts_of(self._forms[name]) if name in split else ("",))
+            (f"{name}{part}", bits) for name, bits in wanted.items() for part in parts.get(name, ("",))
         )
 
     @property

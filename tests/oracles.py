@@ -225,3 +225,11 @@ def channel_svd(kernel: Matrix, rank: int) -> Matrix:
         u, s, v = np.linalg.svd(kernel[:, c], full_matrices=False)
         result[:, c] = (u[:, :rank] * s[:rank]) @ v[:rank]
     return result
+
+
+def moved(model: ir.Model, changed: ir.Model, seed: int = 7) -> float:
+    """How far the output y moves on samples, over its norm."""
+    feeds = models.feeds(model, 6, seed)
+    before, after = models.run(model, feeds)["y"], models.run(changed, feeds)["y"]
+    assert before.shape == after.shape
+    return float(np.linalg.norm(after - before) / np.linalg.norm(before))

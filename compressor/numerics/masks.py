@@ -66,11 +66,6 @@ class Pattern:
         return bool((held <= self.keep).all() if self.keep is not None else (held == 0).sum() >= count)
 
 
-def magnitude_mask(weights: Array, count: int) -> Mask:
-    """What stays when the `count` weights of least magnitude go; of equal ones the first in memory."""
-    return ~least_of(np.abs(weights), count)
-
-
 def n_m_mask(scores: Matrix, n: int, m: int, run: int | None = None) -> Mask:
     """What stays when of every m weights of a row, side by side, all but the n of most score go.
 

@@ -44,13 +44,6 @@ def conv(weight: Array, attributes: str = "", bias: bool = True) -> ir.Model:
     return model
 
 
-def moved(model: ir.Model, changed: ir.Model, seed: int = 7) -> float:
-    feeds = models.feeds(model, 6, seed)
-    before, after = models.run(model, feeds)["y"], models.run(changed, feeds)["y"]
-    assert before.shape == after.shape
-    return float(np.linalg.norm(after - before) / np.linalg.norm(before))
-
-
 @pytest.mark.parametrize("name", sorted(CONVS))
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rank", [1, 2])
@@ -70,7 +63,7 @@ def test_a_separable_convolution_is_split_without_loss(name: str, bias: bool, ra
     assert (first.name, second.name) == ("y_d", "y")
     assert all(NEW in value.meta for node in list(changed.graph)[:-1] for value in node.outputs)
     assert [node.op_type for node in changed.graph] == ["Concat"] * (rank > 1) + ["Conv", "Conv"]
-    assert moved(model, changed) < 1e-4
+    assert oracles.moved(model, changed) < 1e-4
     assert parameters(changed) < parameters(model)
 
 
@@ -80,7 +73,7 @@ def test_one_input_channel_and_no_attributes(inputs: int) -> None:
     changed = model.clone()
     assert Separable(multiplier=2).apply(changed, oracles.context(model)).changed == ("y",)
     assert [node.op_type for node in changed.graph] == ["Concat"] * (inputs > 1) + ["Conv", "Conv"]
-    assert moved(model, changed) < 1e-4
+    assert oracles.moved(model, changed) < 1e-4
 
 
 @pytest.mark.parametrize("energy", [0.999, 1])
@@ -98,7 +91,7 @@ def test_energy_says_how_much_is_kept() -> None:
     for energy in (0.4, 0.6, 0.8):
         changed = model.clone()
         assert Separable(energy=energy).apply(changed, oracles.context(model)).modified
-        errors.append(moved(model, changed))
+        errors.append(oracles.moved(model, changed))
         sizes.append(parameters(changed))
         assert errors[-1] ** 2 < 1.15 * (1 - energy)
     assert errors == sorted(errors, reverse=True)
@@ -303,7 +296,7 @@ def test_half_precision_stays_half_precision() -> None:
     changed = model.clone()
     assert Separable(multiplier=1).apply(changed, oracles.context(model)).changed == ("y",)
     assert {s.weight.dtype for s in find_sites(changed)} == {np.dtype(np.float16)}
-    assert moved(model, changed) < 1e-2
+    assert oracles.moved(model, changed) < 1e-2
 
 
 def test_names_stay_apart_and_a_site_can_be_split_again() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from edgepress.compressor.numerics import sparsity
 from edgepress.compressor.numerics.factors import DAMPINGS, ridge, row_errors
 from edgepress.compressor.numerics.least_squares import Moments
-from edgepress.compressor.numerics.masks import Pattern, block_mask, magnitude_mask, n_m_mask, share_out
+from edgepress.compressor.numerics.masks import Pattern, block_mask, n_m_mask, share_out
 from edgepress.compressor.numerics.sparsity import predicted, prune_to_outputs, refit_kept
 from edgepress.compressor.protocols import Array, Matrix
 
@@ -37,7 +37,7 @@ def error(weights: Matrix, other: Array, gram: Matrix) -> float:
 def test_the_least_magnitudes_go_and_of_equal_ones_the_first(seed: int, count: int) -> None:
     weights = np.random.default_rng(seed).integers(-3, 4, (5, 8)).astype(np.float32)
     slow = sorted(range(40), key=lambda i: (abs(weights.flat[i]), i))[:count]
-    gone = np.flatnonzero(~magnitude_mask(weights, count).reshape(-1))
+    gone = np.flatnonzero(~Pattern().mask(np.abs(weights), count).reshape(-1))
     assert gone.tolist() == sorted(slow)
 
 
@@ -231,7 +231,7 @@ def test_few_rows_are_not_believed() -> None:
     weights = rng.standard_normal((32, 256))
     count = weights.size // 2
     found = prune_to_outputs(weights, moments(seen), moments(held), Pattern(), count)
-    plain = weights * magnitude_mask(weights, count)
+    plain = weights * Pattern().mask(np.abs(weights), count)
     gram = others.T @ others / len(others)
     assert error(weights, found, gram) < 1.02 * error(weights, plain, gram)
 
@@ -280,8 +280,8 @@ def test_where_the_choice_by_outputs_is_worse_magnitude_it_is() -> None:
     for seed in range(40):
         x, weights = moments(inputs(seed, 200, 8)), np.random.default_rng(seed).standard_normal((2, 8))
         gram = x.centred()[0]
-        plain = weights * magnitude_mask(weights, 8)
-        ours = weights * magnitude_mask(weights * np.sqrt(np.diag(gram)), 8)
+        plain = weights * Pattern().mask(np.abs(weights), 8)
+        ours = weights * Pattern().mask(np.abs(weights * np.sqrt(np.diag(gram))), 8)
         found = prune_to_outputs(weights, x, x, Pattern(), 8, compensate=False)
         better = error(weights, ours, gram) <= error(weights, plain, gram)
         np.testing.assert_allclose(found, ours if better else plain, rtol=1e-6)
