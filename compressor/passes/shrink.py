@@ -24,7 +24,7 @@ from edgepress.compressor.channels import Channels, Group, analyse, groups_of
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.saliency import Activity, outliers, rounded_up
-from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_moments, wide
+from edgepress.compressor.observe import TARGETS, WIDEST, distance, kept_channels, own_moments, wide
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.cutting import remove_units
 from edgepress.compressor.passes.readers import fold, too_wide
@@ -39,6 +39,7 @@ from edgepress.compressor.passes.saliency import (
 )
 from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.sites import find_sites
+from edgepress.compressor.walk import walking
 
 __all__ = [
     "Curve", "Shrink", "group_curve", "leaving", "left_by_user", "refit_following", "refit_site", "refittable",
@@ -111,6 +112,8 @@ class Shrink(Pass):
             todo = [group for group in groups if group.name in chosen]
             seen = activities(model, channels, todo, context) if self.criterion in BY_ACTIVITY else []
             removed: set[int] = set()
+            # What other recipes find in the memo must not hang on where a walk was cut.
+            walk = context if TARGETS in context.memo else walking(context)
             for place, group in enumerate(todo):
                 part = (goals[group.name] / full[group.name]) ** (cycle / self.cycles)
                 if self.by_threshold:
@@ -119,7 +122,7 @@ class Shrink(Pass):
                     curve = (
                         curve_by_activity(group, seen[place], self.criterion)
                         if seen
-                        else group_curve(model, channels, group, context, self.criterion)
+                        else group_curve(model, channels, group, walk, self.criterion)
                     )
                     removed |= leaving(channels, curve, keep)
             if removed:
