@@ -12,10 +12,11 @@ from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.dimensions import sizes_of
 from edgepress.compressor.numerics.least_squares import Consumer, eliminate
 from edgepress.compressor.numerics.saliency import Activity, Reader, fisher, pivots, weighted_gram
-from edgepress.compressor.observe import own_moments, restructured
+from edgepress.compressor.observe import TARGETS, own_moments, restructured
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.readers import Map, maps_of, moments_of, reader_of
 from edgepress.compressor.protocols import Array, Matrix
+from edgepress.compressor.walk import walking
 
 Criterion = Literal["obs", "zeros", "outliers", "qr", "fisher"]
 
@@ -68,6 +69,26 @@ def group_curve(
     if not isinstance(curve, Curve):
         raise TypeError(f"{key} is taken")
     return curve
+
+
+def group_curves(
+    model: ir.Model, channels: Channels, groups: Sequence[Group], context: Context, criterion: Criterion
+) -> list[Curve]:
+    """`group_curve` of several groups: from the moments at hand in a search, else gathered front to back in one walk.
+
+    In their last bits those of a walk hang on where it was cut, that is on which groups were asked for. What is shipped
+    must hang on its recipe alone, so they are remembered for these groups together.
+    """
+    if TARGETS in context.memo:
+        return [group_curve(model, channels, group, context, criterion) for group in groups]
+    key = ("curves", criterion, tuple(group.name for group in groups))
+    found = None if restructured(model) else context.memo.get(key)
+    if not isinstance(found, list):
+        walk = replace(walking(context), memo={})
+        found = [_curve(model, channels, group, walk, criterion) for group in groups]
+        if not restructured(model):
+            context.memo[key] = found
+    return found
 
 
 def _curve(

@@ -13,7 +13,7 @@ With `cycles` all that is done again and again, on what the cycle before it left
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from edgepress.compressor.channels import Channels, Group, analyse, groups_of
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.saliency import Activity, outliers, rounded_up
-from edgepress.compressor.observe import TARGETS, WIDEST, distance, kept_channels, own_moments, wide
+from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_moments, wide
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.cutting import remove_units
 from edgepress.compressor.passes.readers import fold, too_wide
@@ -36,10 +36,10 @@ from edgepress.compressor.passes.saliency import (
     activities,
     curve_by_activity,
     group_curve,
+    group_curves,
 )
 from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.sites import find_sites
-from edgepress.compressor.walk import walking
 
 __all__ = [
     "Curve", "Shrink", "group_curve", "leaving", "left_by_user", "refit_following", "refit_site", "refittable",
@@ -111,20 +111,9 @@ class Shrink(Pass):
         for cycle in range(1, self.cycles + 1):
             todo = [group for group in groups if group.name in chosen]
             seen = activities(model, channels, todo, context) if self.criterion in BY_ACTIVITY else []
-            removed: set[int] = set()
-            # What other recipes find in the memo must not hang on where a walk was cut.
-            walk = context if TARGETS in context.memo else walking(context)
-            for place, group in enumerate(todo):
-                part = (goals[group.name] / full[group.name]) ** (cycle / self.cycles)
-                if self.by_threshold:
-                    removed |= self._below(channels, group, seen[place], context)
-                elif 0 < (keep := round(full[group.name] * part)) < len(group.units):
-                    curve = (
-                        curve_by_activity(group, seen[place], self.criterion)
-                        if seen
-                        else group_curve(model, channels, group, walk, self.criterion)
-                    )
-                    removed |= leaving(channels, curve, keep)
+            part = cycle / self.cycles
+            keep = {g.name: round(full[g.name] * (goals[g.name] / full[g.name]) ** part) for g in todo}
+            removed = self._leaving(model, channels, todo, seen, keep, context)
             if removed:
                 known = list(zip(todo, seen, strict=False))
                 changed |= dict.fromkeys(self._remove(model, channels, removed, known, context))
@@ -175,6 +164,31 @@ class Shrink(Pass):
         if self.share is None:
             return 0
         return rounded_up(full - round(self.share * full), full, multiple(context))
+
+    def _leaving(
+        self,
+        model: ir.Model,
+        channels: Channels,
+        groups: Sequence[Group],
+        seen: Sequence[Activity],
+        keep: Mapping[str, int],
+        context: Context,
+    ) -> set[int]:
+        """The units that go, so that of each group `keep` stay; `seen` where the criterion looks at activations."""
+        if self.by_threshold:
+            below = [
+                self._below(channels, group, each, context) for group, each in zip(groups, seen, strict=True)
+            ]
+            return set().union(*below)
+        narrower = [at for at, g in enumerate(groups) if 0 < keep[g.name] < len(g.units)]
+        todo = [groups[at] for at in narrower]
+        curves = (
+            [curve_by_activity(groups[at], seen[at], self.criterion) for at in narrower]
+            if seen
+            else group_curves(model, channels, todo, context, self.criterion)
+        )
+        pairs = zip(todo, curves, strict=True)
+        return set().union(*(leaving(channels, curve, keep[group.name]) for group, curve in pairs))
 
     def _below(self, channels: Channels, group: Group, seen: Activity, context: Context) -> set[int]:
         """The units below the threshold, but for as many as make up a width that kernels like."""
