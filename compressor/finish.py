@@ -29,10 +29,12 @@ def make_timer(found: Findings) -> Timer:
     A time once used is never replaced, so that stored timings lead to the same choices again; later ones are
     put on the same scale by the models that both measurements have in common.
     """
-    host = found.host
+    host, job = found.host, found.job
+    key = f"timings {job.objective} {job.budget} {job.threads} {job.time_limit_minutes}"
+    stored: dict[str, float] = (found.stored.get(key) if found.stored is not None else None) or {}
 
     def timer(models: Sequence[tuple[str, Serialized]]) -> list[float]:
-        known = {**found.job.timings, **found.timings}
+        known = {**stored, **job.timings, **found.timings}
         if not all(name in known for name, _ in models):
             if host.stopwatch is not None and found.one_row:
                 host.progress("time", 0.0, f"{len(models)} models")
@@ -44,6 +46,8 @@ def make_timer(found: Findings) -> Timer:
             scale = next((known[name] / ns for name, ns in pairs if name in known and ns > 0), 1.0)
             known = {**{name: ns * scale for name, ns in pairs}, **known}
         found.timings.update({name: known[name] for name, _ in models})
+        if found.stored is not None:
+            found.stored.put({key: {**stored, **found.timings}})
         return [known[name] for name, _ in models]
 
     return timer

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from pydantic import JsonValue
 
 from edgepress.compressor.budget import Judgement
+from edgepress.compressor.cache import Cache
 from edgepress.compressor.choice import Candidate, Objective
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.data import Dataset, Source
@@ -80,6 +81,10 @@ class Host:
         memory: peak bytes of a serialized model on feeds, or None.
         progress: told what goes on.
         environment: facts of this machine that bear on timing, for the report.
+        workers: processes of this machine that a search keeps busy.
+        scheduler: address of a Dask scheduler whose workers do it instead, or empty.
+        cache: folder for what was worked out; None: nothing is kept.
+        stopped: whether the user wants what there is so far.
     """
 
     engine: Engine
@@ -88,6 +93,10 @@ class Host:
     memory: Callable[[ModelFile, Feeds], int] | None
     progress: Progress
     environment: Mapping[str, JsonValue] = field(default_factory=dict)
+    workers: int = 1
+    scheduler: str = ""
+    cache: Path | None = None
+    stopped: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -123,6 +132,9 @@ class Findings:
         warnings: what the user should know.
         left_alone: sites that nothing touched.
         time_limit_hit: whether the time limit ended the search.
+        stopped: whether the user ended it.
+        hired: processes of this machine that worked for the search.
+        stored: what was worked out before, where that is kept.
     """
 
     job: Job
@@ -151,6 +163,9 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     left_alone: tuple[Skipped, ...] = ()
     time_limit_hit: bool = False
+    stopped: bool = False
+    hired: int = 0
+    stored: Cache | None = None
 
     @property
     def exit_code(self) -> int:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -170,52 +171,92 @@ class Comparison:
         return divergence(self.reference, stacked_outputs(model, self.context, TRIAL_ROWS))
 
 
+Job = tuple[str, str]
+"""What a knob is of: its kind, and the group's or site's name."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """Measures the knobs of a model.
+
+    Attributes:
+        model: the normalised original.
+        context: with the samples that trials are fitted to.
+        shown: with others, on which outputs are compared: of few samples a fit knows too much.
+        multiple: widths and ranks are multiples of this.
+        trials: local errors near which each knob is tried.
+    """
+
+    model: ir.Model
+    context: Context
+    shown: Context
+    multiple: int
+    trials: Sequence[float] = TRIAL_ERRORS
+
+    @cached_property
+    def _compare(self) -> Comparison:
+        return Comparison(stacked_outputs(self.model, self.shown, TRIAL_ROWS), self.shown)
+
+    @cached_property
+    def shrinking(self) -> tuple[Channels, list[Group], list[Skipped]]:
+        """What `shrinkable` says of the model."""
+        return shrinkable(self.model)
+
+    @cached_property
+    def sites(self) -> dict[str, Site]:
+        """Its sites, by name."""
+        return {site.name: site for site in find_sites(self.model)}
+
+    def jobs(self, shapes: Shapes) -> list[Job]:
+        """All knobs there may be, in an order in which neighbours share moments.
+
+        Args:
+            shapes: observed for a batch of one.
+        """
+        sites, context = list(self.sites.values()), self.context
+        large, groups = _large(sites, shapes), self.shrinking[1]
+        alone = {w.readers[0] for w in weights_of(self.model) if len(w.value.uses()) == 1}
+        found = [("width", g.name, g.consumers[0].name) for g in groups if not left_by_user(g, context)]
+        splits = [s for s in sites if s.dense and s.name in large and refusal(s, 1, context) is None]
+        found += [("rank", s.name, s.name) for s in splits]
+        found += [
+            ("bits", s.name, s.name) for s in sites if s.name in alone and not context.left_by_user(s.name)
+        ]
+        order = {name: place for place, name in enumerate(self.sites)}
+        return [(kind, name) for kind, name, at in sorted(found, key=lambda each: order[each[2]])]
+
+    def __call__(self, job: Job) -> Knob | None:
+        """The knob, or None where it has no strength worth offering."""
+        kind, name = job
+        if kind == "width":
+            channels, groups, _ = self.shrinking
+            group = next(g for g in groups if g.name == name)
+            return width_knob(
+                self.model, channels, group, self.context, self.multiple, self._compare, self.trials
+            )
+        make = rank_knob if kind == "rank" else bits_knob
+        return make(self.model, self.sites[name], self.context, self.multiple, self._compare, self.trials)
+
+
 def collect(
-    model: ir.Model,
-    context: Context,
-    shown: Context,
-    shapes: Shapes,
-    multiple: int,
-    progress: Callable[[float, str], None],
-    late: Callable[[], bool] = lambda: False,
-    trials: Sequence[float] = TRIAL_ERRORS,
+    gauge: Gauge, shapes: Shapes, measure: Callable[[Sequence[Job]], Sequence[Knob | None]] | None = None
 ) -> Options:
     """Measure every knob of a model.
 
     Args:
-        model: the normalised original.
-        context: with the samples that trials are fitted to.
-        shown: with others, on which outputs are compared: of few samples a fit knows too much.
+        gauge: measures them.
         shapes: observed for a batch of one.
-        multiple: widths and ranks are multiples of this.
-        progress: called with the share done and what is being looked at.
-        late: once it says so, knobs that were not looked at yet are left out.
-        trials: local errors near which each knob is tried.
+        measure: does so somewhere else.
     """
-    channels, groups, skipped = shrinkable(model)
-    sites = find_sites(model)
-    compare = Comparison(stacked_outputs(model, shown, TRIAL_ROWS), shown)
-    large = _large(sites, shapes)
-    jobs: list[tuple[str, Group | Site]] = [("width", g) for g in groups if not left_by_user(g, context)]
-    jobs += [("rank", s) for s in sites if s.dense and s.name in large and refusal(s, 1, context) is None]
-    alone = {w.readers[0] for w in weights_of(model) if len(w.value.uses()) == 1}
-    jobs += [("bits", s) for s in sites if s.name in alone and not context.left_by_user(s.name)]
-    order = {site.name: i for i, site in enumerate(sites)}  # neighbours share moments
-    jobs.sort(key=lambda job: order[job[1].name if isinstance(job[1], Site) else job[1].consumers[0].name])
-
-    def measured(job: tuple[str, Group | Site]) -> Knob | None:
-        kind, what = job
-        progress(jobs.index(job) / len(jobs), what.name)
-        if late():
-            return None
-        if isinstance(what, Group):
-            return width_knob(model, channels, what, context, multiple, compare, trials)
-        make = rank_knob if kind == "rank" else bits_knob
-        return make(model, what, context, multiple, compare, trials)
-
-    with one_thread_each():
-        knobs = [knob for knob in side_by_side(measured, jobs) if knob is not None]
-    layers = tuple(layer_of(site, channels, groups, knobs, shapes) for site in sites)
+    jobs = gauge.jobs(shapes)
+    if measure is None:
+        with one_thread_each():
+            measured: Sequence[Knob | None] = side_by_side(gauge, jobs)
+    else:
+        measured = measure(jobs)
+    knobs = [knob for knob in measured if knob is not None]
+    channels, groups, skipped = gauge.shrinking
+    layers = tuple(layer_of(site, channels, groups, knobs, shapes) for site in gauge.sites.values())
     return Options(tuple(knobs), layers, tuple(skipped))
 
 

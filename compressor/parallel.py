@@ -58,6 +58,11 @@ def within_memory(model_bytes: int) -> Iterator[None]:
         _most.reset(token)
 
 
+def at_most() -> int:
+    """How many pieces of work memory bears side by side."""
+    return _most.get()
+
+
 def physical_bytes() -> int:
     """Memory of this machine."""
     try:

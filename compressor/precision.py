@@ -1,4 +1,4 @@
-"""Which sites 8 bits hurt most, how few of them must be spared, and where 8-bit arithmetic can hardly pay."""
+"""How few of the sites that 8 bits hurt must be spared, and where 8-bit arithmetic can hardly pay."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,44 +6,9 @@ import onnx_ir as ir
 
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.cost import Shapes, kernel_ns, node_macs
-from edgepress.compressor.options import TRIAL_ROWS, divergence, stacked_outputs
-from edgepress.compressor.parallel import side_by_side
-from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.sites import find_sites
-from edgepress.compressor.trials import Trials
-
-
-def most_harmed(
-    trials: Trials,
-    sites: Sequence[str],
-    alone: Callable[[str], Pass],
-    looking: Callable[[str], None],
-    late: Callable[[], bool],
-) -> list[str]:
-    """Sites of the original by how far 8 bits at that site alone move the outputs, worst first.
-
-    Args:
-        trials: hold the original.
-        sites: to put in order.
-        alone: the pass that gives 8 bits to one site.
-        looking: told which is next.
-        late: once it says so, the sites not looked at yet count as not harmed.
-    """
-    model, context = trials.original, trials.probe
-    reference = stacked_outputs(model, context, TRIAL_ROWS)
-
-    def harm(name: str) -> float:
-        if late():
-            return 0.0
-        looking(name)
-        candidate = model.clone()
-        alone(name).apply(candidate, context)
-        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
-
-    found = dict(zip(sites, side_by_side(harm, sites), strict=True))
-    return sorted(sites, key=lambda name: -found[name])
 
 
 def fewest(

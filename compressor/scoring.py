@@ -13,6 +13,7 @@ from edgepress.compressor.budget import Scale
 from edgepress.compressor.data import Batch
 from edgepress.compressor.errors import MetricError, nearest
 from edgepress.compressor.protocols import Array, Matrix, Runner
+from edgepress.compressor.userfunction import load_function
 
 Outputs = Mapping[str, Array]
 
@@ -121,6 +122,10 @@ class UserMetric:
     target_input: str | None = None
     scale: float | None = 1.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process finds the function by its name, too."""
+        return _user_metric, (self.name,)
+
     @property
     def whole(self) -> bool:
         """The function's attribute `whole`, or False."""
@@ -162,6 +167,10 @@ class UserMetric:
     def finish(self, values: Matrix) -> float:
         """The mean."""
         return float(np.mean(values))
+
+
+def _user_metric(name: str) -> UserMetric:
+    return UserMetric(name, load_function(name, MetricError))
 
 
 def score_rows(

@@ -15,24 +15,21 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-
-import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, State, Weighing
 from edgepress.compressor.choice import Candidate, Objective, reason, worth
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.options import ROUNDING, Options
-from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.store import weights_of
-from edgepress.compressor.precision import fewest, hardly_faster, most_harmed
+from edgepress.compressor.precision import fewest
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
+from edgepress.compressor.tasks import Built, Final, Harm, Slow
 from edgepress.compressor.trials import Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
@@ -63,6 +60,9 @@ FIRST_BITS = 3
 
 SITES_REFINED = 200
 """Refinements times sites, where that leaves at least half of the refinements."""
+
+LAST = 3
+"""Of the candidates that keep the budget so many of the last are fitted where the search is broken off."""
 
 CLOSE = 0.15
 """A precision whose model costs at most this much more than the other's is refined as well."""
@@ -127,31 +127,31 @@ class Search:
         """Search, and return every candidate; exactly one is kept."""
         if not self.seen:
             self.settle()
-        with one_thread_each():
-            return self._choose(self._finalists())
+        return self.choose(self.finalists())
 
     def settle(self) -> None:
         """What 8 bits do to the structure as it is: cheap to know, and good to have whatever time is left after."""
         original = self.trials.original
-        with one_thread_each():
-            stored = self._judge("weights in 8 bits", self._tail("float"))
-            if not self._accepts(stored):
-                names = sorted({weight.readers[0] for weight in weights_of(original)})
-                worst = self._most_harmed(names, lambda name: StoreWeights(HALF, ((name, 8),)))
-                stored, self.half = self._fewest(stored, worst, lambda some: self._tail("float", half=some))
-            integer = self._judge("8-bit arithmetic", self._tail("int8"))
-            if not self._accepts(integer):
-                bits, names = self.target.weight_bits, [site.name for site in find_sites(original)]
-                worst = self._most_harmed(names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",)))
-                # All but one, at most: without any it is the other candidate.
-                spared = self._fewest(integer, worst[:-1], lambda sites: self._tail("int8", leave=sites))
-                integer, self.leave = spared
+        stored = self._judge("weights in 8 bits", self._tail("float"))
+        if not self._accepts(stored):
+            names = sorted({weight.readers[0] for weight in weights_of(original)})
+            worst = self._most_harmed(names, lambda name: StoreWeights(HALF, ((name, 8),)))
+            stored, self.half = self._fewest(stored, worst, lambda some: self._tail("float", half=some))
+        integer = self._judge("8-bit arithmetic", self._tail("int8"))
+        if not self._accepts(integer):
+            bits, names = self.target.weight_bits, [site.name for site in find_sites(original)]
+            worst = self._most_harmed(names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",)))
+            # All but one, at most: without any it is the other candidate.
+            spared = self._fewest(integer, worst[:-1], lambda sites: self._tail("int8", leave=sites))
+            integer, self.leave = spared
         self.settled = tuple(c for c in (stored, integer) if self._accepts(c))
         self.integer = integer if self._accepts(integer) else None
 
     def _most_harmed(self, names: Sequence[str], alone: Callable[[str], Pass]) -> list[str]:
-        """Sites that 8 bits hurt, worst first; `alone` gives these to one of them."""
-        return most_harmed(self.trials, names, alone, partial(self.progress, "precision", 0.0), self.late)
+        """Sites by how far 8 bits there move the outputs, worst first; `alone` gives these to one of them."""
+        found = self.trials.results([Harm(name, alone(name)) for name in names])
+        harm = {name: each or 0.0 for name, each in zip(names, found, strict=True)}
+        return sorted(names, key=lambda name: -harm[name])
 
     def _fewest(
         self, none: Candidate, worst: Sequence[str], tail: Callable[[tuple[str, ...]], tuple[Pass, ...]]
@@ -166,7 +166,13 @@ class Search:
         best, sites = fewest(worst, spared, self._accepts, self.late)
         return best or none, tuple(sorted(sites))
 
-    def _finalists(self) -> list[Candidate]:
+    def so_far(self) -> list[Candidate]:
+        """What there is to choose from where the search was broken off: paths lead to ever smaller models."""
+        accepted = [c for c in self.seen.values() if self._accepts(c)]
+        return [*self.settled, *accepted[-LAST:]]
+
+    def finalists(self) -> list[Candidate]:
+        """The candidates that are worth fitting to all samples."""
         finalists = [*self.settled, *(self._variants(self.integer) if self.integer else ())]
         for border in self._promising(self._borders()):
             refined = self._refine(border, self._refinements())
@@ -204,9 +210,9 @@ class Search:
             return ("float",)
         if self.objective == "latency":
             # Integer kernels gain where there is much to compute: never more than on the structure as it is.
-            fold = self.trials.folds[0]
-            models = [(name, self.trials.built(self._tail(name), fold)) for name in ("float", "int8")]
-            floats, integers = self.timer([(f"fold {name}", save(model)) for name, model in models])
+            names = ("float", "int8")
+            files = self.trials.results([Built(self._tail(name)) for name in names])
+            floats, integers = self.timer([(f"fold {n}", f) for n, f in zip(names, files, strict=True)])
             if integers > (1 + CLOSE) * floats:
                 return ("float",)
         return ("float", "int8")
@@ -282,8 +288,7 @@ class Search:
         """The borders worth refining: those whose models, as one fold built them, are not clearly beaten."""
         if len(borders) < 2:
             return list(borders)
-        fold = self.trials.folds[0]
-        data = [save(self.trials.built(border.best.recipe, fold)) for border in borders]
+        data = self.trials.results([Built(border.best.recipe) for border in borders])
         if self.objective != "latency":
             return [min(zip(borders, data, strict=True), key=lambda pair: len(pair[1]))[0]]
         costs = self.timer([(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)])
@@ -336,7 +341,8 @@ class Search:
             found.append(("without low rank", plain))
         quantize = best.recipe[-2] if len(best.recipe) > 1 else None
         if isinstance(quantize, Quantize):
-            slow = hardly_faster(self._structure(best), self.shapes, self.target)
+            structure = tuple(p for p in best.recipe if not isinstance(p, Quantize | StoreWeights))
+            slow = self.trials.results([Slow(structure, self.shapes)])[0]
             fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
             if fewer != quantize:
                 found.append(("small sites in float", (*best.recipe[:-2], fewer, best.recipe[-1])))
@@ -345,11 +351,6 @@ class Search:
                 candidate = self._judge(f"{best.label}, {label}", recipe)
                 if self._accepts(candidate):
                     yield candidate
-
-    def _structure(self, candidate: Candidate) -> ir.Model:
-        """What it is before its precision is settled, as one fold built it."""
-        structure = tuple(p for p in candidate.recipe if not isinstance(p, Quantize | StoreWeights))
-        return self.trials.built(structure, self.trials.folds[0])
 
     def _judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
         key = digest(recipe)
@@ -375,15 +376,17 @@ class Search:
         self.time_limit_hit |= late
         return late
 
-    def _choose(self, finalists: Sequence[Candidate]) -> list[Candidate]:
+    def choose(self, finalists: Sequence[Candidate]) -> list[Candidate]:
         """Fit the finalists to all samples, time them with the original, keep the best."""
-        original = Candidate(
-            "original, normalised", (), model=self.trials.original, data=save(self.trials.original)
-        )
-        built = [original]
+        model = self.trials.original
+        original = Candidate("original, normalised", (), model=model, data=save(model))
         different = list({digest(c.recipe): c for c in finalists}.values())
-        built += [self._fitted(c) for c in different[:1]]  # what it works out, the others need, too
-        built += side_by_side(self._fitted, different[1:])
+        self.progress("fit", 0.0, f"{len(different)} candidates")
+        fitted = self.trials.results([Final(candidate.recipe) for candidate in different])
+        built = [original] + [
+            replace(c, model=model, data=data, skipped=skipped)
+            for c, (model, data, skipped) in zip(different, fitted, strict=True)
+        ]
         times = self.timer([(digest(c.recipe), c.data) for c in built])
         built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
         best = min(built, key=lambda c: worth(c, built[0], self.objective))
@@ -392,9 +395,3 @@ class Search:
             why = reason(candidate, best, built[0])
             self.seen[digest(candidate.recipe)] = replace(candidate, kept=kept, why=why)
         return list(self.seen.values())
-
-    def _fitted(self, candidate: Candidate) -> Candidate:
-        """The candidate fitted to all samples."""
-        self.progress("fit", 0.0, candidate.label)
-        model, skipped = self.trials.final(candidate.recipe)
-        return replace(candidate, model=model, data=save(model), skipped=tuple(skipped))

@@ -3,13 +3,14 @@
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.budget import Budget, Scores, judge
+from edgepress.compressor.cache import Cache
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
@@ -44,10 +45,12 @@ from edgepress.compressor.recipe import check_names, digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.search import Search
-from edgepress.compressor.serialize import serialize
+from edgepress.compressor.serialize import Serialized, serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
-from edgepress.compressor.trials import Answering, Trials, make_trials
+from edgepress.compressor.tasks import Measure, gauge_of
+from edgepress.compressor.trials import Answering, Setup, Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
+from edgepress.compressor.workers import Crew, Stopped, identity
 
 __all__ = ["Findings", "Host", "Job", "look", "run"]
 
@@ -293,26 +296,33 @@ def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
         data = data.subset(np.random.default_rng(job.seed).permutation(data.rows)[:SEARCH_ROWS])
     macs = sum(c.macs for c in node_costs(found.normalized.model, found.shapes, None))
     dear = macs * data.rows > DEAR_MACS
-    return make_trials(
-        found.normalized.model,
+    setup = Setup(
         host.engine,
         metric,
         told,
         data,
         host.target,
-        others=found.others,
-        unseen=np.inf if found.test is None else found.test.rows,
-        seed=job.seed,
-        leave=job.leave,
-        batch=found.batch,
+        job.seed,
+        job.leave,
+        found.batch,
         folds=1 if data.rows < 8 else FOLDS,
         dear=dear,
+        others=found.others,
+        unseen=np.inf if found.test is None else found.test.rows,
     )
+    return make_trials(found.normalized.model, setup)
 
 
 def _search(found: Findings, trials: Trials, deadline: float) -> None:
     host, job = found.host, found.job
-    multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
+    name = identity(trials.original, trials.setup)
+    found.stored = Cache.open(host.cache, name) if host.cache is not None else None
+    crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
+    timer = make_timer(found)
+
+    def alone(models: Sequence[tuple[str, Serialized]]) -> list[float]:
+        crew.quiet()
+        return timer(models)
 
     search = Search(
         trials,
@@ -321,21 +331,27 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
         job.objective,
         job.budget,
         found.shapes,
-        make_timer(found),
+        alone,
         host.progress,
         deadline,
     )
-    with found.stage("precision"):
-        search.settle()
-    with found.stage("options"):
-        context, tell = trials.folds[0].context, _telling(host, "options")
-        strengths = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-        search.options = collect(
-            trials.original, context, trials.shown, found.shapes, multiple, tell, search.late, strengths
-        )
-    with found.stage("search"):
-        found.candidates = search.run()
-        found.time_limit_hit = search.time_limit_hit
+    crew.late, crew.progress = search.late, host.progress
+    with crew.at_work():
+        try:
+            with found.stage("precision"):
+                search.settle()
+            with found.stage("options"):
+                search.options = _options(found, trials)
+            with found.stage("search"):
+                finalists = search.finalists()
+        except Stopped:
+            found.stopped, finalists = True, search.so_far()
+        crew.over = True
+        with found.stage("search"):
+            found.candidates = search.choose(finalists)
+    found.time_limit_hit, found.hired = search.time_limit_hit, crew.hired
+    if found.stopped:
+        found.warnings.append("Interrupted: this is the best that was found until then.")
     if name := search.binding_output():
         found.warnings.append(
             f"Output {name!r}, which the metric does not read, is held to fidelity, and that ended the search: "
@@ -347,8 +363,16 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
     found.left_alone = (*found.normalized.left_alone, *left.values())
 
 
-def _telling(host: Host, stage: str) -> Callable[[float, str], None]:
-    return lambda share, what: host.progress(stage, share, what)
+def _options(found: Findings, trials: Trials) -> Options:
+    """What can be turned down where, measured by whoever does the work."""
+    target, latency = found.host.target, found.job.objective == "latency"
+    multiple = max(1, target.channel_multiple // 2) if latency else 4
+    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
+    return collect(
+        gauge_of(trials, multiple, errors),
+        found.shapes,
+        lambda jobs: trials.results([Measure(kind, name, multiple, errors) for kind, name in jobs]),
+    )
 
 
 def _follow_recipe(found: Findings, recipe: tuple[Pass, ...], context: Context) -> None:

@@ -5,8 +5,9 @@ the fold: no sample is judged by a model that was fitted to it. The model that i
 them, so these judgements are a little too strict rather than too mild.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -90,7 +91,6 @@ class Fold:
         base: the original's values, by metric.
         costs: what a changed answer costs, where that is known.
         built: the last models, by recipe.
-        values: all models' values, by recipe.
     """
 
     context: Context
@@ -99,7 +99,75 @@ class Fold:
     base: list[Matrix] = field(default_factory=list)
     costs: Matrix = field(default_factory=lambda: np.ones(0))
     built: dict[str, ir.Model] = field(default_factory=dict)
-    values: dict[str, list[Matrix]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that trials of a model hang on; with the model it can be sent to another process.
+
+    Attributes:
+        engine: runs models.
+        metric: what the budget is about.
+        answers: what tells changed answers and, where known, what they cost (`metrics.answers`).
+        data: all calibration samples.
+        target: the device.
+        seed: of the partition.
+        leave: sites not to touch.
+        batch: rows a batch.
+        folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
+        dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
+        others: fidelity of the outputs that the metric does not read.
+        unseen: how many rows will give the verdict.
+    """
+
+    engine: Engine
+    metric: Metric
+    answers: Answering
+    data: Dataset
+    target: Target
+    seed: int
+    leave: tuple[str, ...]
+    batch: int
+    folds: int
+    dear: bool = False
+    others: Sequence[BuiltIn] = ()
+    unseen: float = np.inf
+
+
+class Task(Protocol):
+    """A piece of a search's work: the same wherever it is done.
+
+    Attributes:
+        key: names it among all of one model, samples and settings; empty where its result is not worth keeping.
+        optional: whether it may be left out when time is over.
+        stage: under which its end is told; empty: it is not.
+        label: what it is about, for people.
+    """
+
+    @property
+    def key(self) -> str:
+        """See above."""
+
+    @property
+    def optional(self) -> bool:
+        """See above."""
+
+    @property
+    def stage(self) -> str:
+        """See above."""
+
+    @property
+    def label(self) -> str:
+        """See above."""
+
+    def do(self, trials: "Trials") -> Any:
+        """Do it."""
+
+    def pack(self, result: Any) -> Any:
+        """The result as it travels; of a task with a key it is JSON."""
+
+    def unpack(self, packed: Any) -> Any:
+        """The result again."""
 
 
 @dataclass
@@ -108,65 +176,67 @@ class Trials:
 
     Attributes:
         original: normalised original.
-        engine: runs models.
+        setup: what else there was to begin with.
         reference: the original, loaded.
-        metric: what the budget is about.
-        answers: margins or agreement, where the model gives classes.
-        costs: what a changed answer costs, where that is known.
         folds: see the module's docstring.
         full: the context over all samples, for what is shipped.
         shown: a context over the samples that judge the first fold.
         probe: a context over fewer samples where runs are dear, for trials of single sites.
-        dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
-        others: fidelity of the outputs that the metric does not read.
-        unseen: how many rows will give the verdict.
+        perform: does tasks, here or elsewhere; results in order, None for what was left out at a time limit.
+        known: results by key.
     """
 
     original: ir.Model
-    engine: Engine
+    setup: Setup
     reference: Runner
-    metric: Metric
-    answers: Metric | None
-    costs: Metric | None
     folds: Sequence[Fold]
     full: Context
     probe: Context
     shown: Context
-    dear: bool = False
-    others: Sequence[BuiltIn] = ()
-    unseen: float = np.inf
+    perform: Callable[[Sequence[Task]], list[Any]] = field(init=False)
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.perform = lambda tasks: side_by_side(lambda task: task.do(self), tasks)
+
+    def results(self, tasks: Sequence[Task]) -> list[Any]:
+        """What tasks give, in order; the same is never worked out twice."""
+        new = [task for task in tasks if not (task.key and task.key in self.known)]
+        fresh = dict(zip(map(id, new), self.perform(new), strict=True))
+        self.known.update({task.key: fresh[id(task)] for task in new if task.key})
+        return [fresh[id(task)] if id(task) in fresh else self.known[task.key] for task in tasks]
+
+    @property
+    def dear(self) -> bool:
+        """See `Setup`."""
+        return self.setup.dear
 
     def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
         """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
         refits = any(isinstance(step, Shrink | LowRank) for step in recipe)
         if self.dear and refits:
-            return self._judged(recipe, self.folds[:1])
-        half = self._judged(recipe, self.folds[: (len(self.folds) + 1) // 2])
-        return half if half.hopeless(budget_percent) else self._judged(recipe, self.folds)
+            return self._judged(recipe, 1)
+        half = self._judged(recipe, (len(self.folds) + 1) // 2)
+        return half if half.hopeless(budget_percent) else self._judged(recipe, len(self.folds))
 
-    def _judged(self, recipe: tuple[Pass, ...], folds: Sequence[Fold]) -> Estimate:
-        values = side_by_side(lambda fold: self._values(recipe, fold), folds)
+    def _judged(self, recipe: tuple[Pass, ...], count: int) -> Estimate:
+        """On the first folds."""
+        setup, folds = self.setup, self.folds[:count]
+        values = self.results([Judge(recipe, number) for number in range(count)])
         base, ours = (
             [np.concatenate(parts) for parts in zip(*found, strict=True)]
             for found in ([fold.base for fold in folds], values)
         )
-        costs = np.concatenate([fold.costs for fold in folds]) if self.costs is not None else None
-        told = (
-            None if self.answers is None else Answers(base[1], ours[1], self.answers.name == "margin", costs)
-        )
-        own, at = estimate(self.metric, base[0], ours[0], told, self.unseen), len(ours) - len(self.others)
+        told, costs = setup.answers or (None, None)
+        cost = np.concatenate([fold.costs for fold in folds]) if costs is not None else None
+        moved = None if told is None else Answers(base[1], ours[1], told.name == "margin", cost)
+        own, at = estimate(setup.metric, base[0], ours[0], moved, setup.unseen), len(ours) - len(setup.others)
         rest = [
-            replace(estimate(m, b, o, None, self.unseen), output=m.output)
-            for m, b, o in zip(self.others, base[at:], ours[at:], strict=True)
+            replace(estimate(m, b, o, None, setup.unseen), output=m.output)
+            for m, b, o in zip(setup.others, base[at:], ours[at:], strict=True)
         ]
         worst = max([own, *rest], key=lambda each: each.cautious)
         return replace(worst, score=own.score, rows=own.rows)
-
-    def _values(self, recipe: tuple[Pass, ...], fold: Fold) -> list[Matrix]:
-        key = digest(recipe)
-        if key not in fold.values:
-            fold.values[key] = score_on(self, self.built(recipe, fold), fold)
-        return fold.values[key]
 
     def built(self, recipe: tuple[Pass, ...], fold: Fold) -> ir.Model:
         """The model that a recipe makes from a fold's samples; steps in common with an earlier recipe are reused."""
@@ -190,16 +260,51 @@ class Trials:
         return model, skipped
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Run what a recipe makes on a fold's samples.
+
+    Attributes:
+        recipe: built from the other samples.
+        fold: number of the fold.
+    """
+
+    recipe: tuple[Pass, ...]
+    fold: int
+    optional: ClassVar[bool] = False
+    stage: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+
+    @property
+    def key(self) -> str:
+        """By recipe and fold."""
+        return f"judge {self.fold} {digest(self.recipe)}"
+
+    def do(self, trials: Trials) -> list[Matrix]:
+        """Values [rows] of the metric, of what tells changed answers, and of other outputs' fidelity."""
+        fold = trials.folds[self.fold]
+        return score_on(trials, trials.built(self.recipe, fold), fold)
+
+    def pack(self, result: list[Matrix]) -> list[list[float]]:
+        """Numbers."""
+        return [values.tolist() for values in result]
+
+    def unpack(self, packed: list[list[float]]) -> list[Matrix]:
+        """Arrays."""
+        return [np.array(values, np.float64) for values in packed]
+
+
 def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
     """Values of the metric, of what tells changed answers, and of other outputs' fidelity, on a fold's samples."""
-    return _scores(trials, [trials.metric, trials.answers, *trials.others], model, fold)
+    setup = trials.setup
+    return _scores(trials, [setup.metric, (setup.answers or (None,))[0], *setup.others], model, fold)
 
 
 def _scores(trials: Trials, metrics: Sequence[Metric | None], model: ir.Model, fold: Fold) -> list[Matrix]:
     kept = iter(fold.reference)
     return score_all(
         [metric for metric in metrics if metric is not None],
-        trials.engine.load(serialize(model)),
+        trials.setup.engine.load(serialize(model)),
         fold.judged.batches(),
         lambda b: next(kept) if fold.reference else trials.reference(b.feeds),
     )
@@ -216,69 +321,35 @@ def _reference(trials: Trials, fold: Fold) -> list[dict[str, Array]]:
     return found
 
 
-def make_trials(
-    original: ir.Model,
-    engine: Engine,
-    metric: Metric,
-    answers: Answering,
-    data: Dataset,
-    target: Target,
-    *,
-    seed: int,
-    leave: tuple[str, ...],
-    batch: int,
-    folds: int,
-    dear: bool = False,
-    others: Sequence[BuiltIn] = (),
-    unseen: float = np.inf,
-) -> Trials:
+def make_trials(original: ir.Model, setup: Setup) -> Trials:
     """Part the samples and run the original on each part.
 
     Args:
         original: normalised.
-        engine: runs models.
-        metric: what the budget is about.
-        answers: what tells changed answers and, where known, what they cost (`metrics.answers`).
-        data: all calibration samples.
-        target: the device.
-        seed: of the partition.
-        leave: sites not to touch.
-        batch: rows a batch.
-        folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
-        dear: see `Trials`.
-        others: see `Trials`.
-        unseen: see `Trials`.
+        setup: all else.
     """
-    data = decoded(data)
-    full = make_context(engine, original, Samples(data, batch), target, seed, leave)
-    few = Samples(data.subset(np.arange(min(data.rows, PROBE_ROWS if dear else data.rows))), batch)
-    probe = make_context(engine, original, few, target, seed, leave)
-    order = np.random.default_rng(seed).permutation(data.rows)
-    cuts: list[Array] = np.array_split(order, folds) if folds > 1 else [order[: max(1, data.rows // 4)]]
-    shown = make_context(engine, original, Samples(data.subset(cuts[0]), batch), target, seed, leave)
-    told, costs = answers or (None, None)
-    trials = Trials(
-        original,
-        engine,
-        engine.load(serialize(original)),
-        metric,
-        told,
-        costs,
-        [],
-        full,
-        probe,
-        shown,
-        dear,
-        others,
-        unseen,
+    data = decoded(setup.data)
+    setup = replace(setup, data=data)
+
+    def context(some: Dataset) -> Context:
+        samples = Samples(some, setup.batch)
+        return make_context(setup.engine, original, samples, setup.target, setup.seed, setup.leave)
+
+    few = data.subset(np.arange(min(data.rows, PROBE_ROWS if setup.dear else data.rows)))
+    order = np.random.default_rng(setup.seed).permutation(data.rows)
+    cuts: list[Array] = (
+        np.array_split(order, setup.folds) if setup.folds > 1 else [order[: max(1, data.rows // 4)]]
     )
+    reference = setup.engine.load(serialize(original))
+    shown = context(data.subset(cuts[0]))
+    trials = Trials(original, setup, reference, [], context(data), context(few), shown)
+    costs = setup.answers[1] if setup.answers else None
     made = []
     for held in cuts:
         rest = np.setdiff1d(order, held)
-        fitted = Samples(data.subset(rest) if len(rest) else data, batch)
-        context = make_context(engine, original, fitted, target, seed, leave)
-        context.memo[TARGETS] = {}
-        fold = Fold(context, Samples(data.subset(held), batch))
+        fitted = context(data.subset(rest) if len(rest) else data)
+        fitted.memo[TARGETS] = {}
+        fold = Fold(fitted, Samples(data.subset(held), setup.batch))
         fold.reference = _reference(trials, fold)
         fold.base = score_on(trials, original, fold)
         if costs is not None:

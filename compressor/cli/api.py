@@ -72,6 +72,9 @@ def compress(
     time_limit_minutes: float | None = None,
     seed: int = 0,
     threads: int = 1,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cache: str | Path | None = None,
     progress: Tell | None = None,
 ) -> Result:
     """Compress a trained ONNX model for a device, within a budget: `compress MODEL` from Python.
@@ -102,6 +105,9 @@ def compress(
         time_limit_minutes: after which the search begins nothing new.
         seed: of every random choice.
         threads: of the runtime.
+        workers: processes that work side by side; None: one a core.
+        scheduler: address of a Dask scheduler whose workers do it instead.
+        cache: folder for what was worked out, from where an interrupted run goes on; None: nothing is kept.
         progress: told (stage, share done, detail).
 
     Returns:
@@ -128,7 +134,16 @@ def compress(
         seed=seed,
         threads=threads,
     )
-    host = make_host(str(target), threads, seed, TIMING_SECONDS, progress or _silent)
+    host = make_host(
+        str(target),
+        threads,
+        seed,
+        TIMING_SECONDS,
+        progress or _silent,
+        workers=workers,
+        scheduler=scheduler,
+        cache=None if cache is None else Path(cache),
+    )
     if out is None:
         found = run(job, host)
         report = build_report(found)

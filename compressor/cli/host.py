@@ -1,5 +1,6 @@
 """Where compressor, runtime and devices meet: engines, clocks and profiles as the compressor wants them."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,8 +57,23 @@ def find_target(name: str) -> DeviceSpec:
         raise UsageError(str(error), nearest(name, error.known) if error.known else "") from error
 
 
+def default_cache() -> Path:
+    """The folder for what was worked out, as the system has it for programs."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgepress"
+
+
 def make_host(
-    target: str, threads: int, seed: int, seconds: float, progress: Callable[[str, float, str], None]
+    target: str,
+    threads: int,
+    seed: int,
+    seconds: float,
+    progress: Callable[[str, float, str], None],
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    cache: Path | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Host:
     """Everything that a session needs from this machine.
 
@@ -67,6 +83,10 @@ def make_host(
         seed: of the order of timing rounds.
         seconds: time limit of one timing.
         progress: told what goes on.
+        workers: processes for the search; None: as many as there are cores.
+        scheduler: address of a Dask scheduler.
+        cache: folder for what was worked out, or None.
+        stopped: whether the user wants what there is so far.
     """
     spec = find_target(target)
 
@@ -85,4 +105,15 @@ def make_host(
 
     measured = is_host(spec)
     facts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(describe()).items()}
-    return Host(CheckedEngine(), spec, stopwatch if measured else None, memory, progress, facts)
+    return Host(
+        CheckedEngine(),
+        spec,
+        stopwatch if measured else None,
+        memory,
+        progress,
+        facts,
+        workers or os.cpu_count() or 1,
+        scheduler or "",
+        cache,
+        stopped,
+    )

@@ -18,12 +18,13 @@ from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_byte
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings, Job
 from edgepress.compressor.model import dims, parameters, tensor_bytes
-from edgepress.compressor.options import collect
+from edgepress.compressor.options import TRIAL_ERRORS, collect
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
 from edgepress.compressor.report.words import quantity
 from edgepress.compressor.session import look
+from edgepress.compressor.tasks import gauge_of
 
 LITTLE = 0.01
 """Damage (relative change of the model's outputs) below which a site bears a change easily."""
@@ -58,14 +59,7 @@ def inspect(*, target: str, as_json: bool, debug: bool, **rest: Any) -> int:
         if trials is not None:
             multiple = max(1, host.target.channel_multiple // 2)
             with within_memory(tensor_bytes(trials.original)):
-                knobs = collect(
-                    trials.original,
-                    trials.folds[0].context,
-                    trials.shown,
-                    found.shapes,
-                    multiple,
-                    lambda share, what: tell("options", share, what),
-                ).knobs
+                knobs = collect(gauge_of(trials, multiple, TRIAL_ERRORS), found.shapes).knobs
     facts = _facts(found, _rows(found, knobs))
     if as_json:
         click.echo(json.dumps(facts, indent=2))

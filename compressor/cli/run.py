@@ -16,7 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from edgepress.compressor.cli.host import make_host
+from edgepress.compressor.cli.host import default_cache, make_host
+from edgepress.compressor.cli.interrupt import INTERRUPTED, first_interrupt
 from edgepress.compressor.cli.timings import read_timings, write_timings
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Job
@@ -159,6 +160,21 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--timings", type=path, help="JSON file of timings: used where it has them, written after."
         ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="Processes that work side by side (default: one a core).",
+        ),
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do it: tcp://HOST:8786."
+        ),
+        click.option(
+            "--cache",
+            type=path,
+            envvar="EDGEPRESS_CACHE",
+            help="Folder for what was worked out, from where an interrupted run goes on.",
+        ),
+        click.option("--no-cache", is_flag=True, help="Work everything out afresh."),
         click.option("--force", is_flag=True, help="Write into a folder that this tool did not write."),
         click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table."),
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
@@ -180,6 +196,10 @@ def run(
     recipe: Path | None,
     time_limit: float | None,
     timings: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    cache: Path | None,
+    no_cache: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -195,8 +215,18 @@ def run(
         **rest,
     )
     with staged(out, force, input_paths(job, recipe, timings)) as folder:
-        with progress_bar(quiet or as_json) as tell:
-            host = make_host(target, job.threads, job.seed, TIMING_SECONDS, tell)
+        with progress_bar(quiet or as_json) as tell, first_interrupt() as (watch, stopped):
+            host = make_host(
+                target,
+                job.threads,
+                job.seed,
+                TIMING_SECONDS,
+                watch(tell),
+                workers=workers,
+                scheduler=scheduler,
+                cache=None if no_cache else cache or default_cache(),
+                stopped=stopped,
+            )
             job = read_timings(timings, job, host.target.name)
             found = run_session(job, host)
         report = build_report(found)
@@ -206,7 +236,7 @@ def run(
     if as_json:
         click.echo((out / FILE_NAME).read_text(encoding="utf-8"), nl=False)
     show(report, found.warnings, out, table=not (as_json or quiet), warn=not quiet)
-    return report.exit_code
+    return INTERRUPTED if found.stopped else report.exit_code
 
 
 def show(report: Report, warnings: Sequence[str], out: Path, *, table: bool, warn: bool) -> None:

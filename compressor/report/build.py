@@ -60,9 +60,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def peak_rss_bytes() -> int:
-    """Most memory that this process held."""
+def peak_rss_bytes(hired: int) -> int:
+    """Most memory that this process held and, at most, the others that worked for it.
+
+    Args:
+        hired: how many those were.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if hired:
+        peak += hired * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
@@ -105,7 +111,7 @@ def build_report(found: Findings) -> Report:
         warnings=tuple(found.warnings),
         oldest_onnxruntime=oldest_runtime(exported),
         seconds={name: round(s, 3) for name, s in found.seconds.items()},
-        tool_peak_rss_bytes=peak_rss_bytes(),
+        tool_peak_rss_bytes=peak_rss_bytes(found.hired),
         versions=versions(),
         environment=dict(host.environment),
         time_limit_hit=found.time_limit_hit,

@@ -214,7 +214,7 @@ class Report(Record):
         warnings: what the user should know.
         oldest_onnxruntime: oldest release that loads the result.
         seconds: wall time by stage.
-        tool_peak_rss_bytes: most memory that this tool held.
+        tool_peak_rss_bytes: most memory that this tool held; its processes together, at their peaks.
         versions: of the tool, Python and libraries.
         environment: machine facts that bear on timing (CPU model, features, load).
         time_limit_hit: whether `--time-limit` ended the search.

@@ -15,6 +15,7 @@ from edgepress.compressor.options import (
     GROWTH,
     LADDER,
     MOST_DAMAGE,
+    Gauge,
     Options,
     along,
     collect,
@@ -92,19 +93,17 @@ def damages(
     return along(measured_points(values, errors, trial, *trials), errors)
 
 
-def collected(name: str, leave: tuple[str, ...] = ()) -> tuple[Options, list[float]]:
+def collected(name: str, leave: tuple[str, ...] = ()) -> Options:
     model = models_core.ALL[name]()
     infer_shapes(model)
-    told: list[float] = []
     context = oracles.context(model, 64, target=oracles.Board(), leave=leave)
     shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
-    return collect(model, context, context, shapes, 2, lambda share, _: told.append(share)), told
+    return collect(Gauge(model, context, context, 2), shapes)
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "concat", "depthwise", "matmul", "net_excite", "zeros"])
 def test_options_of_a_model(name: str) -> None:
-    options, told = collected(name)
-    assert told == sorted(told)
+    options = collected(name)
     assert options.knobs
     for knob in options.knobs:
         assert list(knob.values) == sorted(knob.values, reverse=True)
@@ -122,7 +121,7 @@ def test_options_of_a_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["residual", "concat", "depthwise", "net_excite", "net_multiplier"])
 def test_layers_foretell_what_shrinking_does_to_arrays(name: str) -> None:
-    options, _ = collected(name)
+    options = collected(name)
     state = tuple(k.values[len(k.values) // 2] if k.kind == "width" else k.full for k in options.knobs)
     model = models_core.ALL[name]()
     infer_shapes(model)
@@ -145,7 +144,7 @@ def test_layers_foretell_what_shrinking_does_to_arrays(name: str) -> None:
 
 
 def test_a_state_makes_a_recipe() -> None:
-    options, _ = collected("mlp")
+    options = collected("mlp")
     full = tuple(k.full for k in options.knobs)
     assert options.recipe(full) == ()
     least = tuple(k.values[-1] for k in options.knobs)
@@ -155,7 +154,7 @@ def test_a_state_makes_a_recipe() -> None:
 
 
 def test_what_the_user_leaves_has_no_knob() -> None:
-    assert collected("mlp", leave=("^h$", "^y$"))[0].knobs == ()
+    assert collected("mlp", leave=("^h$", "^y$")).knobs == ()
 
 
 def test_outputs_are_stacked_up_to_a_limit() -> None:
@@ -207,7 +206,7 @@ def test_fewer_bits_hurt_more_and_are_offered_where_they_pay() -> None:
     infer_shapes(model)
     context = oracles.context(model, 64, target=oracles.Board())
     shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
-    options = collect(model, context, context, shapes, 8, lambda *_: None)
+    options = collect(Gauge(model, context, context, 8), shapes)
     bits = [knob for knob in options.knobs if knob.kind == "bits"]
     sizes = {site.name: site.weight.size for site in find_sites(model)}
     assert {knob.name for knob in bits} == {name for name, size in sizes.items() if size * 3 / 4 > 320}

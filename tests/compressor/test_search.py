@@ -13,13 +13,14 @@ from edgepress.compressor.choice import Candidate, Objective
 from edgepress.compressor.data import Dataset, open_data
 from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
-from edgepress.compressor.options import Options, collect
+from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
 from edgepress.compressor.passes.base import Pass
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
-from edgepress.compressor.trials import Trials, make_trials
+from edgepress.compressor.tasks import gauge_of
+from edgepress.compressor.trials import Setup, Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 Named = Sequence[tuple[str, bytes]]
@@ -58,16 +59,17 @@ def trials() -> Trials:
     batch = next(iter(data.batches(64)))
     outputs = models.run(model, batch.feeds)
     metric = resolve_metric("top1", outputs, batch)
-    return make_trials(
-        model, OrtEngine(), metric, answers(outputs, batch), data, oracles.Board(), seed=0, leave=(), batch=64, folds=2
-    )  # fmt: skip
+    setup = Setup(
+        OrtEngine(), metric, answers(outputs, batch), data, oracles.Board(), 0, (), batch=64, folds=2
+    )
+    return make_trials(model, setup)
 
 
 @pytest.fixture(scope="module")
 def prepared() -> tuple[Trials, Options]:
     made = trials()
-    shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
-    return made, collect(made.original, made.folds[0].context, made.shown, shapes, 4, lambda *_: None)
+    shapes = shapes_in_one_run(made.original, made.setup.engine, models.feeds(made.original, 1))
+    return made, collect(gauge_of(made, 4, TRIAL_ERRORS), shapes)
 
 
 def search(
@@ -76,7 +78,7 @@ def search(
     options: Options | None = None,
 ) -> Search:  # fmt: skip
     made, found = prepared
-    shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
+    shapes = shapes_in_one_run(made.original, made.setup.engine, models.feeds(made.original, 1))
     return Search(
         made,
         options or found,
@@ -148,8 +150,8 @@ def test_the_same_clock_gives_the_same_choice() -> None:
     found = []
     for _ in range(2):
         made = trials()
-        shapes = shapes_in_one_run(made.original, made.engine, models.feeds(made.original, 1))
-        options = collect(made.original, made.folds[0].context, made.shown, shapes, 4, lambda *_: None)
+        shapes = shapes_in_one_run(made.original, made.setup.engine, models.feeds(made.original, 1))
+        options = collect(gauge_of(made, 4, TRIAL_ERRORS), shapes)
         candidates = search((made, options)).run()
         found.append(
             ([(c.label, digest(c.recipe), c.estimate, c.why) for c in candidates], kept(candidates).data)

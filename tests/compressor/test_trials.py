@@ -15,7 +15,7 @@ from edgepress.compressor.metrics import answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, to_bytes
 from edgepress.compressor.passes import LowRank, Pass, Shrink, StoreWeights
 from edgepress.compressor.protocols import Array, Runner
-from edgepress.compressor.trials import Samples, Trials, decoded, make_trials
+from edgepress.compressor.trials import Samples, Setup, Trials, decoded, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 
@@ -48,10 +48,9 @@ def trials(folds: int = 2, seed: int = 0, engine: Counting | None = None, rows: 
     batch = next(iter(data.batches(32)))
     outputs = models.run(model, batch.feeds)
     metric = resolve_metric("top1", outputs, batch)
-    return make_trials(
-        model, engine or Counting(), metric, answers(outputs, batch), data, oracles.Board(),
-        seed=seed, leave=(), batch=32, folds=folds,
-    )  # fmt: skip
+    told = answers(outputs, batch)
+    setup = Setup(engine or Counting(), metric, told, data, oracles.Board(), seed, (), batch=32, folds=folds)
+    return make_trials(model, setup)
 
 
 @pytest.mark.parametrize("folds", [1, 2, 3])
@@ -164,10 +163,9 @@ def heads(held: bool) -> Trials:
     outputs = models.run(model, batch.feeds)
     metric = resolve_metric("agreement", outputs, batch)
     others = unread(metric, outputs) if held else ()
-    return make_trials(
-        model, OrtEngine(), metric, answers(outputs, batch), data, oracles.Board(),
-        seed=0, leave=(), batch=32, folds=2, others=others,
-    )  # fmt: skip
+    told = answers(outputs, batch)
+    setup = Setup(OrtEngine(), metric, told, data, oracles.Board(), 0, (), batch=32, folds=2, others=others)
+    return make_trials(model, setup)
 
 
 def test_the_output_that_loses_most_counts_whichever_the_metric_reads() -> None:

@@ -1,0 +1,198 @@
+"""What a search has done for it, piece by piece: each piece is the same wherever it is done (`workers.py`)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+from pydantic import TypeAdapter
+
+from edgepress.compressor.allocate import Knob
+from edgepress.compressor.export.onnx import save
+from edgepress.compressor.options import TRIAL_ROWS, Gauge, divergence, stacked_outputs
+from edgepress.compressor.passes import Pass
+from edgepress.compressor.passes.base import Skipped
+from edgepress.compressor.precision import hardly_faster
+from edgepress.compressor.protocols import Array
+from edgepress.compressor.recipe import digest
+from edgepress.compressor.serialize import Serialized, parse, serialize
+from edgepress.compressor.trials import Judge, Task, Trials
+
+__all__ = ["Built", "Final", "Harm", "Judge", "Measure", "Slow", "Task", "gauge_of"]
+
+_KNOB = TypeAdapter(Knob | None)
+
+
+def gauge_of(trials: Trials, multiple: int, errors: Sequence[float]) -> Gauge:
+    """What measures knobs in these trials; the same one each time.
+
+    Args:
+        trials: of the model.
+        multiple: widths and ranks are multiples of this.
+        errors: local errors near which each knob is tried.
+    """
+    context = trials.folds[0].context
+    key = ("gauge", multiple, tuple(errors))
+    found = context.memo.get(key)
+    if not isinstance(found, Gauge):
+        found = Gauge(trials.original, context, trials.shown, multiple, errors)
+        context.memo[key] = found
+    return found
+
+
+class _Plain:
+    """A task whose result is JSON as it is, or is not kept."""
+
+    def pack(self, result: Any) -> Any:
+        """As it is."""
+        return result
+
+    def unpack(self, packed: Any) -> Any:
+        """As it is."""
+        return packed
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure a knob.
+
+    Attributes:
+        kind: of the knob.
+        name: of its group or site.
+        multiple: as for `gauge_of`.
+        errors: likewise.
+    """
+
+    kind: str
+    name: str
+    multiple: int
+    errors: tuple[float, ...]
+    optional: ClassVar[bool] = True
+    stage: ClassVar[str] = "options"
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
+    def key(self) -> str:
+        """By all of it."""
+        return f"measure {self.kind} {self.name} {self.multiple} {self.errors}"
+
+    def do(self, trials: Trials) -> Knob | None:
+        """The knob, or None where it has no strength worth offering."""
+        return gauge_of(trials, self.multiple, self.errors)((self.kind, self.name))
+
+    def pack(self, result: Knob | None) -> Any:
+        """A table."""
+        return _KNOB.dump_python(result, mode="json")
+
+    def unpack(self, packed: Any) -> Knob | None:
+        """The knob again."""
+        return _KNOB.validate_python(packed)
+
+
+@dataclass(frozen=True)
+class Harm(_Plain):
+    """See how far one pass alone moves the outputs.
+
+    Attributes:
+        site: where it acts.
+        step: the pass.
+    """
+
+    site: str
+    step: Pass
+    optional: ClassVar[bool] = True
+    stage: ClassVar[str] = "precision"
+
+    @property
+    def label(self) -> str:
+        """The site."""
+        return self.site
+
+    @property
+    def key(self) -> str:
+        """By the pass."""
+        return f"harm {digest((self.step,))}"
+
+    def do(self, trials: Trials) -> float:
+        """`options.divergence` on the samples of `Trials.probe`."""
+        context = trials.probe
+        reference: dict[str, Array]
+        if "outputs" not in context.memo:
+            context.memo["outputs"] = stacked_outputs(trials.original, context, TRIAL_ROWS)
+        reference = context.memo["outputs"]  # type: ignore[assignment]
+        candidate = trials.original.clone()
+        self.step.apply(candidate, context)
+        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+
+
+@dataclass(frozen=True)
+class Slow(_Plain):
+    """Find the sites where 8-bit arithmetic can hardly pay.
+
+    Attributes:
+        recipe: what makes the structure.
+        shapes: observed for a batch of one.
+    """
+
+    recipe: tuple[Pass, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    key: ClassVar[str] = ""
+    optional: ClassVar[bool] = False
+    stage: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+
+    def do(self, trials: Trials) -> list[str]:
+        """Their names."""
+        structure = trials.built(self.recipe, trials.folds[0])
+        return hardly_faster(structure, self.shapes, trials.setup.target)
+
+
+@dataclass(frozen=True)
+class Built(_Plain):
+    """Build what a recipe makes from the samples of the first fold.
+
+    Attributes:
+        recipe: of the model.
+    """
+
+    recipe: tuple[Pass, ...]
+    key: ClassVar[str] = ""
+    optional: ClassVar[bool] = False
+    stage: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+
+    def do(self, trials: Trials) -> Serialized:
+        """The file, as it would be exported."""
+        return save(trials.built(self.recipe, trials.folds[0]))
+
+
+@dataclass(frozen=True)
+class Final:
+    """Build what a recipe makes from all samples.
+
+    Attributes:
+        recipe: of the model.
+    """
+
+    recipe: tuple[Pass, ...]
+    key: ClassVar[str] = ""
+    optional: ClassVar[bool] = False
+    stage: ClassVar[str] = "fit"
+    label: ClassVar[str] = ""
+
+    def do(self, trials: Trials) -> tuple[ir.Model, Serialized, tuple[Skipped, ...]]:
+        """The model, the file as it would be exported, and the sites that were left alone on the way."""
+        model, skipped = trials.final(self.recipe)
+        return model, save(model), tuple(skipped)
+
+    def pack(self, result: tuple[ir.Model, Serialized, tuple[Skipped, ...]]) -> Any:
+        """The model as engines load it."""
+        return serialize(result[0]), *result[1:]
+
+    def unpack(self, packed: Any) -> tuple[ir.Model, Serialized, tuple[Skipped, ...]]:
+        """The model again."""
+        return parse(packed[0]), *packed[1:]
