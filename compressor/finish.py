@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
-from edgepress.compressor.choice import Candidate
+from edgepress.compressor.choice import Candidate, Weigher
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
 from edgepress.compressor.normalize import same_outputs
-from edgepress.compressor.predict import predicted_ns
+from edgepress.compressor.predict import predicted_memory_bytes, predicted_ns
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import score_all
@@ -47,6 +47,27 @@ def make_timer(found: Findings) -> Timer:
         return [known[name] for name, _ in models]
 
     return timer
+
+
+def make_scale(found: Findings) -> Weigher:
+    """Weighs models by what `--timings` says, by a run in a process of its own, or by prediction.
+
+    As of times: what was once used is never replaced.
+    """
+    host = found.host
+
+    def weigh(name: str, data: Serialized) -> int:
+        known = {**found.job.memories, **found.memories}
+        if name not in known and host.memory is not None and found.one_row:
+            host.progress("weigh", 0.0, name)
+            known[name] = host.memory(data, found.one_row)
+        elif name not in known:
+            model = parse(data)
+            known[name] = predicted_memory_bytes(model, shapes_in_one_run(model, host.engine, found.one_row))
+        found.memories[name] = known[name]
+        return known[name]
+
+    return weigh
 
 
 def predicted(found: Findings, data: Serialized) -> float:

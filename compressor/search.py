@@ -20,9 +20,10 @@ from functools import partial
 import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, State, Weighing
-from edgepress.compressor.choice import Candidate, Objective, reason, worth
-from edgepress.compressor.cost import Shapes, node_costs
+from edgepress.compressor.choice import LATENCY_SHARE, NONE, Candidate, Limits, Objective, Weigher, chosen
+from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
+from edgepress.compressor.layers import unchanged
 from edgepress.compressor.options import ROUNDING, Options
 from edgepress.compressor.parallel import one_thread_each, side_by_side
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
@@ -39,9 +40,6 @@ Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
 Progress = Callable[[str, float, str], None]
 """Stage, share done, detail."""
-
-LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
-"""Weight of latency in the allocation; the rest is size."""
 
 FIRST_GUESS = 0.005
 """Predicted damage per percent of budget at which bisection begins."""
@@ -98,6 +96,8 @@ class Search:
         shapes: observed for a batch of one.
         timer: times serialized models.
         progress: told what goes on.
+        memory: peak bytes of a named serialized model, asked where memory is the objective.
+        limits: what the result may take.
         deadline: `time.monotonic()` after which no new candidate is begun.
         seen: every candidate judged, by the digest of its recipe.
         time_limit_hit: whether the deadline cut the search short.
@@ -116,6 +116,8 @@ class Search:
     timer: Timer
     progress: Progress
     deadline: float = math.inf
+    memory: Weigher = lambda name, data: len(data)
+    limits: Limits = NONE
     seen: dict[str, Candidate] = field(default_factory=dict)
     time_limit_hit: bool = False
     leave: tuple[str, ...] = ()
@@ -170,6 +172,8 @@ class Search:
         finalists = [*self.settled, *(self._variants(self.integer) if self.integer else ())]
         for border in self._promising(self._borders()):
             refined = self._refine(border, self._refinements())
+            if self.objective == "memory":  # fewer bits are unpacked somewhere: the scale tells
+                finalists.append(refined.best)
             if self.objective != "size":
                 refined = self._with_fewer_bits(refined)
             finalists += [refined.best, *self._variants(refined.best)]
@@ -182,7 +186,7 @@ class Search:
 
         def look(precision: str, share: float) -> None:
             nonlocal guess
-            border = self._bisect(self._descent(precision, share), precision, guess)
+            border = self._bisect(self.descent(precision, share), precision, guess)
             if border is not None:
                 found.append(border)
                 guess = border.descent.damage(border.state)
@@ -232,13 +236,11 @@ class Search:
         quantize = Quantize(self.target.weight_bits, bits=few, leave=leave or self.leave, rounding=ROUNDING)
         return (quantize, store) if precision == "int8" else (store,)
 
-    def _descent(self, precision: str, latency: float) -> Descent:
+    def descent(self, precision: str, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
-        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple)
-        original = self.trials.original
-        sites = {site.name for site in find_sites(original)}
-        others = [c for c in node_costs(original, self.shapes, self.target) if c.name not in sites]
-        fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
+        fixed, held = unchanged(self.trials.original, self.shapes, self.target)
+        held *= self.objective == "memory"
+        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple, held)
         # Few bits are free at run time: they would go first, and what makes the model fast would find no room.
         still = () if self.objective == "size" else self._knobs("bits")
         return Descent(self.options.layers, self.options.knobs, self.target, how, fixed, frozenset(still))
@@ -284,17 +286,18 @@ class Search:
             return list(borders)
         fold = self.trials.folds[0]
         data = [save(self.trials.built(border.best.recipe, fold)) for border in borders]
+        named = [(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)]
         if self.objective != "latency":
-            return [min(zip(borders, data, strict=True), key=lambda pair: len(pair[1]))[0]]
-        costs = self.timer([(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)])
+            sizes = [self.memory(*each) if self.objective == "memory" else len(each[1]) for each in named]
+            return [borders[sizes.index(min(sizes))]]
+        costs = self.timer(named)
         return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
 
     def _with_fewer_bits(self, border: Border) -> Border:
         """The same structure with weights of fewer bits; at first about four each, then by shorter strides."""
         bits, others = self._knobs("bits"), self._knobs("width", "rank")
-        descent = replace(
-            border.descent, how=replace(border.descent.how, latency=0, size=1), still=frozenset(others)
-        )
+        how = replace(border.descent.how, latency=0, size=1, held=0)
+        descent = replace(border.descent, how=how, still=frozenset(others))
         return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits), BITS_TRIED)
 
     def _refine(self, border: Border, most: int, stride: int = 1, patience: int = PATIENCE) -> Border:
@@ -377,20 +380,16 @@ class Search:
 
     def _choose(self, finalists: Sequence[Candidate]) -> list[Candidate]:
         """Fit the finalists to all samples, time them with the original, keep the best."""
-        original = Candidate(
-            "original, normalised", (), model=self.trials.original, data=save(self.trials.original)
-        )
-        built = [original]
+        model = self.trials.original
+        built = [Candidate("original, normalised", (), model=model, data=save(model))]
         different = list({digest(c.recipe): c for c in finalists}.values())
         built += [self._fitted(c) for c in different[:1]]  # what it works out, the others need, too
         built += side_by_side(self._fitted, different[1:])
         times = self.timer([(digest(c.recipe), c.data) for c in built])
         built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
-        best = min(built, key=lambda c: worth(c, built[0], self.objective))
-        for candidate in built:
-            kept = candidate is best
-            why = reason(candidate, best, built[0])
-            self.seen[digest(candidate.recipe)] = replace(candidate, kept=kept, why=why)
+        if self.objective == "memory":
+            built = [replace(c, memory_bytes=self.memory(digest(c.recipe), c.data)) for c in built]
+        self.seen |= {digest(c.recipe): c for c in chosen(built, self.objective, self.limits)}
         return list(self.seen.values())
 
     def _fitted(self, candidate: Candidate) -> Candidate:

@@ -13,25 +13,21 @@ from edgepress.compressor.budget import Budget, Scores, judge
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
-from edgepress.compressor.errors import (
-    DataError,
-    DeviceError,
-    MetricError,
-    ModelError,
-    UsageError,
-    nearest,
-)
+from edgepress.compressor.errors import DataError, DeviceError, MetricError, ModelError, UsageError, nearest
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.finish import (
     LOSSLESS,
     export,
+    make_scale,
     make_timer,
     measure,
     original,
     take_back_if_slower,
     verdict,
 )
+from edgepress.compressor.front import points
 from edgepress.compressor.job import Findings, Host, Job
+from edgepress.compressor.limits import search_within
 from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
@@ -313,7 +309,6 @@ def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
 def _search(found: Findings, trials: Trials, deadline: float) -> None:
     host, job = found.host, found.job
     multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
-
     search = Search(
         trials,
         Options((), (), ()),
@@ -324,6 +319,8 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
         make_timer(found),
         host.progress,
         deadline,
+        make_scale(found),
+        job.limits,
     )
     with found.stage("precision"):
         search.settle()
@@ -334,8 +331,11 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
             trials.original, context, trials.shown, found.shapes, multiple, tell, search.late, strengths
         )
     with found.stage("search"):
-        found.candidates = search.run()
+        search_within(search)
         found.time_limit_hit = search.time_limit_hit
+    with found.stage("front"):
+        found.front = points(search)
+        found.candidates = list(search.seen.values())
     if name := search.binding_output():
         found.warnings.append(
             f"Output {name!r}, which the metric does not read, is held to fidelity, and that ended the search: "
