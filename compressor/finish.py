@@ -23,20 +23,21 @@ SLOWER = 1.02
 """A result that takes longer than the input by this factor, whatever the noise, is taken back."""
 
 
-def make_timer(found: Findings) -> Timer:
-    """Times models by what `--timings` says, by the stopwatch, or by prediction.
+def make_timer(found: Findings, glance: bool = False) -> Timer:
+    """Times models by what `--timings` says, by the stopwatch (or the host's quicker one), or by prediction.
 
     A time once used is never replaced, so that stored timings lead to the same choices again; later ones are
     put on the same scale by the models that both measurements have in common.
     """
     host = found.host
+    stopwatch = host.glance if glance and host.glance is not None else host.stopwatch
 
     def timer(models: Sequence[tuple[str, Serialized]]) -> list[float]:
         known = {**found.job.timings, **found.timings}
         if not all(name in known for name, _ in models):
-            if host.stopwatch is not None and found.one_row:
+            if stopwatch is not None and found.one_row:
                 host.progress("time", 0.0, f"{len(models)} models")
-                latencies = host.stopwatch([data for _, data in models], found.one_row)
+                latencies = stopwatch([data for _, data in models], found.one_row)
                 times = [latency.median_ns for latency in latencies]
             else:
                 times = [predicted(found, data) for _, data in models]

@@ -21,7 +21,7 @@ from edgepress.compressor.passes import Pass, Quantize
 from edgepress.compressor.passes.low_rank import parts_of
 from edgepress.compressor.protocols import Matrix
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.search import Search
+from edgepress.compressor.search import Search, Timer
 
 BUILT = 6
 """Candidates fitted to all samples for the front alone."""
@@ -85,7 +85,7 @@ def spread(costs: Sequence[Sequence[float]], there: Sequence[int], count: int) -
     return found
 
 
-def points(search: Search) -> list[Candidate]:
+def points(search: Search, timer: Timer) -> list[Candidate]:
     """The points of the front, the original and the chosen one always among them; by drop, then by latency.
 
     What is fitted for it is timed together with the original, and noted in `search.seen`; it becomes the chosen one
@@ -93,11 +93,12 @@ def points(search: Search) -> list[Candidate]:
 
     Args:
         search: that has run.
+        timer: for what is fitted for the front alone.
     """
     fresh = _fitted(search, _promising(search))
     if fresh:
         start = search.seen[digest(())]
-        times = search.timer([(digest(c.recipe), c.data) for c in (start, *fresh)])
+        times = timer([(digest(c.recipe), c.data) for c in (start, *fresh)])
         for candidate, ns in zip(fresh, times[1:], strict=True):
             search.seen[digest(candidate.recipe)] = replace(candidate, latency_ns=ns)
         if search.limits.missed(kept(search)):

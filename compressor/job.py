@@ -95,6 +95,7 @@ class Host:
         memory: peak bytes of a serialized model on feeds, or None.
         progress: told what goes on.
         environment: facts of this machine that bear on timing, for the report.
+        glance: a stopwatch that takes less time and errs more, for what is only shown; None: the same one.
     """
 
     engine: Engine
@@ -103,6 +104,7 @@ class Host:
     memory: Callable[[ModelFile, Feeds], int] | None
     progress: Progress
     environment: Mapping[str, JsonValue] = field(default_factory=dict)
+    glance: Stopwatch | None = None
 
 
 @dataclass

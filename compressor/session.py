@@ -334,7 +334,7 @@ def _search(found: Findings, trials: Trials, deadline: float) -> None:
         search_within(search)
         found.time_limit_hit = search.time_limit_hit
     with found.stage("front"):
-        found.front = points(search)
+        found.front = points(search, make_timer(found, glance=True))
         found.candidates = list(search.seen.values())
     if name := search.binding_output():
         found.warnings.append(

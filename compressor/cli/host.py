@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +16,9 @@ from edgepress.runtime.environment import describe
 from edgepress.runtime.measure import measure
 from edgepress.runtime.memory import memory_peak_bytes
 from edgepress.runtime.record import EngineError
+
+GLANCE = 0.25
+"""Share of a timing's limit that is enough for what is only shown."""
 
 
 class CheckedEngine:
@@ -70,9 +74,9 @@ def make_host(
     """
     spec = find_target(target)
 
-    def stopwatch(models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
+    def stopwatch(limit_s: float, models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
         try:
-            found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=seconds)
+            found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=limit_s)
         except EngineError as error:
             raise DeviceError(str(error), getattr(error, "hint", "")) from error
         return [Latency(m.median_ns, m.ci95_ns, tuple(m.samples_ns)) for m in found]
@@ -85,4 +89,5 @@ def make_host(
 
     measured = is_host(spec)
     facts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(describe()).items()}
-    return Host(CheckedEngine(), spec, stopwatch if measured else None, memory, progress, facts)
+    slow, quick = (partial(stopwatch, limit) if measured else None for limit in (seconds, GLANCE * seconds))
+    return Host(CheckedEngine(), spec, slow, memory, progress, facts, quick)

@@ -69,7 +69,7 @@ def test_the_front_of_a_search(prepared: tuple[Trials, Options]) -> None:
     found = search(prepared, clock, budget=1.0)
     found.run()
     finalists = {key for key, c in found.seen.items() if c.data}
-    front = points(found)
+    front = points(found, found.timer)
     assert front[0].recipe == ()
     assert [c for c in front if c.kept] == [c for c in found.seen.values() if c.kept]
     assert all(c.data and c.latency_ns == 1000.0 + len(c.data) for c in front)
@@ -86,7 +86,7 @@ def test_nothing_is_built_for_the_front_when_time_is_up(prepared: tuple[Trials, 
     found.run()
     before = [key for key, c in found.seen.items() if c.data]
     found.time_limit_hit = True
-    front = points(found)
+    front = points(found, found.timer)
     assert [key for key, c in found.seen.items() if c.data] == before
     assert {digest(c.recipe) for c in front} <= set(before)
     assert any(c.kept for c in front)
@@ -128,7 +128,7 @@ def test_a_limit_that_nothing_keeps_gives_the_nearest(prepared: tuple[Trials, Op
     found = search(prepared)
     found.limits = Limits(size_bytes=10)
     search_within(found)
-    points(found)
+    points(found, found.timer)
     kept = next(c for c in found.seen.values() if c.kept)
     within = [c for c in found.seen.values() if c.data and c.estimate and c.estimate.within(5.0)]
     assert len(kept.data) == min(len(c.data) for c in within)
