@@ -24,7 +24,10 @@ from edgepress.compressor.recipe import digest
 from edgepress.compressor.search import Search, Timer
 
 BUILT = 6
-"""Candidates fitted to all samples for the front alone."""
+"""Candidates fitted to all samples for the front alone, at most."""
+
+ONE_IN = 4
+"""And at most one in so many of those that were judged: to judge one takes as long as to fit about four."""
 
 BUILT_WHERE_DEAR = 1
 """The same where one run over the samples takes long."""
@@ -140,7 +143,7 @@ def _promising(search: Search) -> list[Candidate]:
     costs = [(loss(c), *foreseen(search, c.recipe)) for c in judged]
     front = undominated(costs)
     there = [place for place, index in enumerate(front) if judged[index].data]
-    count = BUILT_WHERE_DEAR if search.trials.dear else BUILT
+    count = BUILT_WHERE_DEAR if search.trials.dear else min(BUILT, len(search.seen) // ONE_IN)
     picked = spread([_scaled(costs[index]) for index in front], there, count)
     return [judged[front[place]] for place in picked]
 
