@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from clicase import Case, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgepress.compressor import compress
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.report import manifest, pareto
+from edgepress.compressor.report import html, manifest, pareto
 from edgepress.compressor.report.record import load_report
 
 
@@ -170,3 +172,15 @@ def test_limits_from_python(case: Case) -> None:
 def test_the_committed_schema_is_current() -> None:
     committed = Path(sys.modules[pareto.__name__].__file__ or "").with_name("pareto.schema.json")
     assert json.loads(committed.read_text(encoding="utf-8")) == json.loads(pareto.schema_text())
+
+
+@given(st.lists(st.floats(1.0, 1e12), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=100)
+def test_places_on_an_axis_by_ratio(values: list[float]) -> None:
+    at, ticks = html._ratio_axis(values)
+    places = [at(value) for value in values]
+    assert all(0 <= place <= 1 for place in places)
+    assert np.argsort(places, kind="stable").tolist() == np.argsort(values, kind="stable").tolist()
+    if max(values) > 10 * min(values):
+        assert len(ticks) >= 2
+        assert all(0 <= at(tick) <= 1 for tick in ticks)

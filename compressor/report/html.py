@@ -273,7 +273,7 @@ def _front(
     shown = [(point, x) for point in report.front if (x := get(point))]
     if len(shown) < 2:
         return None
-    x_at, x_ticks = _axis([x for _, x in shown])
+    x_at, x_ticks = _ratio_axis([x for _, x in shown])
     budget = 100 - report.budget_percent
     y_at, y_ticks = _axis([budget, *(100 - point.cautious_drop_percent for point, _ in shown)])
     points = tuple(
@@ -309,3 +309,18 @@ def _axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float
     first = math.ceil(start / step)
     ticks = [step * index for index in range(first, math.floor(end / step) + 1)]
     return (lambda value: (value - start) / (end - start)), ticks
+
+
+def _ratio_axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
+    """The same for positive values that are compared by ratio: the tenth of a size is no sliver at the edge."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    room = (high - low) * 0.08 or 0.02
+    start, end = low - room, high + room
+    powers = range(math.floor(start), math.ceil(end) + 1)
+    ticks = [each * 10.0**power for power in powers for each in (1, 2, 5)]
+    ticks = [tick for tick in ticks if start <= math.log10(tick) <= end]
+    if len(ticks) > 5:
+        ticks = [tick for tick in ticks if math.log10(tick).is_integer()]
+    if len(ticks) < 2:
+        ticks = _axis(values)[1]
+    return (lambda value: (math.log10(value) - start) / (end - start)), ticks
