@@ -93,18 +93,28 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weighing:
-    """How much latency and size count in the objective, as exponents of a weighted geometric mean."""
+    """How much latency and size count in the objective, as exponents of a weighted geometric mean.
+
+    Attributes:
+        latency: exponent of predicted nanoseconds.
+        size: exponent of bytes.
+        integer: 8-bit arithmetic, else float.
+        multiple: widths that fill a kernel's lanes.
+        held: where memory is meant by size, how much of a site's outputs is at the peak of a run (their share, the same
+            for all of them); 0: the file's bytes.
+    """
 
     latency: float
     size: float
     integer: bool
     multiple: int
+    held: float = 0.0
 
 
 def layer_cost(
     layer: Layer, state: Sequence[int], knobs: Sequence[Knob], target: Target, how: Weighing
 ) -> tuple[float, float]:
-    """Predicted nanoseconds and stored bytes of one layer.
+    """Predicted nanoseconds and stored bytes of one layer; or, where memory is meant, bytes that a run holds.
 
     Args:
         layer: the layer.
@@ -127,9 +137,11 @@ def layer_cost(
     ns = size = 0.0
     for out, inputs, at in parts:
         lanes = math.ceil(out / how.multiple) * how.multiple
-        weights = out * inputs
-        size += stored_bytes(weights, bits) + 4 * out + 150
-        moved = weights + out * at * (1 if how.integer else 4)
+        weights, each = out * inputs, 1 if how.integer else 4
+        moved = weights + out * at * each
+        # A runtime unpacks weights of any bits when it loads them, to floats unless it computes in integers.
+        size += weights * each + how.held * out * at * each if how.held else stored_bytes(weights, bits)
+        size += 4 * out + 150
         ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=how.integer)
     return ns, size
 

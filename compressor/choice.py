@@ -1,11 +1,13 @@
 """Candidates, and which of those that keep the budget is the best."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
 
+from edgepress.compressor.errors import UsageError
 from edgepress.compressor.estimate import Estimate
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
@@ -13,11 +15,23 @@ from edgepress.compressor.serialize import Serialized
 
 Objective = Literal["latency", "size", "memory"]
 
+LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.1}
+"""Weight of latency in the allocation; the rest is size, or memory where that is the objective."""
+
+Weigher = Callable[[str, Serialized], int]
+"""Name and serialized model → peak bytes of one run."""
+
 SIZE_AGAINST_LATENCY = 0.1
 """When latency is the objective: a model may be so much slower (in log) as it is smaller, times this."""
 
+SIZE_AGAINST_MEMORY = 0.1
+"""The same of memory."""
+
 NOISE = 0.01
-"""Differences in latency below this are none."""
+"""Differences in latency or memory below this are none."""
+
+MEMORY_NOISE_BYTES = 100_000
+"""Differences in measured memory below this are the allocator's."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class Candidate:
         estimate: on samples that it was not fitted to; None where it was not judged.
         data: serialized, where it got that far.
         latency_ns: measured or predicted.
+        memory_bytes: peak of one run, likewise; None where the objective does not ask for it.
         skipped: sites left alone on the way.
         kept: whether it is the result.
         why: the reason.
@@ -41,27 +56,97 @@ class Candidate:
     model: ir.Model | None = None
     data: Serialized = b""
     latency_ns: float | None = None
+    memory_bytes: int | None = None
     skipped: tuple[Skipped, ...] = ()
     kept: bool = False
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the result may take at most; None: as much as it likes.
+
+    Attributes:
+        size_bytes: of the file.
+        latency_ns: of one inference, measured where the device answers.
+    """
+
+    size_bytes: int | None = None
+    latency_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can keep to."""
+        for name, limit in (("--max-size", self.size_bytes), ("--max-latency", self.latency_ns)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise UsageError(f"{name}: {limit} is no limit.", "Give a number above 0.")
+
+    def excess(self, size_bytes: float, latency_ns: float) -> float:
+        """By how much a model is over, as the sum of logarithms of both ratios; 0 where it keeps to the limits."""
+        pairs = ((size_bytes, self.size_bytes), (latency_ns, self.latency_ns))
+        return sum(max(math.log(max(has, 1e-9) / limit), 0.0) for has, limit in pairs if limit is not None)
+
+    def missed(self, candidate: Candidate) -> float:
+        """The excess of a candidate; its latency must be below by what a clock may err."""
+        return self.excess(len(candidate.data), (1 + NOISE) * (candidate.latency_ns or 0.0))
+
+
+NONE = Limits()
+
+
 def worth(candidate: Candidate, original: Candidate, objective: Objective) -> float:
-    """What is minimised: 0 for the original and its equals, infinite for what is slower or larger."""
+    """What is minimised: 0 for the original and its equals, infinite for what is slower, larger or hungrier."""
     if candidate.data == original.data:
         return 0.0
     ratio = (candidate.latency_ns or 1.0) / (original.latency_ns or 1.0)
     smaller = len(candidate.data) / max(len(original.data), 1)
-    if ratio > 1 + NOISE or smaller > 1:
+    if ratio > 1 + NOISE or smaller > 1 or (objective == "memory" and hungrier(candidate, original)):
         return math.inf
+    if objective == "memory":
+        leaner = math.log(memory_ratio(candidate, original))
+        return leaner + SIZE_AGAINST_MEMORY * math.log(smaller) + 0.01 * math.log(ratio)
     weight = SIZE_AGAINST_LATENCY if objective == "latency" else 1.0
     return weight * math.log(smaller) + (
         math.log(ratio) if objective == "latency" else 0.01 * math.log(ratio)
     )
 
 
-def reason(candidate: Candidate, best: Candidate, original: Candidate) -> str:
+def memory_ratio(candidate: Candidate, original: Candidate) -> float:
+    """Peak memory over the original's, each in whole steps of what the allocator's noise is, at least one."""
+    now, before = (max(round((c.memory_bytes or 0) / MEMORY_NOISE_BYTES), 1) for c in (candidate, original))
+    return now / before
+
+
+def hungrier(candidate: Candidate, original: Candidate) -> bool:
+    """Whether it takes more memory than the original, beyond noise."""
+    now, before = (c.memory_bytes or 0 for c in (candidate, original))
+    return now - before > max(NOISE * before, MEMORY_NOISE_BYTES)
+
+
+def chosen(built: Sequence[Candidate], objective: Objective, limits: Limits = NONE) -> list[Candidate]:
+    """The same candidates, one of them kept, each with the reason.
+
+    What is slower or larger than the original is never kept; of the others the least over the limits, and of those
+    the best by the objective.
+
+    Args:
+        built: with data and latency (and memory, where that is the objective), the original first.
+        objective: what is to become small.
+        limits: what the result may take.
+    """
+    original = built[0]
+
+    def rank(candidate: Candidate) -> tuple[bool, float, float]:
+        value = worth(candidate, original, objective)
+        return math.isinf(value), limits.missed(candidate), value
+
+    best = min(built, key=rank)
+    return [replace(c, kept=c is best, why=reason(c, best, original, limits)) for c in built]
+
+
+def reason(candidate: Candidate, best: Candidate, original: Candidate, limits: Limits = NONE) -> str:
     """Why a candidate was kept or not, in words for the report."""
+    if candidate is best and limits.missed(best):
+        return "nearest to the limits of what keeps the budget"
     if candidate is best:
         return (
             "best within the budget"
@@ -72,4 +157,6 @@ def reason(candidate: Candidate, best: Candidate, original: Candidate) -> str:
         return "slower than the original"
     if len(candidate.data) > len(original.data):
         return "larger than the original"
-    return "another one is better"
+    if hungrier(candidate, original):
+        return "takes more memory than the original"
+    return "over the limits" if limits.missed(candidate) > limits.missed(best) else "another one is better"

@@ -77,7 +77,7 @@ def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[N
         constants = [v.const_value for v in node.inputs if v is not None and v.const_value is not None]
         macs = node_macs(node, shapes)
         weight_bytes = sum(c.nbytes for c in constants)
-        activations = sum(_bytes(v, shapes) for v in node.outputs)
+        activations = sum(value_bytes(v, shapes) for v in node.outputs)
         moved = weight_bytes + activations
         integer = _in_integers(node) or takes_bytes(node.inputs[:1])
         ns = 0.0
@@ -141,10 +141,10 @@ def peak_activation_bytes(model: ir.Model, shapes: Shapes) -> int:
                 last[value] = index
     for value in model.graph.outputs:
         last[value] = len(nodes)
-    alive = {v: _bytes(v, shapes) for v in model.graph.inputs}
+    alive = {v: value_bytes(v, shapes) for v in model.graph.inputs}
     peak = sum(alive.values())
     for index, node in enumerate(nodes):
-        alive.update({v: _bytes(v, shapes) for v in node.outputs})
+        alive.update({v: value_bytes(v, shapes) for v in node.outputs})
         peak = max(peak, sum(alive.values()))
         alive = {v: size for v, size in alive.items() if last.get(v, -1) > index}
     return peak
@@ -158,7 +158,8 @@ def _shape(value: ir.Value | None, shapes: Shapes) -> tuple[int, ...]:
     return shapes.get(value.name or "", ())
 
 
-def _bytes(value: ir.Value, shapes: Shapes) -> int:
+def value_bytes(value: ir.Value, shapes: Shapes) -> int:
+    """Bytes of a value; 0 where its shape was not observed."""
     shape = shapes.get(value.name or "")
     if shape is None:
         return 0

@@ -1,15 +1,16 @@
 """From the chosen candidate to what is handed over: timed, checked, measured and judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
-from edgepress.compressor.choice import Candidate
+from edgepress.compressor.choice import Candidate, Weigher
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
 from edgepress.compressor.normalize import same_outputs
-from edgepress.compressor.predict import predicted_ns
+from edgepress.compressor.predict import predicted_memory_bytes, predicted_ns
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import score_all
@@ -23,22 +24,22 @@ SLOWER = 1.02
 """A result that takes longer than the input by this factor, whatever the noise, is taken back."""
 
 
-def make_timer(found: Findings) -> Timer:
-    """Times models by what `--timings` says, by the stopwatch, or by prediction.
+def make_timer(found: Findings, glance: bool = False) -> Timer:
+    """Times models by what `--timings` says, by the stopwatch (or the host's quicker one), or by prediction.
 
     A time once used is never replaced, so that stored timings lead to the same choices again; later ones are
     put on the same scale by the models that both measurements have in common.
     """
-    host, job = found.host, found.job
-    key = f"timings {job.objective} {job.budget} {job.threads} {job.time_limit_minutes}"
-    stored: dict[str, float] = (found.stored.get(key) if found.stored is not None else None) or {}
+    host = found.host
+    stopwatch = host.glance if glance and host.glance is not None else host.stopwatch
+    stored = recorded(found, "timings")
 
     def timer(models: Sequence[tuple[str, Serialized]]) -> list[float]:
-        known = {**stored, **job.timings, **found.timings}
+        known = {**stored, **found.job.timings, **found.timings}
         if not all(name in known for name, _ in models):
-            if host.stopwatch is not None and found.one_row:
+            if stopwatch is not None and found.one_row:
                 host.progress("time", 0.0, f"{len(models)} models")
-                latencies = host.stopwatch([data for _, data in models], found.one_row)
+                latencies = stopwatch([data for _, data in models], found.one_row)
                 times = [latency.median_ns for latency in latencies]
             else:
                 times = [predicted(found, data) for _, data in models]
@@ -46,11 +47,51 @@ def make_timer(found: Findings) -> Timer:
             scale = next((known[name] / ns for name, ns in pairs if name in known and ns > 0), 1.0)
             known = {**{name: ns * scale for name, ns in pairs}, **known}
         found.timings.update({name: known[name] for name, _ in models})
-        if found.stored is not None:
-            found.stored.put({key: {**stored, **found.timings}})
+        record(found, "timings", {**stored, **found.timings})
         return [known[name] for name, _ in models]
 
     return timer
+
+
+def recorded(found: Findings, what: str) -> dict[str, Any]:
+    """What a run of the same job measured, by candidate."""
+    values = found.stored.get(_key(found, what)) if found.stored is not None else None
+    return values or {}
+
+
+def record(found: Findings, what: str, values: Mapping[str, float]) -> None:
+    """Keep what was measured, for a run that goes on where this one was broken off."""
+    if found.stored is not None:
+        found.stored.put({_key(found, what): dict(values)})
+
+
+def _key(found: Findings, what: str) -> str:
+    """All that decides which models are measured together."""
+    job = found.job
+    return f"{what} {job.objective} {job.budget} {job.limits} {job.threads} {job.time_limit_minutes}"
+
+
+def make_scale(found: Findings) -> Weigher:
+    """Weighs models by what `--timings` says, by a run in a process of its own, or by prediction.
+
+    As of times: what was once used is never replaced.
+    """
+    host = found.host
+    stored = recorded(found, "memories")
+
+    def weigh(name: str, data: Serialized) -> int:
+        known: dict[str, int] = {**stored, **found.job.memories, **found.memories}
+        if name not in known and host.memory is not None and found.one_row:
+            host.progress("weigh", 0.0, name)
+            known[name] = host.memory(data, found.one_row)
+        elif name not in known:
+            model = parse(data)
+            known[name] = predicted_memory_bytes(model, shapes_in_one_run(model, host.engine, found.one_row))
+        found.memories[name] = known[name]
+        record(found, "memories", {**stored, **found.memories})
+        return known[name]
+
+    return weigh
 
 
 def predicted(found: Findings, data: Serialized) -> float:

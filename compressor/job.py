@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from edgepress.compressor.budget import Judgement
 from edgepress.compressor.cache import Cache
-from edgepress.compressor.choice import Candidate, Objective
+from edgepress.compressor.choice import Candidate, Limits, Objective
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.data import Dataset, Source
 from edgepress.compressor.metrics import Metric
@@ -50,6 +50,9 @@ class Job:
         seed: of every random choice.
         threads: of the runtime.
         timings: nanoseconds by candidate, from an earlier run of the same model.
+        memories: bytes of peak memory by candidate, likewise.
+        max_size_bytes: of the result; None: as many as it likes.
+        max_latency_ns: of one inference of the result, likewise.
     """
 
     model: Path
@@ -68,6 +71,18 @@ class Job:
     seed: int = 0
     threads: int = 1
     timings: dict[str, float] = field(default_factory=dict)
+    memories: dict[str, int] = field(default_factory=dict)
+    max_size_bytes: int | None = None
+    max_latency_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing can keep to, before any work."""
+        Limits(self.max_size_bytes, self.max_latency_ns)
+
+    @property
+    def limits(self) -> Limits:
+        """What the result may take."""
+        return Limits(self.max_size_bytes, self.max_latency_ns)
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,7 @@ class Host:
         scheduler: address of a Dask scheduler whose workers do it instead, or empty.
         cache: folder for what was worked out; None: nothing is kept.
         stopped: whether the user wants what there is so far.
+        glance: a stopwatch that takes less time and errs more, for what is only shown; None: the same one.
     """
 
     engine: Engine
@@ -97,6 +113,7 @@ class Host:
     scheduler: str = ""
     cache: Path | None = None
     stopped: Callable[[], bool] = lambda: False
+    glance: Stopwatch | None = None
 
 
 @dataclass
@@ -120,6 +137,7 @@ class Findings:
         original_scores: of the unseen rows, by the metric and the others.
         options: what could be turned down where.
         candidates: all that were considered.
+        front: those of them that no other beats in drop, latency and size (front.py).
         best: the one that goes out.
         exported: its file, or files.
         judgement: the verdict.
@@ -128,6 +146,7 @@ class Findings:
         memory: peak bytes, or None.
         one_row: feeds of one row; empty where none is known.
         timings: nanoseconds by candidate, as the search used them.
+        memories: bytes of peak memory by candidate, likewise.
         seconds: wall time by stage.
         warnings: what the user should know.
         left_alone: sites that nothing touched.
@@ -151,6 +170,7 @@ class Findings:
     original_scores: list[Matrix] = field(default_factory=list)
     options: Options | None = None
     candidates: list[Candidate] = field(default_factory=list)
+    front: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None
     exported: Serialized = b""
     judgement: Judgement | None = None
@@ -159,6 +179,7 @@ class Findings:
     memory: tuple[int | None, int | None] = (None, None)
     one_row: Feeds = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    memories: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     left_alone: tuple[Skipped, ...] = ()
@@ -169,8 +190,20 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """The verdict's; 4 before there is one."""
-        return self.judgement.exit_code if self.judgement is not None else 4
+        """The verdict's, 1 where a limit is missed; 4 before there is a verdict."""
+        if self.judgement is None:
+            return 4
+        return 1 if self.misses_limits else self.judgement.exit_code
+
+    @property
+    def latency_ns(self) -> float:
+        """Of what goes out: measured, or else predicted; 0 where neither is known."""
+        return self.latencies[1].median_ns if self.latencies[1] is not None else self.predicted_ns[1]
+
+    @property
+    def misses_limits(self) -> bool:
+        """Whether what goes out is larger or slower than the job allows."""
+        return self.job.limits.excess(len(self.exported), self.latency_ns) > 0
 
     @property
     def batch(self) -> int:

@@ -7,8 +7,9 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
-from edgepress.compressor.cost import Shapes, positions
-from edgepress.compressor.sites import Site
+from edgepress.compressor.cost import Shapes, node_costs, peak_activation_bytes, positions
+from edgepress.compressor.protocols import Target
+from edgepress.compressor.sites import Site, find_sites
 
 
 def layer_of(
@@ -49,6 +50,25 @@ def layer_of(
         own.get("bits", -1),
         *_plane(site, shapes),
     )
+
+
+def unchanged(model: ir.Model, shapes: Shapes, target: Target) -> tuple[tuple[float, float], float]:
+    """What no knob changes: nanoseconds and bytes of all but the sites; and how much of outputs a run holds at once.
+
+    The latter is the peak of activations over the sum of the sites' outputs: what other nodes make is as large as what
+    they read, and goes with it.
+
+    Args:
+        model: the original.
+        shapes: observed for a batch of one.
+        target: the device.
+    """
+    names = {site.name for site in find_sites(model)}
+    costs = node_costs(model, shapes, target)
+    others = [cost for cost in costs if cost.name not in names]
+    outputs = sum(cost.activation_bytes for cost in costs if cost.name in names)
+    fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
+    return fixed, peak_activation_bytes(model, shapes) / max(outputs, 1)
 
 
 def _plane(site: Site, shapes: Shapes) -> tuple[tuple[int, int], tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Predicted latency of a whole model, as a runtime executes it rather than as the graph is written.
+"""Predicted latency and memory of a whole model, as a runtime executes it rather than as the graph is written.
 
 Runtimes compute what depends on constants alone when they load a model, so unpacking stored weights costs
 nothing later; and between integer kernels QuantizeLinear and DequantizeLinear are part of the kernels.
@@ -8,7 +8,7 @@ import math
 
 import onnx_ir as ir
 
-from edgepress.compressor.cost import Shapes, node_costs, takes_bytes
+from edgepress.compressor.cost import Shapes, node_costs, peak_activation_bytes, takes_bytes, value_bytes
 from edgepress.compressor.protocols import Target
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid"})
@@ -48,6 +48,26 @@ def predicted_ns(model: ir.Model, shapes: Shapes, target: Target) -> float:
         )
         total += cost.latency_ns + unpacked / target.bytes_per_ns
     return total
+
+
+def predicted_memory_bytes(model: ir.Model, shapes: Shapes) -> int:
+    """Bytes that one inference holds at its peak: weights as they are once loaded, and activations.
+
+    Args:
+        model: nodes in topological order.
+        shapes: observed for a batch of one.
+    """
+    folded = computed_at_load(model)
+    made = {value for node in folded for value in node.outputs}
+    read = {value for node in model.graph if node not in folded for value in node.inputs if value is not None}
+    weights = sum(
+        value.const_value.nbytes if value.const_value is not None else value_bytes(value, shapes)
+        for value in read
+        if value.const_value is not None or value in made
+    )
+    names = {value.name for value in made}
+    passing = {name: shape for name, shape in shapes.items() if name not in names}
+    return weights + peak_activation_bytes(model, passing)
 
 
 def computed_at_load(model: ir.Model) -> set[ir.Node]:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgepress.compressor.allocate import Descent, State, Weighing
-from edgepress.compressor.choice import Candidate, Objective, reason, worth
-from edgepress.compressor.cost import Shapes, node_costs
+from edgepress.compressor.choice import LATENCY_SHARE, NONE, Candidate, Limits, Objective, Weigher, chosen
+from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
+from edgepress.compressor.layers import unchanged
 from edgepress.compressor.options import ROUNDING, Options
 from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
@@ -30,15 +31,12 @@ from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
 from edgepress.compressor.tasks import Built, Final, Harm, Slow
-from edgepress.compressor.trials import Trials
+from edgepress.compressor.trials import Stopped, Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
 Progress = Callable[[str, float, str], None]
 """Stage, share done, detail."""
-
-LATENCY_SHARE: dict[Objective, float] = {"latency": 0.7, "size": 0.1, "memory": 0.3}
-"""Weight of latency in the allocation; the rest is size."""
 
 FIRST_GUESS = 0.005
 """Predicted damage per percent of budget at which bisection begins."""
@@ -98,9 +96,12 @@ class Search:
         shapes: observed for a batch of one.
         timer: times serialized models.
         progress: told what goes on.
+        memory: peak bytes of a named serialized model, asked where memory is the objective.
+        limits: what the result may take.
         deadline: `time.monotonic()` after which no new candidate is begun.
         seen: every candidate judged, by the digest of its recipe.
         time_limit_hit: whether the deadline cut the search short.
+        broken_off: whether the user did.
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
         half: sites whose weights are kept in half precision where they are not in fewer bits, likewise.
         settled: candidates of the structure as it is that keep the budget.
@@ -116,18 +117,23 @@ class Search:
     timer: Timer
     progress: Progress
     deadline: float = math.inf
+    memory: Weigher = lambda name, data: len(data)
+    limits: Limits = NONE
     seen: dict[str, Candidate] = field(default_factory=dict)
     time_limit_hit: bool = False
+    broken_off: bool = False
     leave: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
     settled: tuple[Candidate, ...] = ()
     integer: Candidate | None = None
 
     def run(self) -> list[Candidate]:
-        """Search, and return every candidate; exactly one is kept."""
-        if not self.seen:
-            self.settle()
-        return self.choose(self.finalists())
+        """Search, and return every candidate; exactly one is kept. Where it is broken off, of what there is."""
+        try:
+            return self._choose(self._finalists() if not self.broken_off else self._so_far())
+        except Stopped:
+            self.broken_off = True
+            return self._choose(self._so_far())
 
     def settle(self) -> None:
         """What 8 bits do to the structure as it is: cheap to know, and good to have whatever time is left after."""
@@ -166,16 +172,20 @@ class Search:
         best, sites = fewest(worst, spared, self._accepts, self.late)
         return best or none, tuple(sorted(sites))
 
-    def so_far(self) -> list[Candidate]:
+    def _so_far(self) -> list[Candidate]:
         """What there is to choose from where the search was broken off: paths lead to ever smaller models."""
         accepted = [c for c in self.seen.values() if self._accepts(c)]
         return [*self.settled, *accepted[-LAST:]]
 
-    def finalists(self) -> list[Candidate]:
+    def _finalists(self) -> list[Candidate]:
         """The candidates that are worth fitting to all samples."""
+        if not self.seen:
+            self.settle()
         finalists = [*self.settled, *(self._variants(self.integer) if self.integer else ())]
         for border in self._promising(self._borders()):
             refined = self._refine(border, self._refinements())
+            if self.objective == "memory":  # fewer bits are unpacked somewhere: the scale tells
+                finalists.append(refined.best)
             if self.objective != "size":
                 refined = self._with_fewer_bits(refined)
             finalists += [refined.best, *self._variants(refined.best)]
@@ -188,7 +198,7 @@ class Search:
 
         def look(precision: str, share: float) -> None:
             nonlocal guess
-            border = self._bisect(self._descent(precision, share), precision, guess)
+            border = self._bisect(self.descent(precision, share), precision, guess)
             if border is not None:
                 found.append(border)
                 guess = border.descent.damage(border.state)
@@ -238,13 +248,11 @@ class Search:
         quantize = Quantize(self.target.weight_bits, bits=few, leave=leave or self.leave, rounding=ROUNDING)
         return (quantize, store) if precision == "int8" else (store,)
 
-    def _descent(self, precision: str, latency: float) -> Descent:
+    def descent(self, precision: str, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
-        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple)
-        original = self.trials.original
-        sites = {site.name for site in find_sites(original)}
-        others = [c for c in node_costs(original, self.shapes, self.target) if c.name not in sites]
-        fixed = (sum(c.latency_ns for c in others), sum(c.weight_bytes for c in others) + 1000.0)
+        fixed, held = unchanged(self.trials.original, self.shapes, self.target)
+        held *= self.objective == "memory"
+        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple, held)
         # Few bits are free at run time: they would go first, and what makes the model fast would find no room.
         still = () if self.objective == "size" else self._knobs("bits")
         return Descent(self.options.layers, self.options.knobs, self.target, how, fixed, frozenset(still))
@@ -289,17 +297,18 @@ class Search:
         if len(borders) < 2:
             return list(borders)
         data = self.trials.results([Built(border.best.recipe) for border in borders])
+        named = [(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)]
         if self.objective != "latency":
-            return [min(zip(borders, data, strict=True), key=lambda pair: len(pair[1]))[0]]
-        costs = self.timer([(f"fold {digest(b.best.recipe)}", d) for b, d in zip(borders, data, strict=True)])
+            sizes = [self.memory(*each) if self.objective == "memory" else len(each[1]) for each in named]
+            return [borders[sizes.index(min(sizes))]]
+        costs = self.timer(named)
         return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
 
     def _with_fewer_bits(self, border: Border) -> Border:
         """The same structure with weights of fewer bits; at first about four each, then by shorter strides."""
         bits, others = self._knobs("bits"), self._knobs("width", "rank")
-        descent = replace(
-            border.descent, how=replace(border.descent.how, latency=0, size=1), still=frozenset(others)
-        )
+        how = replace(border.descent.how, latency=0, size=1, held=0)
+        descent = replace(border.descent, how=how, still=frozenset(others))
         return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits), BITS_TRIED)
 
     def _refine(self, border: Border, most: int, stride: int = 1, patience: int = PATIENCE) -> Border:
@@ -374,9 +383,9 @@ class Search:
         """Whether the deadline has passed; remembered."""
         late = time.monotonic() > self.deadline
         self.time_limit_hit |= late
-        return late
+        return late or self.broken_off
 
-    def choose(self, finalists: Sequence[Candidate]) -> list[Candidate]:
+    def _choose(self, finalists: Sequence[Candidate]) -> list[Candidate]:
         """Fit the finalists to all samples, time them with the original, keep the best."""
         model = self.trials.original
         original = Candidate("original, normalised", (), model=model, data=save(model))
@@ -389,9 +398,7 @@ class Search:
         ]
         times = self.timer([(digest(c.recipe), c.data) for c in built])
         built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
-        best = min(built, key=lambda c: worth(c, built[0], self.objective))
-        for candidate in built:
-            kept = candidate is best
-            why = reason(candidate, best, built[0])
-            self.seen[digest(candidate.recipe)] = replace(candidate, kept=kept, why=why)
+        if self.objective == "memory":
+            built = [replace(c, memory_bytes=self.memory(digest(c.recipe), c.data)) for c in built]
+        self.seen |= {digest(c.recipe): c for c in chosen(built, self.objective, self.limits)}
         return list(self.seen.values())

@@ -3,25 +3,17 @@
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.budget import Budget, Scores, judge
-from edgepress.compressor.cache import Cache
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
-from edgepress.compressor.errors import (
-    DataError,
-    DeviceError,
-    MetricError,
-    ModelError,
-    UsageError,
-    nearest,
-)
+from edgepress.compressor.errors import DataError, DeviceError, MetricError, ModelError, UsageError, nearest
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.finish import (
     LOSSLESS,
@@ -36,7 +28,6 @@ from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
-from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
@@ -44,13 +35,11 @@ from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import check_names, digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
 from edgepress.compressor.scoring import Metric, score_all
-from edgepress.compressor.search import Search
-from edgepress.compressor.serialize import Serialized, serialize
+from edgepress.compressor.searching import search_for
+from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
-from edgepress.compressor.tasks import Measure, gauge_of
 from edgepress.compressor.trials import Answering, Setup, Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
-from edgepress.compressor.workers import Crew, Stopped, identity
 
 __all__ = ["Findings", "Host", "Job", "look", "run"]
 
@@ -101,7 +90,7 @@ def _chosen(job: Job, host: Host, started: float) -> Findings:
         if trials.dear and job.time_limit_minutes is None:
             deadline = started + 60 * DEAR_MINUTES
         with within_memory(tensor_bytes(trials.original)):
-            _search(found, trials, deadline)
+            search_for(found, trials, deadline)
     return found
 
 
@@ -311,68 +300,6 @@ def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:
         unseen=np.inf if found.test is None else found.test.rows,
     )
     return make_trials(found.normalized.model, setup)
-
-
-def _search(found: Findings, trials: Trials, deadline: float) -> None:
-    host, job = found.host, found.job
-    name = identity(trials.original, trials.setup)
-    found.stored = Cache.open(host.cache, name) if host.cache is not None else None
-    crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
-    timer = make_timer(found)
-
-    def alone(models: Sequence[tuple[str, Serialized]]) -> list[float]:
-        crew.quiet()
-        return timer(models)
-
-    search = Search(
-        trials,
-        Options((), (), ()),
-        host.target,
-        job.objective,
-        job.budget,
-        found.shapes,
-        alone,
-        host.progress,
-        deadline,
-    )
-    crew.late, crew.progress = search.late, host.progress
-    with crew.at_work():
-        try:
-            with found.stage("precision"):
-                search.settle()
-            with found.stage("options"):
-                search.options = _options(found, trials)
-            with found.stage("search"):
-                finalists = search.finalists()
-        except Stopped:
-            found.stopped, finalists = True, search.so_far()
-        crew.over = True
-        with found.stage("search"):
-            found.candidates = search.choose(finalists)
-    found.time_limit_hit, found.hired = search.time_limit_hit, crew.hired
-    if found.stopped:
-        found.warnings.append("Interrupted: this is the best that was found until then.")
-    if name := search.binding_output():
-        found.warnings.append(
-            f"Output {name!r}, which the metric does not read, is held to fidelity, and that ended the search: "
-            "a larger --budget, or a metric of your own (module:function reads all outputs), gives it more room."
-        )
-    found.options = search.options
-    found.best = next(c for c in found.candidates if c.kept)
-    left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}
-    found.left_alone = (*found.normalized.left_alone, *left.values())
-
-
-def _options(found: Findings, trials: Trials) -> Options:
-    """What can be turned down where, measured by whoever does the work."""
-    target, latency = found.host.target, found.job.objective == "latency"
-    multiple = max(1, target.channel_multiple // 2) if latency else 4
-    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-    return collect(
-        gauge_of(trials, multiple, errors),
-        found.shapes,
-        lambda jobs: trials.results([Measure(kind, name, multiple, errors) for kind, name in jobs]),
-    )
 
 
 def _follow_recipe(found: Findings, recipe: tuple[Pass, ...], context: Context) -> None:

@@ -176,12 +176,14 @@ class Final:
 
     Attributes:
         recipe: of the model.
+        stage: under which its end is told.
+        optional: whether it may be left out when time is over.
     """
 
     recipe: tuple[Pass, ...]
+    stage: str = "fit"
+    optional: bool = False
     key: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = "fit"
     label: ClassVar[str] = ""
 
     def do(self, trials: Trials) -> tuple[ir.Model, Serialized, tuple[Skipped, ...]]:

@@ -134,6 +134,10 @@ class Setup:
     unseen: float = np.inf
 
 
+class Stopped(Exception):  # noqa: N818  nothing is wrong
+    """The user wants what there is so far."""
+
+
 class Task(Protocol):
     """A piece of a search's work: the same wherever it is done.
 

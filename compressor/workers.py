@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 from loky import ProcessPoolExecutor
@@ -26,7 +26,7 @@ from edgepress.compressor.images import ImageColumn
 from edgepress.compressor.parallel import at_most, one_thread_each
 from edgepress.compressor.scoring import UserMetric
 from edgepress.compressor.serialize import parse, serialize
-from edgepress.compressor.trials import Setup, Task, Trials, make_trials
+from edgepress.compressor.trials import Setup, Stopped, Task, Trials, make_trials
 
 WORTH_PROCESSES = 4.0
 """Seconds of work after which processes are started: it takes about two until they are of use."""
@@ -40,12 +40,10 @@ MOST_BYTES = 1 << 30
 LOST_POOLS = 3
 """So often are processes started again; then the work stays in this one."""
 
+Measured = TypeVar("Measured")
+
 _open: dict[str, Trials] = {}
 """In a process that works for another: the trials that it works on."""
-
-
-class Stopped(Exception):  # noqa: N818  nothing is wrong
-    """The user wants what there is so far."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +180,15 @@ class Crew:
         self._spent += time.monotonic() - started
         return [results[place] for place in range(len(tasks))]
 
-    def quiet(self) -> None:
-        """Wait until nothing runs: only then can anything be timed."""
-        wait(self._running)
-        self._running.clear()
+    def alone(self, measure: Callable[..., Measured]) -> Callable[..., Measured]:
+        """The same function, run while nothing else does: only then can anything be timed."""
+
+        def quiet(*arguments: Any) -> Measured:
+            wait(self._running)
+            self._running.clear()
+            return measure(*arguments)
+
+        return quiet
 
     @contextmanager
     def at_work(self) -> Iterator["Crew"]:

@@ -39,7 +39,7 @@ def test_the_result_is_whole_smaller_and_runs_like_the_original(case: Case) -> N
     outcome = case.compress("--budget", 5)
     assert outcome.code == 0
     assert {path.name for path in case.out.iterdir()} == {
-        "model.onnx", "report.json", "report.html", "manifest.json",
+        "model.onnx", "report.json", "report.html", "pareto.json", "manifest.json",
     }  # fmt: skip
     assert manifest.verify(case.out) == []
     assert edges(case.out / "model.onnx") == edges(case.model)
@@ -382,8 +382,8 @@ def test_progress_is_told_in_order(case: Case, monkeypatch: pytest.MonkeyPatch) 
     told: list[str] = []
     plain = host.make_host
 
-    def listening(*arguments: Any) -> Any:
-        return plain(*arguments[:-1], lambda stage, share, detail: told.append(stage))
+    def listening(*arguments: Any, **more: Any) -> Any:
+        return plain(*arguments[:-1], lambda stage, share, detail: told.append(stage), **more)
 
     monkeypatch.setattr(run, "make_host", listening)
     assert case.compress().code == 0

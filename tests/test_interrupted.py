@@ -55,7 +55,11 @@ def test_interrupted_from_outside(case: Case, number: signal.Signals) -> None:
     assert process.returncode == 130
     assert "Interrupted" in said
     assert "Traceback" not in said
-    assert files_below(case.folder) == before
+    written = set(files_below(case.folder)) - set(before)
+    whole = number == signal.SIGINT and {
+        f"out/{name}" for name in ("model.onnx", "report.json", "manifest.json")
+    }
+    assert not written or (whole and whole <= written)
 
 
 def test_the_first_ctrl_c_of_a_search_keeps_the_best_so_far(
@@ -101,7 +105,11 @@ def test_a_killed_run_goes_on_to_what_it_would_have_been(case: Case) -> None:
 
     def stored(place: int) -> set[str]:
         with closing(sqlite3.connect(stores[place] / "results.sqlite")) as connection:
-            return {key.split(" ", 1)[1] for (key,) in connection.execute("SELECT key FROM results")}
+            try:
+                found = connection.execute("SELECT key FROM results").fetchall()
+            except sqlite3.OperationalError:  # not made yet
+                return set()
+        return {key.split(" ", 1)[1] for (key,) in found}
 
     subprocess.run(command(0), check=False, capture_output=True)
     with subprocess.Popen(command(1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -70,6 +70,8 @@ def compress(
     leave: Sequence[str] = (),
     preprocess: str | Path | None = None,
     time_limit_minutes: float | None = None,
+    max_size_bytes: int | None = None,
+    max_latency_ns: float | None = None,
     seed: int = 0,
     threads: int = 1,
     workers: int | None = None,
@@ -103,6 +105,8 @@ def compress(
         leave: regular expressions of sites not to touch.
         preprocess: TOML file for images; None: the one beside them.
         time_limit_minutes: after which the search begins nothing new.
+        max_size_bytes: of the result; where that cannot be had within the budget, `report.limits_missed` says why.
+        max_latency_ns: of one inference of the result, likewise.
         seed: of every random choice.
         threads: of the runtime.
         workers: processes that work side by side; None: one a core.
@@ -131,6 +135,8 @@ def compress(
         leave=tuple(leave),
         preprocess=None if preprocess is None else Path(preprocess),
         time_limit_minutes=time_limit_minutes,
+        max_size_bytes=max_size_bytes,
+        max_latency_ns=max_latency_ns,
         seed=seed,
         threads=threads,
     )

@@ -44,7 +44,7 @@ def cli() -> None:
     compress MODEL [OPTIONS]     the main job; see `compress run --help` for its options
 
     \b
-    Exit codes: 0 kept · 1 broken · 2 bad input or usage · 3 device trouble
+    Exit codes: 0 kept · 1 broken, or a limit missed · 2 bad input or usage · 3 device trouble
                 4 cannot tell (no samples, or too few) · 130 interrupted
     """  # noqa: D301  click wants the character itself, to leave a paragraph's lines alone
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +17,9 @@ from edgepress.runtime.environment import describe
 from edgepress.runtime.measure import measure
 from edgepress.runtime.memory import memory_peak_bytes
 from edgepress.runtime.record import EngineError
+
+GLANCE = 0.25
+"""Share of a timing's limit that is enough for what is only shown."""
 
 
 class CheckedEngine:
@@ -90,9 +94,9 @@ def make_host(
     """
     spec = find_target(target)
 
-    def stopwatch(models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
+    def stopwatch(limit_s: float, models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
         try:
-            found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=seconds)
+            found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=limit_s)
         except EngineError as error:
             raise DeviceError(str(error), getattr(error, "hint", "")) from error
         return [Latency(m.median_ns, m.ci95_ns, tuple(m.samples_ns)) for m in found]
@@ -105,15 +109,17 @@ def make_host(
 
     measured = is_host(spec)
     facts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(describe()).items()}
+    slow, quick = (partial(stopwatch, limit) if measured else None for limit in (seconds, GLANCE * seconds))
     return Host(
         CheckedEngine(),
         spec,
-        stopwatch if measured else None,
+        slow,
         memory,
         progress,
         facts,
-        workers or os.cpu_count() or 1,
-        scheduler or "",
-        cache,
-        stopped,
+        glance=quick,
+        workers=workers or os.cpu_count() or 1,
+        scheduler=scheduler or "",
+        cache=cache,
+        stopped=stopped,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,7 +19,9 @@ from rich.progress import (
 
 from edgepress.compressor.cli.host import default_cache, make_host
 from edgepress.compressor.cli.interrupt import INTERRUPTED, first_interrupt
+from edgepress.compressor.cli.pick import picked
 from edgepress.compressor.cli.timings import read_timings, write_timings
+from edgepress.compressor.cli.units import size_option, time_option
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Job
 from edgepress.compressor.outdir import staged
@@ -39,6 +42,8 @@ STAGES = (
     "search",
     "fit",
     "time",
+    "weigh",
+    "front",
     "export",
     "measure",
     "judge",
@@ -133,6 +138,26 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="What is to become small.",
         ),
+        click.option(
+            "--max-size",
+            "max_size_bytes",
+            metavar="SIZE",
+            callback=size_option,
+            help="Largest file: 20kB, 1.5MB; else exit 1.",
+        ),
+        click.option(
+            "--max-latency",
+            "max_latency_ns",
+            metavar="TIME",
+            callback=time_option,
+            help="Slowest inference: 300us, 2ms; else exit 1.",
+        ),
+        click.option(
+            "--pick", metavar="N", help="Build point N of an earlier run's front, without searching again."
+        ),
+        click.option(
+            "--from", "earlier", type=path, help="Folder of the earlier run for --pick (default: --out)."
+        ),
         click.option("--out", type=path, help="Folder for the results (default: MODEL-compressed)."),
         click.option("--recipe", type=path, help="TOML file of passes to apply, instead of a search."),
         click.option(
@@ -200,6 +225,8 @@ def run(
     scheduler: str | None,
     cache: Path | None,
     no_cache: bool,
+    pick: str | None,
+    earlier: Path | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -207,13 +234,20 @@ def run(
     **rest: Any,
 ) -> int:
     """Compress MODEL for a device, within a budget; write model, report and manifest to a folder."""
-    out = out or model.with_name(f"{model.stem}-compressed")
-    job = Job(
-        model,
-        recipe=None if recipe is None else parse(read_text(recipe)),
-        time_limit_minutes=time_limit,
-        **rest,
-    )
+    usual = model.with_name(f"{model.stem}-compressed")
+    out = out or usual
+    point = None if pick is None else picked(pick, earlier, [out, usual])
+    if point is not None:
+        job, target = point.job({"model": model, **given(rest)}), point.target
+    elif earlier is not None:
+        raise UsageError("--from without --pick.", "Say which point with --pick N.")
+    else:
+        job = Job(
+            model,
+            recipe=None if recipe is None else parse(read_text(recipe)),
+            time_limit_minutes=time_limit,
+            **rest,
+        )
     with staged(out, force, input_paths(job, recipe, timings)) as folder:
         with progress_bar(quiet or as_json) as tell, first_interrupt() as (watch, stopped):
             host = make_host(
@@ -230,6 +264,8 @@ def run(
             job = read_timings(timings, job, host.target.name)
             found = run_session(job, host)
         report = build_report(found)
+        if point is not None:
+            report = point.report(report, found)
         write_result(found, report, folder, out, recipe)
         if timings is not None:
             write_timings(timings, found)
@@ -237,6 +273,12 @@ def run(
         click.echo((out / FILE_NAME).read_text(encoding="utf-8"), nl=False)
     show(report, found.warnings, out, table=not (as_json or quiet), warn=not quiet)
     return INTERRUPTED if found.stopped else report.exit_code
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options of this command that the user named."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
 
 
 def show(report: Report, warnings: Sequence[str], out: Path, *, table: bool, warn: bool) -> None:

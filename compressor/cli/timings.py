@@ -1,4 +1,7 @@
-"""`--timings FILE`: what the search was timed at, so that the same choices can be made again."""
+"""`--timings FILE`: what the search was timed at, so that the same choices can be made again.
+
+Where memory is the objective, what it was weighed at is there, too.
+"""
 
 import json
 import math
@@ -28,6 +31,7 @@ def read_timings(path: Path | None, job: Job, target: str) -> Job:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         timings = {str(name): float(ns) for name, ns in document["timings_ns"].items()}
+        memories = {str(name): int(size) for name, size in document.get("memory_bytes", {}).items()}
         header = {name: document[name] for name in _header(job, target)}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"{path} holds no timings ({type(error).__name__}: {error}).", again) from error
@@ -38,7 +42,7 @@ def read_timings(path: Path | None, job: Job, target: str) -> Job:
             raise UsageError(
                 f"{path} holds timings of another {name}: {header[name]!r}, not {ours!r}.", again
             )
-    return replace(job, timings=timings)
+    return replace(job, timings=timings, memories=memories)
 
 
 def write_timings(path: Path, found: Findings) -> None:
@@ -48,6 +52,8 @@ def write_timings(path: Path, found: Findings) -> None:
         OutputError: the file cannot be written.
     """
     document = {**_header(found.job, found.host.target.name), "timings_ns": found.timings}
+    if found.memories:
+        document["memory_bytes"] = found.memories
     try:
         path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except OSError as error:

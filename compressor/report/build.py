@@ -24,6 +24,7 @@ from edgepress.compressor.passes.constants import packed
 from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.recipe import to_json
 from edgepress.compressor.report import manifest as manifests
+from edgepress.compressor.report import pareto, words
 from edgepress.compressor.report.html import MissingExtra, render
 from edgepress.compressor.report.record import (
     FILE_NAME,
@@ -107,6 +108,10 @@ def build_report(found: Findings) -> Report:
         sites=sites,
         zeros=tuple(zero_rows(found, best.model, best.recipe)),
         candidates=tuple(_candidate(c) for c in found.candidates),
+        front=pareto.front_points(found),
+        max_size_bytes=job.max_size_bytes,
+        max_latency_ns=job.max_latency_ns,
+        limits_missed=tuple(_limits_missed(found)),
         recipe=tuple(to_json(best.recipe)),
         warnings=tuple(found.warnings),
         oldest_onnxruntime=oldest_runtime(exported),
@@ -116,6 +121,29 @@ def build_report(found: Findings) -> Report:
         environment=dict(host.environment),
         time_limit_hit=found.time_limit_hit,
     )
+
+
+def _limits_missed(found: Findings) -> Iterable[str]:
+    """A sentence for each limit that the result does not keep."""
+    job, size, latency = found.job, len(found.exported), found.latency_ns
+    reach = (
+        f"nothing better was found within a budget of {job.budget:g} %"
+        if found.data is not None
+        else "without --data little can be done"
+    )
+    if job.recipe is not None:
+        reach = "that is what the recipe makes"
+    if job.limits.excess(size, 0) > 0:
+        yield (
+            f"{words.quantity(size, 'bytes')} are more than the {words.quantity(job.max_size_bytes, 'bytes')} "
+            f"of --max-size: {reach}"
+        )
+    if job.limits.excess(0, latency) > 0:
+        kind = "predicted" if found.latencies[1] is None else "measured"
+        yield (
+            f"{words.quantity(latency, 'ns')} ({kind}) are more than the "
+            f"{words.quantity(job.max_latency_ns, 'ns')} of --max-latency: {reach}"
+        )
 
 
 def interval_percent(judgement: Judgement, higher_is_better: bool) -> tuple[float, float] | None:
@@ -280,6 +308,7 @@ def _candidate(candidate: Candidate) -> CandidateRow:
         score=estimate.score if estimate else None,
         size_bytes=len(candidate.data) or None,
         latency_ns=candidate.latency_ns,
+        memory_peak_bytes=candidate.memory_bytes,
         kept=candidate.kept,
         why=candidate.why,
     )
@@ -300,6 +329,8 @@ def write_result(
     job = found.job
     write(found.exported, folder / MODEL_FILE)
     (folder / FILE_NAME).write_text(dump_report(report), encoding="utf-8")
+    if report.front:
+        (folder / pareto.FILE_NAME).write_text(pareto.dump_front(report), encoding="utf-8")
     try:
         (folder / "report.html").write_text(render(report), encoding="utf-8")
     except MissingExtra as error:
@@ -320,6 +351,8 @@ def write_result(
             "metric": job.metric,
             "target": found.host.target.name,
             "objective": job.objective,
+            "max_size_bytes": job.max_size_bytes,
+            "max_latency_ns": job.max_latency_ns,
             "output": job.output,
             "shapes": {name: list(dims) for name, dims in job.shapes.items()},
             "leave": list(job.leave),

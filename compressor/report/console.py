@@ -48,6 +48,8 @@ def summary(report: Report, console: Console, out: Path | None = None) -> None:
     console.print()
     say(f"Budget   {words.budget_text(report)}")
     say(f"Verdict  {report.verdict}. {words.verdict_text(report)}", _STYLES[report.verdict])
+    if limits := words.limits_text(report):
+        say(f"Limits   {limits}", "red" if report.limits_missed else "green")
     for warning in report.warnings:
         say(f"Note     {warning}")
     if out is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgepress.compressor.report import words
-from edgepress.compressor.report.record import CandidateRow, Gain, Report, SiteCost, SiteRow
+from edgepress.compressor.report.record import CandidateRow, FrontPoint, Gain, Report, SiteCost, SiteRow
 
 _UNTOUCHED = ("", "as it was")
 
@@ -52,22 +52,27 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """One candidate in a scatter plot; x and y in [0, 1], y upwards."""
+    """One candidate in a scatter plot; x and y in [0, 1], y upwards; `mark` is written beside it."""
 
     x: float
     y: float
     kept: bool
     text: str
+    mark: str = ""
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Score against a cost, over all candidates that have both."""
+    """Quality (`of`) against a cost (`title`), over all candidates that have both; `budget` is a height."""
 
     title: str
     points: tuple[Point, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    of: str = "score"
+    up: bool = True
+    budget: float | None = None
 
 
 def render(report: Report) -> str:
@@ -97,6 +102,8 @@ def render(report: Report) -> str:
         zeros=[row for row in report.zeros if row.after is not None],
         zero_means=_zero_means(report),
         scatters=[plot for plot in _scatters(report) if plot is not None],
+        fronts=[plot for plot in _fronts(report) if plot is not None],
+        limits=words.limits_text(report),
         parameters=_parameters,
         saves=_saves,
         plain=_plain,
@@ -246,6 +253,47 @@ def _scatter(
         points,
         tuple(Tick(x_at(tick), words.quantity(tick, kind)) for tick in x_ticks),
         tuple(Tick(y_at(tick), f"{tick:.6g}") for tick in y_ticks),
+        up=report.higher_is_better,
+    )
+
+
+def _fronts(report: Report) -> list[Scatter | None]:
+    """What is kept, as estimated, against latency and against size; memory where that is the objective."""
+    return [
+        _front(report, f"latency ({report.cost_kind})", lambda point: point.latency_ns, "ns"),
+        _front(report, "size", lambda point: point.size_bytes, "bytes"),
+        _front(report, "memory", lambda point: point.memory_peak_bytes, "bytes"),
+    ]
+
+
+def _front(
+    report: Report, title: str, get: Callable[[FrontPoint], float | None], kind: words.Kind
+) -> Scatter | None:
+    """None where fewer than two points have the number."""
+    shown = [(point, x) for point in report.front if (x := get(point))]
+    if len(shown) < 2:
+        return None
+    x_at, x_ticks = _ratio_axis([x for _, x in shown])
+    budget = 100 - report.budget_percent
+    y_at, y_ticks = _axis([budget, *(100 - point.cautious_drop_percent for point, _ in shown)])
+    points = tuple(
+        Point(
+            x_at(x),
+            y_at(100 - point.cautious_drop_percent),
+            point.chosen,
+            f"{point.number}, {words.point_text(point)}",
+            str(point.number),
+            not point.within_budget,
+        )
+        for point, x in sorted(shown, key=lambda each: each[0].chosen)
+    )
+    return Scatter(
+        title,
+        points,
+        tuple(Tick(x_at(tick), words.quantity(tick, kind)) for tick in x_ticks),
+        tuple(Tick(y_at(tick), f"{tick:.6g} %") for tick in y_ticks),
+        "score kept, estimated cautiously,",
+        budget=y_at(budget),
     )
 
 
@@ -261,3 +309,18 @@ def _axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float
     first = math.ceil(start / step)
     ticks = [step * index for index in range(first, math.floor(end / step) + 1)]
     return (lambda value: (value - start) / (end - start)), ticks
+
+
+def _ratio_axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
+    """The same for positive values that are compared by ratio: the tenth of a size is no sliver at the edge."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    room = (high - low) * 0.08 or 0.02
+    start, end = low - room, high + room
+    powers = range(math.floor(start), math.ceil(end) + 1)
+    ticks = [each * 10.0**power for power in powers for each in (1, 2, 5)]
+    ticks = [tick for tick in ticks if start <= math.log10(tick) <= end]
+    if len(ticks) > 5:
+        ticks = [tick for tick in ticks if math.log10(tick).is_integer()]
+    if len(ticks) < 2:
+        ticks = _axis(values)[1]
+    return (lambda value: (math.log10(value) - start) / (end - start)), ticks

@@ -158,6 +158,7 @@ class CandidateRow(Record):
         score: on rows held out of calibration, in the metric's unit.
         size_bytes: serialized.
         latency_ns: by `cost_kind`.
+        memory_peak_bytes: of one run, where the objective is memory.
         kept: whether this one is the result.
         why: the reason, in words.
     """
@@ -168,8 +169,46 @@ class CandidateRow(Record):
     score: MaybeFloat = None
     size_bytes: int | None = None
     latency_ns: MaybeFloat = None
+    memory_peak_bytes: int | None = None
     kept: bool = False
     why: str = ""
+
+
+class FrontPoint(Record):
+    """A model that no other beats in estimated drop, latency and size.
+
+    Attributes:
+        number: by which `--pick` knows it; 0 is the original.
+        label: of the candidate.
+        chosen: whether this one is the result.
+        within_budget: whether the estimated drop and its margin together keep the run's budget.
+        drop_percent_estimated: loss of the score in percent of it, on samples held out of calibration.
+        margin_percent: one standard error of what unseen rows will show.
+        score_estimated: on samples held out of calibration, in the metric's unit; null of the original.
+        latency_ns: by `cost_kind` of the report.
+        size_bytes: of the file.
+        memory_peak_bytes: of one run, where the objective is memory.
+        sha256: of the file; null of the original, and over 2 GB.
+        recipe: what makes it.
+    """
+
+    number: int
+    label: str
+    chosen: bool = False
+    within_budget: bool
+    drop_percent_estimated: MaybeFloat = None
+    margin_percent: MaybeFloat = None
+    score_estimated: MaybeFloat = None
+    latency_ns: MaybeFloat = None
+    size_bytes: int
+    memory_peak_bytes: int | None = None
+    sha256: str | None = None
+    recipe: tuple[dict[str, JsonValue], ...] = ()
+
+    @property
+    def cautious_drop_percent(self) -> float:
+        """Drop and margin together: what the budget is held against."""
+        return (self.drop_percent_estimated or 0.0) + (self.margin_percent or 0.0)
 
 
 class OtherOutput(Record):
@@ -210,6 +249,10 @@ class Report(Record):
         sites: cost by layer.
         zeros: by layer, where the recipe prunes or cuts activations off; empty elsewhere.
         candidates: the search's trail.
+        front: those of them that no other beats, as `pareto.json` has them.
+        max_size_bytes: what the result may take at most, where that was asked for.
+        max_latency_ns: likewise.
+        limits_missed: why a limit is not kept, a sentence each; empty where all are.
         recipe: what made the result.
         warnings: what the user should know.
         oldest_onnxruntime: oldest release that loads the result.
@@ -247,6 +290,10 @@ class Report(Record):
     sites: tuple[SiteRow, ...] = ()
     zeros: tuple[ZeroRow, ...] = ()
     candidates: tuple[CandidateRow, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
+    max_size_bytes: int | None = None
+    max_latency_ns: MaybeFloat = None
+    limits_missed: tuple[str, ...] = ()
     recipe: tuple[dict[str, JsonValue], ...] = ()
     warnings: tuple[str, ...] = ()
     oldest_onnxruntime: str | None = None

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepress.compressor.report.record import Report, Side
+from edgepress.compressor.report.record import FrontPoint, Report, Side
 
 Kind = Literal["bytes", "ns", "count"]
 
@@ -20,6 +20,8 @@ _VERDICTS = {
     "unverified": "Not verified: nothing to judge by.",
 }
 UNKNOWN = "–"
+_BYTES: Kind = "bytes"
+_NS: Kind = "ns"
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,28 @@ def budget_text(report: Report) -> str:
         low, high = report.drop_interval_95
         text += f" (95 % interval {low:.2f} to {high:.2f})"
     return text + (f", on {report.n_test} unseen rows" if report.n_test else "")
+
+
+def limits_text(report: Report) -> str:
+    """What of `--max-size` and `--max-latency` is kept or missed; empty where nothing was asked for."""
+    if report.limits_missed:
+        return f"missed: {'; '.join(report.limits_missed)}"
+    asked = [
+        f"{quantity(limit, kind)} {text}"
+        for limit, kind, text in (
+            (report.max_size_bytes, _BYTES, "in size"),
+            (report.max_latency_ns, _NS, "in latency"),
+        )
+        if limit is not None
+    ]
+    return f"kept: at most {' and '.join(asked)}" if asked else ""
+
+
+def point_text(point: FrontPoint) -> str:
+    """A point of the front in one line: `float, step 3: 5.27 kB, 9.91 µs, about 0.54 % of the score lost`."""
+    costs = f"{quantity(point.size_bytes, 'bytes')}, {quantity(point.latency_ns, 'ns')}"
+    lost = f"about {point.drop_percent_estimated or 0.0:.2f} % of the score lost"
+    return f"{point.label}: {costs}, {lost}{'' if point.within_budget else ' (outside the budget)'}"
 
 
 def headline(report: Report) -> str:

@@ -168,8 +168,7 @@ def test_the_user_ends_it_with_what_is_there() -> None:
         with pytest.raises(Stopped):
             made.results(tasks())
         assert comparable(made.results(tasks()))  # what is left to do is done
-        team.quiet()
-        assert not team._running
+        assert team.alone(lambda: len(team._running))() == 0
 
 
 def test_only_what_may_be_left_out_is_when_time_is_over() -> None:

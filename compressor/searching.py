@@ -1,0 +1,77 @@
+"""A search as a session sees it: who does the work, what is kept of it, and what comes out."""
+
+from edgepress.compressor.cache import Cache
+from edgepress.compressor.finish import make_scale, make_timer
+from edgepress.compressor.front import points
+from edgepress.compressor.job import Findings
+from edgepress.compressor.limits import search_within
+from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
+from edgepress.compressor.search import Search
+from edgepress.compressor.tasks import Measure, gauge_of
+from edgepress.compressor.trials import Stopped, Trials
+from edgepress.compressor.workers import Crew, identity
+
+
+def search_for(found: Findings, trials: Trials, deadline: float) -> None:
+    """Search, and note in `found` what was found.
+
+    Args:
+        found: of the session so far.
+        trials: of its model and samples.
+        deadline: `time.monotonic()` after which nothing new is begun.
+    """
+    host, job = found.host, found.job
+    name = identity(trials.original, trials.setup)
+    found.stored = Cache.open(host.cache, name) if host.cache is not None else None
+    crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
+    search = Search(
+        trials,
+        Options((), (), ()),
+        host.target,
+        job.objective,
+        job.budget,
+        found.shapes,
+        crew.alone(make_timer(found)),
+        host.progress,
+        deadline,
+        make_scale(found),
+        job.limits,
+    )
+    crew.late, crew.progress = search.late, host.progress
+    with crew.at_work():
+        try:
+            with found.stage("precision"):
+                search.settle()
+            with found.stage("options"):
+                search.options = _options(found, trials)
+        except Stopped:
+            search.broken_off = True
+        with found.stage("search"):
+            search_within(search)
+        with found.stage("front"):
+            found.front = points(search, crew.alone(make_timer(found, glance=True)))
+    found.candidates = list(search.seen.values())
+    found.time_limit_hit, found.stopped, found.hired = search.time_limit_hit, search.broken_off, crew.hired
+    if found.stopped:
+        found.warnings.append("Interrupted: this is the best that was found until then.")
+    if name := search.binding_output():
+        found.warnings.append(
+            f"Output {name!r}, which the metric does not read, is held to fidelity, and that ended the search: "
+            "a larger --budget, or a metric of your own (module:function reads all outputs), gives it more room."
+        )
+    found.options = search.options
+    found.best = next(c for c in found.candidates if c.kept)
+    left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}
+    found.left_alone = (*found.normalized.left_alone, *left.values())
+
+
+def _options(found: Findings, trials: Trials) -> Options:
+    """What can be turned down where, measured by whoever does the work."""
+    target, latency = found.host.target, found.job.objective == "latency"
+    multiple = max(1, target.channel_multiple // 2) if latency else 4
+    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
+    return collect(
+        gauge_of(trials, multiple, errors),
+        found.shapes,
+        lambda jobs: trials.results([Measure(kind, name, multiple, errors) for kind, name in jobs]),
+    )
