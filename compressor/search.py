@@ -17,15 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import onnx_ir as ir
-
-from edgepress.compressor.allocate import Descent, State, Weighing
+from edgepress.compressor.allocate import Descent, Precision, State, Weighing
 from edgepress.compressor.choice import Candidate, Objective, reason, worth
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.export.onnx import save
-from edgepress.compressor.options import ROUNDING, Options
+from edgepress.compressor.options import Options
 from edgepress.compressor.parallel import one_thread_each, side_by_side
-from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
+from edgepress.compressor.passes import Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.store import weights_of
 from edgepress.compressor.precision import fewest, hardly_faster, most_harmed
@@ -33,6 +31,7 @@ from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
+from edgepress.compressor.tails import Tail, dynamic_pays, structure_of, without
 from edgepress.compressor.trials import Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
@@ -73,13 +72,13 @@ class Border:
     """Where a path of ever smaller models leaves the budget.
 
     Attributes:
-        precision: `float` or `int8`.
+        precision: of the arithmetic.
         descent: the path's.
         state: the last that keeps the budget.
         best: its candidate.
     """
 
-    precision: str
+    precision: Precision
     descent: Descent
     state: State
     best: Candidate
@@ -104,7 +103,7 @@ class Search:
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
         half: sites whose weights are kept in half precision where they are not in fewer bits, likewise.
         settled: candidates of the structure as it is that keep the budget.
-        integer: the one of them with 8-bit arithmetic.
+        integer: those of them with 8-bit arithmetic, by precision.
     """
 
     trials: Trials
@@ -121,7 +120,7 @@ class Search:
     leave: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
     settled: tuple[Candidate, ...] = ()
-    integer: Candidate | None = None
+    integer: dict[Precision, Candidate] = field(default_factory=dict)
 
     def run(self) -> list[Candidate]:
         """Search, and return every candidate; exactly one is kept."""
@@ -146,8 +145,15 @@ class Search:
                 # All but one, at most: without any it is the other candidate.
                 spared = self._fewest(integer, worst[:-1], lambda sites: self._tail("int8", leave=sites))
                 integer, self.leave = spared
-        self.settled = tuple(c for c in (stored, integer) if self._accepts(c))
-        self.integer = integer if self._accepts(integer) else None
+            found: dict[Precision, Candidate] = {"float": stored, "int8": integer}
+            enough = self.trials.dear and self._accepts(integer)
+            if not enough and dynamic_pays(original, self.shapes, self.target, self.trials.full.leave):
+                found["dynamic"] = self._judge(
+                    "8-bit products by ranges of each input", self._tail("dynamic")
+                )
+        kept = {precision: c for precision, c in found.items() if self._accepts(c)}
+        self.settled = tuple(kept.values())
+        self.integer = {precision: c for precision, c in kept.items() if precision != "float"}
 
     def _most_harmed(self, names: Sequence[str], alone: Callable[[str], Pass]) -> list[str]:
         """Sites that 8 bits hurt, worst first; `alone` gives these to one of them."""
@@ -167,7 +173,7 @@ class Search:
         return best or none, tuple(sorted(sites))
 
     def _finalists(self) -> list[Candidate]:
-        finalists = [*self.settled, *(self._variants(self.integer) if self.integer else ())]
+        finalists = [*self.settled, *(self._variants(self.integer["int8"]) if "int8" in self.integer else ())]
         for border in self._promising(self._borders()):
             refined = self._refine(border, self._refinements())
             if self.objective != "size":
@@ -180,7 +186,7 @@ class Search:
         guess = FIRST_GUESS * self.budget_percent
         found: list[Border] = []
 
-        def look(precision: str, share: float) -> None:
+        def look(precision: Precision, share: float) -> None:
             nonlocal guess
             border = self._bisect(self._descent(precision, share), precision, guess)
             if border is not None:
@@ -194,30 +200,33 @@ class Search:
             look(found[0].precision, LATENCY_SHARE["latency"])
         return found
 
-    def _precisions(self) -> tuple[str, ...]:
-        """The arithmetic that structures are searched for."""
-        if self.integer is None:
+    def _precisions(self) -> tuple[Precision, ...]:
+        """The arithmetic that structures are searched for: floats, and the fastest of 8 bits."""
+        if not self.integer:
             return ("float",)
         if self.trials.dear:  # a candidate takes minutes
-            return ("int8",)
+            return tuple(self.integer)[:1]
         if self.objective == "size":  # weights take the same bytes either way
             return ("float",)
+        fastest = next(iter(self.integer))
         if self.objective == "latency":
             # Integer kernels gain where there is much to compute: never more than on the structure as it is.
             fold = self.trials.folds[0]
-            models = [(name, self.trials.built(self._tail(name), fold)) for name in ("float", "int8")]
-            floats, integers = self.timer([(f"fold {name}", save(model)) for name, model in models])
-            if integers > (1 + CLOSE) * floats:
+            kinds: tuple[Precision, ...] = ("float", *self.integer)
+            models = [(f"fold {name}", save(self.trials.built(self._tail(name), fold))) for name in kinds]
+            times = dict(zip(kinds, self.timer(models), strict=True))
+            fastest = min(self.integer, key=lambda name: times[name])
+            if times[fastest] > (1 + CLOSE) * times["float"]:
                 return ("float",)
-        return ("float", "int8")
+        return ("float", fastest)
 
-    def _recipe(self, state: State, precision: str) -> tuple[Pass, ...]:
+    def _recipe(self, state: State, precision: Precision) -> tuple[Pass, ...]:
         """All passes of a state."""
         bits = self.options.bits(state, self.half)
         return self.options.recipe(state) + self._tail(precision, bits=bits)
 
     def _tail(
-        self, precision: str, bits: tuple[tuple[str, int], ...] | None = None,
+        self, precision: Precision, bits: tuple[tuple[str, int], ...] | None = None,
         leave: tuple[str, ...] = (), half: tuple[str, ...] = (),
     ) -> tuple[Pass, ...]:  # fmt: skip
         """The passes that settle the precision, after those that change the structure.
@@ -227,14 +236,15 @@ class Search:
         """
         if bits is None:
             bits = tuple((name, HALF) for name in half or self.half)
-        few = tuple((name, width) for name, width in bits if width < HALF)
-        store = StoreWeights(bits=bits, rounding=ROUNDING)
-        quantize = Quantize(self.target.weight_bits, bits=few, leave=leave or self.leave, rounding=ROUNDING)
-        return (quantize, store) if precision == "int8" else (store,)
+        # Where ranges of samples hurt, those of each input may not; weights in half precision are too few bits for 8.
+        spared = (
+            (leave or self.leave) if precision == "int8" else tuple(n for n, width in bits if width == HALF)
+        )
+        return Tail(precision, self.target, bits, spared).passes()
 
-    def _descent(self, precision: str, latency: float) -> Descent:
+    def _descent(self, precision: Precision, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
-        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple)
+        how = Weighing(latency, 1 - latency, precision, self.target.channel_multiple)
         original = self.trials.original
         sites = {site.name for site in find_sites(original)}
         others = [c for c in node_costs(original, self.shapes, self.target) if c.name not in sites]
@@ -247,7 +257,7 @@ class Search:
         """Indices of the knobs of some kinds."""
         return [index for index, knob in enumerate(self.options.knobs) if knob.kind in kinds]
 
-    def _bisect(self, descent: Descent, precision: str, guess: float) -> Border | None:
+    def _bisect(self, descent: Descent, precision: Precision, guess: float) -> Border | None:
         """The smallest model of the path that keeps the budget, or None: strides from a guess, then halving.
 
         Args:
@@ -329,27 +339,17 @@ class Search:
         return min(REFINEMENTS, max(SITES_REFINED // max(len(self.options.layers), 1), REFINEMENTS // 2))
 
     def _variants(self, best: Candidate) -> Iterable[Candidate]:
-        """The same model without what may not pay: splits, and 8-bit arithmetic where it can hardly be faster."""
-        found = []
-        plain = tuple(p for p in best.recipe if not isinstance(p, LowRank))
-        if plain != best.recipe:
-            found.append(("without low rank", plain))
-        quantize = best.recipe[-2] if len(best.recipe) > 1 else None
-        if isinstance(quantize, Quantize):
-            slow = hardly_faster(self._structure(best), self.shapes, self.target)
-            fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
-            if fewer != quantize:
-                found.append(("small sites in float", (*best.recipe[:-2], fewer, best.recipe[-1])))
-        for label, recipe in found:
+        """The same model without what may not pay."""
+
+        def slow() -> list[str]:
+            model = self.trials.built(structure_of(best.recipe), self.trials.folds[0])
+            return hardly_faster(model, self.shapes, self.target)
+
+        for label, recipe in without(best.recipe, slow):
             if not self.late():
                 candidate = self._judge(f"{best.label}, {label}", recipe)
                 if self._accepts(candidate):
                     yield candidate
-
-    def _structure(self, candidate: Candidate) -> ir.Model:
-        """What it is before its precision is settled, as one fold built it."""
-        structure = tuple(p for p in candidate.recipe if not isinstance(p, Quantize | StoreWeights))
-        return self.trials.built(structure, self.trials.folds[0])
 
     def _judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
         key = digest(recipe)

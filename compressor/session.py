@@ -32,10 +32,11 @@ from edgepress.compressor.finish import (
     verdict,
 )
 from edgepress.compressor.job import Findings, Host, Job
+from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize, same_outputs
-from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
+from edgepress.compressor.options import Options, collect
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
