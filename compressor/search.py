@@ -1,10 +1,8 @@
 """From options to the model that is shipped.
 
 1. Allocation gives, for each precision, a path of ever smaller models (allocate.py).
-2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined knob by
-   knob.
-3. Where 8 bits alone break the budget, the sites that they hurt most are spared (bisected, too): their arithmetic
-   stays float, their weights go to half precision.
+2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined.
+3. Where 8 bits break the budget, the sites they hurt most are spared: float arithmetic, weights in half precision.
 4. The finalists are fitted to all samples and timed against the original, interleaved, on the device; what does
    not pay is dropped, and if nothing pays the original stays.
 """
@@ -13,7 +11,7 @@ import math
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -31,7 +29,7 @@ from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
-from edgepress.compressor.tails import Tail, dynamic_pays, structure_of, without
+from edgepress.compressor.tails import Tail, dynamic_pays, exchanged, few_bits, structure_of, without
 from edgepress.compressor.trials import Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
@@ -103,7 +101,7 @@ class Search:
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
         half: sites whose weights are kept in half precision where they are not in fewer bits, likewise.
         settled: candidates of the structure as it is that keep the budget.
-        integer: those of them with 8-bit arithmetic, by precision.
+        integer: those of them with 8-bit arithmetic that is not clearly slower, by precision.
     """
 
     trials: Trials
@@ -174,11 +172,12 @@ class Search:
 
     def _finalists(self) -> list[Candidate]:
         finalists = [*self.settled, *(self._variants(self.integer["int8"]) if "int8" in self.integer else ())]
-        for border in self._promising(self._borders()):
+        borders = self._borders()
+        for border in self._promising(borders):
             refined = self._refine(border, self._refinements())
             if self.objective != "size":
                 refined = self._with_fewer_bits(refined)
-            finalists += [refined.best, *self._variants(refined.best)]
+            finalists += [refined.best, *self._variants(refined.best, {b.precision for b in borders})]
         return finalists
 
     def _borders(self) -> list[Border]:
@@ -195,8 +194,9 @@ class Search:
 
         for precision in self._precisions():
             look(precision, LATENCY_SHARE[self.objective])
-        if found and self.objective == "size" and not self.trials.dear:
-            # Bytes alone lead into a few large layers and leave the others; what is fast is spread more evenly.
+        if (
+            found and self.objective == "size" and not self.trials.dear
+        ):  # bytes alone lead into a few large layers
             look(found[0].precision, LATENCY_SHARE["latency"])
         return found
 
@@ -208,17 +208,15 @@ class Search:
             return tuple(self.integer)[:1]
         if self.objective == "size":  # weights take the same bytes either way
             return ("float",)
-        fastest = next(iter(self.integer))
         if self.objective == "latency":
             # Integer kernels gain where there is much to compute: never more than on the structure as it is.
             fold = self.trials.folds[0]
             kinds: tuple[Precision, ...] = ("float", *self.integer)
             models = [(f"fold {name}", save(self.trials.built(self._tail(name), fold))) for name in kinds]
             times = dict(zip(kinds, self.timer(models), strict=True))
-            fastest = min(self.integer, key=lambda name: times[name])
-            if times[fastest] > (1 + CLOSE) * times["float"]:
-                return ("float",)
-        return ("float", fastest)
+            near = [name for name in self.integer if times[name] <= (1 + CLOSE) * times["float"]]
+            self.integer = {name: self.integer[name] for name in sorted(near, key=lambda name: times[name])}
+        return ("float", *tuple(self.integer)[:1])
 
     def _recipe(self, state: State, precision: Precision) -> tuple[Pass, ...]:
         """All passes of a state."""
@@ -229,17 +227,15 @@ class Search:
         self, precision: Precision, bits: tuple[tuple[str, int], ...] | None = None,
         leave: tuple[str, ...] = (), half: tuple[str, ...] = (),
     ) -> tuple[Pass, ...]:  # fmt: skip
-        """The passes that settle the precision, after those that change the structure.
+        """The passes that settle the precision; what is settled already holds where nothing else is said.
 
-        `bits` are those of sites with other than 8, `leave` has no 8-bit arithmetic, and `half` is in half precision
-        where no bits are given; what is settled already holds where nothing else is said.
+        `bits` are other than 8; `leave` has no 8-bit arithmetic, and `half` is in half precision without `bits`.
         """
         if bits is None:
             bits = tuple((name, HALF) for name in half or self.half)
         # Where ranges of samples hurt, those of each input may not; weights in half precision are too few bits for 8.
-        spared = (
-            (leave or self.leave) if precision == "int8" else tuple(n for n, width in bits if width == HALF)
-        )
+        halves = tuple(name for name, width in bits if width == HALF)
+        spared = (leave or self.leave) if precision == "int8" else halves
         return Tail(precision, self.target, bits, spared).passes()
 
     def _descent(self, precision: Precision, latency: float) -> Descent:
@@ -338,14 +334,16 @@ class Search:
             return REFINEMENTS // 4
         return min(REFINEMENTS, max(SITES_REFINED // max(len(self.options.layers), 1), REFINEMENTS // 2))
 
-    def _variants(self, best: Candidate) -> Iterable[Candidate]:
-        """The same model without what may not pay."""
+    def _variants(self, best: Candidate, searched: Collection[Precision] = ()) -> Iterable[Candidate]:
+        """The same model without what may not pay, and in 8 bits of a kind that no structure was `searched` for."""
 
         def slow() -> list[str]:
             model = self.trials.built(structure_of(best.recipe), self.trials.folds[0])
             return hardly_faster(model, self.shapes, self.target)
 
-        for label, recipe in without(best.recipe, slow):
+        others = [p for p in self.integer if searched and p not in searched and self.objective != "size"]
+        tails = [(f"by {p}", self._tail(p, few_bits(best.recipe))) for p in others]
+        for label, recipe in [*without(best.recipe, slow), *exchanged(best.recipe, tails)]:
             if not self.late():
                 candidate = self._judge(f"{best.label}, {label}", recipe)
                 if self._accepts(candidate):

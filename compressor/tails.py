@@ -1,6 +1,6 @@
 """How precision is settled once the structure stands: the last passes of every candidate's recipe."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -66,6 +66,16 @@ def dynamic_pays(model: ir.Model, shapes: Shapes, target: Target, leave: tuple[s
 def structure_of(recipe: Recipe) -> Recipe:
     """The passes before those that settle the precision."""
     return tuple(p for p in recipe if not isinstance(p, Quantize | Dynamic | StoreWeights))
+
+
+def few_bits(recipe: Recipe) -> tuple[tuple[str, int], ...]:
+    """(site, bits) pairs of weights with other than 8."""
+    return next((step.bits for step in recipe[::-1] if isinstance(step, StoreWeights)), ())
+
+
+def exchanged(recipe: Recipe, tails: Iterable[tuple[str, Recipe]]) -> Iterator[tuple[str, Recipe]]:
+    """The same structure with other passes that settle precision, each with its label."""
+    return ((label, (*structure_of(recipe), *tail)) for label, tail in tails)
 
 
 def without(recipe: Recipe, slow: Callable[[], list[str]]) -> Iterator[tuple[str, Recipe]]:

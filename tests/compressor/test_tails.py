@@ -18,7 +18,7 @@ from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
-from edgepress.compressor.tails import Tail, dynamic_pays, structure_of, without
+from edgepress.compressor.tails import Tail, dynamic_pays, exchanged, few_bits, structure_of, without
 from edgepress.compressor.trials import make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
@@ -91,6 +91,10 @@ def test_the_arithmetic_that_is_timed_to_be_faster_wins(favourite: str, winner: 
     assert favourite in operators(best.data)
     assert best.estimate is not None
     assert best.estimate.within(4.0)
+    other = {"MatMulInteger": "int8", "QuantizeLinear": "dynamic"}[favourite]
+    assert any(
+        c.label.endswith(f"by {other}") for c in candidates
+    )  # the same structures in the other arithmetic
 
 
 def test_what_is_timed_to_be_slower_gets_no_search_of_its_own() -> None:
@@ -158,6 +162,15 @@ def test_dynamic_is_thought_of_where_products_take_time() -> None:
     assert not pays(models.mlp(hidden=400), leave=(".",))
     assert not pays(models.conv1d())
     assert pays(transformer())
+
+
+def test_a_structure_is_offered_in_another_arithmetic() -> None:
+    bits = (("a", 3), ("b", HALF))
+    recipe = (Shrink((("g", 4),)), *Tail("int8", BOARD, bits, ("b",)).passes())
+    assert few_bits(recipe) == bits
+    assert few_bits((Shrink(),)) == ()
+    tail = Tail("dynamic", BOARD, bits).passes()
+    assert list(exchanged(recipe, [("by dynamic", tail)])) == [("by dynamic", (recipe[0], *tail))]
 
 
 def test_variants_lack_what_may_not_pay() -> None:
