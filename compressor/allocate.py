@@ -54,6 +54,7 @@ class Knob:
         values: allowed lower values, descending.
         damage: predicted damage at each of `values`.
         form: of a rank, how the site is split.
+        shared: of bits, whether few of them do less harm as indices of values that lie where the weights are.
         rounded: of a rank, by bits, the same where the two factors have so many; it stands for both knobs then.
     """
 
@@ -64,6 +65,7 @@ class Knob:
     damage: tuple[float, ...]
     form: Structure = "channels"
     rounded: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True)

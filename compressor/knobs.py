@@ -17,6 +17,7 @@ from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.numerics.rounding import Rounding
 from edgepress.compressor.passes.base import Context
+from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.shrink import group_curve, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.sites import Site
@@ -43,6 +44,9 @@ BITS = (6, 5, 4, 3, 2)
 
 ROUNDING: Rounding = "gptq"
 """Of few bits, in all candidates: going on weight by weight takes longer, and led to no better ones."""
+
+SHARED_BITS = 3
+"""Bits up to which weights may be indices of values that need not lie evenly; with 4 both do about as well."""
 
 LADDER = 14
 """Most strengths offered per knob."""
@@ -139,16 +143,23 @@ def bits_knob(
     if not values:
         return None
     errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
-    context = context.apart()
+    context, only = context.apart(), (f"^{re.escape(site.name)}$",)
 
-    def trial(bits: int) -> float:
+    def trial(bits: int, share: bool = False) -> float:
         candidate = model.clone()
-        only = (f"^{re.escape(site.name)}$",)
-        StoreWeights(weight_bits=bits, sites=only, rounding=ROUNDING).apply(candidate, context)
+        even = StoreWeights(weight_bits=bits, sites=only, rounding=ROUNDING)
+        (Cluster(bits, sites=only) if share else even).apply(candidate, context)
         return compare(candidate)
 
-    damage = along(measured_points(values, errors, trial, trials), errors)
-    return Knob("bits", site.name, 8, tuple(values), damage)
+    dear = len(trials) == 1
+    tried = {bits: trial(bits) for bits in values if bits <= SHARED_BITS and not dear}
+
+    def measured(bits: int) -> float:
+        return tried[bits] if bits in tried else trial(bits)
+
+    damage = along(measured_points(values, errors, measured, trials), errors)
+    shared = bool(tried) and math.prod(trial(bits, True) for bits in tried) < math.prod(tried.values())
+    return Knob("bits", site.name, 8, tuple(values), damage, shared=shared)
 
 
 def rounding_error(bits: int) -> float:

@@ -70,6 +70,12 @@ class Options:
         )
 
     @property
+    def shared(self) -> frozenset[str]:
+        """Sites whose few bits do less harm as indices, and what their parts are called."""
+        parts = {"", *(part for form in self._forms.values() for part in parts_of(form))}
+        return frozenset(f"{knob.name}{part}" for knob in self.knobs if knob.shared for part in parts)
+
+    @property
     def _forms(self) -> dict[str, Structure]:
         """How each site with a rank is split."""
         return {knob.name: knob.form for knob in self.knobs if knob.kind == "rank"}

@@ -236,7 +236,7 @@ class Search:
         # Where ranges of samples hurt, those of each input may not; weights in half precision are too few bits for 8.
         halves = tuple(name for name, width in bits if width == HALF)
         spared = (leave or self.leave) if precision == "int8" else halves
-        return Tail(precision, self.target, bits, spared).passes()
+        return Tail(precision, self.target, bits, spared, self.options.shared).passes()
 
     def _descent(self, precision: Precision, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""

@@ -1,5 +1,6 @@
 """How precision is settled once the structure stands: the last passes of every candidate's recipe."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -7,8 +8,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Precision
 from edgepress.compressor.cost import Shapes, node_costs
-from edgepress.compressor.knobs import ROUNDING
-from edgepress.compressor.passes import Dynamic, LowRank, Quantize, Separable, StoreWeights
+from edgepress.compressor.knobs import ROUNDING, SHARED_BITS
+from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, StoreWeights
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.protocols import Target
@@ -27,22 +28,29 @@ class Tail:
         target: the device.
         bits: (site, bits) pairs of weights with other than 8.
         leave: sites whose arithmetic stays in floats.
+        shared: sites whose few bits are indices where the arithmetic is in floats.
     """
 
     precision: Precision
     target: Target
     bits: tuple[tuple[str, int], ...] = ()
     leave: tuple[str, ...] = ()
+    shared: frozenset[str] = frozenset()
 
     def passes(self) -> Recipe:
-        """Those for the arithmetic, then the one for all weights that are floats still."""
+        """Those for the arithmetic, then those for all weights that are floats still."""
         few = tuple((name, width) for name, width in self.bits if width < HALF)
         width, store = self.target.weight_bits, StoreWeights(bits=self.bits, rounding=ROUNDING)
         if self.precision == "int8":
             return (Quantize(width, bits=few, leave=self.leave, rounding=ROUNDING), store)
         if self.precision == "dynamic":
             return (Dynamic(width, bits=few, leave=self.leave, rounding=ROUNDING), store)
-        return (store,)
+        indices = tuple((name, width) for name, width in few if width <= SHARED_BITS and name in self.shared)
+        if not indices:
+            return (store,)
+        names = tuple(f"^{re.escape(name)}$" for name, _ in indices)
+        rest = tuple(pair for pair in self.bits if pair not in indices)
+        return (Cluster(site_bits=indices, sites=names), replace(store, bits=rest))
 
 
 def dynamic_pays(model: ir.Model, shapes: Shapes, target: Target, leave: tuple[str, ...] = ()) -> bool:
@@ -65,12 +73,14 @@ def dynamic_pays(model: ir.Model, shapes: Shapes, target: Target, leave: tuple[s
 
 def structure_of(recipe: Recipe) -> Recipe:
     """The passes before those that settle the precision."""
-    return tuple(p for p in recipe if not isinstance(p, Quantize | Dynamic | StoreWeights))
+    return tuple(p for p in recipe if not isinstance(p, Quantize | Dynamic | Cluster | StoreWeights))
 
 
 def few_bits(recipe: Recipe) -> tuple[tuple[str, int], ...]:
     """(site, bits) pairs of weights with other than 8."""
-    return next((step.bits for step in recipe[::-1] if isinstance(step, StoreWeights)), ())
+    shared = [step.site_bits for step in recipe if isinstance(step, Cluster)]
+    even = [step.bits for step in recipe if isinstance(step, StoreWeights)]
+    return tuple(pair for pairs in (*shared, *even) for pair in pairs)
 
 
 def exchanged(recipe: Recipe, tails: Iterable[tuple[str, Recipe]]) -> Iterator[tuple[str, Recipe]]:

@@ -10,14 +10,16 @@ import pytest
 
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.data import open_data
+from edgepress.compressor.knobs import bits_knob
 from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
-from edgepress.compressor.options import collect
-from edgepress.compressor.passes import Dynamic, LowRank, Quantize, Separable, Shrink, StoreWeights
+from edgepress.compressor.options import Options, collect
+from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, Shrink, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
+from edgepress.compressor.sites import find_sites, replace_constant
 from edgepress.compressor.tails import Tail, dynamic_pays, exchanged, few_bits, structure_of, without
 from edgepress.compressor.trials import make_trials
 from edgepress.runtime.engines.ort import OrtEngine
@@ -162,6 +164,45 @@ def test_dynamic_is_thought_of_where_products_take_time() -> None:
     assert not pays(models.mlp(hidden=400), leave=(".",))
     assert not pays(models.conv1d())
     assert pays(transformer())
+
+
+def test_few_bits_are_indices_where_that_did_less_harm_and_floats_compute() -> None:
+    bits, shared = (("a", 3), ("b", 4), ("c", 2), ("d", HALF)), frozenset({"a", "b"})
+    cluster, store = Tail("float", BOARD, bits, shared=shared).passes()
+    assert isinstance(cluster, Cluster)
+    assert isinstance(store, StoreWeights)
+    assert cluster.site_bits == (("a", 3),)  # of b there are too many, and c minds
+    assert cluster.sites == ("^a$",)
+    assert store.bits == bits[1:]
+    assert sorted(few_bits((cluster, store))) == sorted(bits)
+    assert structure_of((Shrink(), cluster, store)) == (Shrink(),)
+    assert not any(isinstance(step, Cluster) for step in Tail("int8", BOARD, bits, shared=shared).passes())
+
+
+@pytest.mark.parametrize("uneven", [True, False])
+def test_weights_of_few_uneven_values_are_indices(uneven: bool) -> None:
+    values = np.array([-1.0, -0.1, 0.05, 3.0] if uneven else [-1.0, 0.0, 1.0])
+    model = models.mlp(hidden=400)
+    infer_shapes(model)
+    (first, *_) = find_sites(model)
+    drawn = np.random.default_rng(0).choice(values, first.weight.shape).astype(np.float32)
+    replace_constant(first.node, 1, drawn)
+    first = find_sites(model)[0]
+    context = oracles.context(model, 64, target=BOARD)
+    x = models.feeds(model, 64, 3)
+    before = models.run(model, x)
+
+    def moved(candidate: ir.Model) -> float:
+        return sum(float(np.square(models.run(candidate, x)[name] - before[name]).mean()) for name in before)
+
+    knob = bits_knob(model, first, context, 4, moved)
+    assert knob is not None
+    assert knob.shared == uneven
+    dear = bits_knob(model, first, context, 4, moved, trials=(0.05,))
+    assert dear is not None
+    assert not dear.shared  # a trial takes minutes
+    options = Options((knob,), (), ())
+    assert options.shared == ({first.name} if uneven else set())
 
 
 def test_a_structure_is_offered_in_another_arithmetic() -> None:
