@@ -48,6 +48,9 @@ ROUNDING: Rounding = "gptq"
 SHARED_BITS = 3
 """Bits up to which weights may be indices of values that need not lie evenly; with 4 both do about as well."""
 
+LEAST_SHARED = 2048
+"""Weights from which on that is tried: the values and the nodes that look them up take about 100 bytes more."""
+
 LADDER = 14
 """Most strengths offered per knob."""
 
@@ -151,8 +154,8 @@ def bits_knob(
         (Cluster(bits, sites=only) if share else even).apply(candidate, context)
         return compare(candidate)
 
-    dear = len(trials) == 1
-    tried = {bits: trial(bits) for bits in values if bits <= SHARED_BITS and not dear}
+    worth = site.weight.size >= LEAST_SHARED and len(trials) > 1
+    tried = {bits: trial(bits) for bits in values if bits <= SHARED_BITS and worth}
 
     def measured(bits: int) -> float:
         return tried[bits] if bits in tried else trial(bits)

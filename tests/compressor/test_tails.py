@@ -205,6 +205,21 @@ def test_weights_of_few_uneven_values_are_indices(uneven: bool) -> None:
     assert options.shared == ({first.name} if uneven else set())
 
 
+@pytest.mark.parametrize(("hidden", "shared"), [(400, True), (300, False)])
+def test_small_weights_are_no_indices_whatever_these_would_do(hidden: int, shared: bool) -> None:
+    model = models.mlp(hidden=hidden)
+    infer_shapes(model)
+
+    def likes_indices(candidate: ir.Model) -> float:
+        return (
+            1.0 if any(node.op_type == "Mul" for node in candidate.graph) else 0.1
+        )  # even steps have a scale
+
+    knob = bits_knob(model, find_sites(model)[0], oracles.context(model, 64, target=BOARD), 4, likes_indices)
+    assert knob is not None
+    assert knob.shared == shared
+
+
 def test_a_structure_is_offered_in_another_arithmetic() -> None:
     bits = (("a", 3), ("b", HALF))
     recipe = (Shrink((("g", 4),)), *Tail("int8", BOARD, bits, ("b",)).passes())
