@@ -10,16 +10,34 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from edgepress.compressor.cost import kernel_ns
 from edgepress.compressor.numerics.packing import stored_bytes
-from edgepress.compressor.passes.low_rank import Form
 from edgepress.compressor.protocols import Matrix, Target
+from edgepress.compressor.structures import Structure
 
-Part = tuple[float, float, float]
-"""Outputs, inputs × taps and positions of one layer."""
+
+class Part(NamedTuple):
+    """One kernel of a layer.
+
+    Attributes:
+        outputs: its outputs.
+        columns: inputs × taps that each reads; 0 where it only copies.
+        positions: output positions.
+        depthwise: 8-bit kernels of such are no faster than float ones.
+    """
+
+    outputs: float
+    columns: float
+    positions: float
+    depthwise: bool = False
+
+
+Precision = Literal["float", "int8", "dynamic"]
+"""Of the arithmetic: in floats, in 8 bits by ranges of samples, or of products alone by the ranges of each input."""
 
 State = tuple[int, ...]
 """A value for each knob."""
@@ -36,6 +54,7 @@ class Knob:
         values: allowed lower values, descending.
         damage: predicted damage at each of `values`.
         form: of a rank, how the site is split.
+        shared: of bits, whether few of them do less harm as indices of values that lie where the weights are.
         rounded: of a rank, by bits, the same where the two factors have so many; it stands for both knobs then.
     """
 
@@ -44,8 +63,9 @@ class Knob:
     full: int
     values: tuple[int, ...]
     damage: tuple[float, ...]
-    form: Form = "channels"
+    form: Structure = "channels"
     rounded: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,12 +76,15 @@ class Layer:
         name: the site.
         rows: outputs, and `rows_knob` the width knob that makes them fewer (index, or −1).
         columns: inputs × taps, `columns_knob` and `per_unit`, the columns that one unit takes along.
-        groups: a depthwise site costs rows × taps.
+        depthwise_taps: a depthwise site costs rows × taps.
         positions: output positions per sample.
         rank_knob: index of its rank knob, or −1.
         bits_knob: index of its bits knob, or −1.
         kernel: rows and columns of its taps.
         input_positions: positions of its input along rows and columns, over those of its output.
+        groups: of a convolution that is not depthwise.
+        product: whether it is a MatMul or Gemm.
+        spread: output positions to each of `positions`, which a transposed convolution has at its input.
     """
 
     name: str
@@ -77,18 +100,29 @@ class Layer:
     bits_knob: int = -1
     kernel: tuple[int, int] = (1, 1)
     input_positions: tuple[float, float] = (1.0, 1.0)
+    groups: int = 1
+    product: bool = False
+    spread: float = 1.0
 
-    def split(self, form: Form, rank: float, rows: float, columns: float) -> Sequence[Part]:
-        """What the site becomes at a rank, with these rows and columns."""
+    def split(self, form: Structure, rank: float, rows: float, columns: float) -> Sequence[Part]:
+        """What the site becomes at a rank, or with so many filters a channel, with these rows and columns."""
         (_, wide), (down, across) = self.kernel, self.input_positions
         if form == "space":
-            return [(rank, columns / wide, self.positions * across), (rows, rank * wide, self.positions)]
+            first = Part(rank, columns / wide, self.positions * across)
+            return [first, Part(rows, rank * wide, self.positions)]
         if form == "tucker":
             taps = math.prod(self.kernel)
             inner = max(rank * columns / taps / rows, 1.0)
-            first = (inner, columns / taps, self.positions * down * across)
-            return [first, (rank, inner * taps, self.positions), (rows, rank, self.positions)]
-        return [(rank, columns, self.positions), (rows, rank, self.positions)]
+            first = Part(inner, columns / taps, self.positions * down * across)
+            return [first, Part(rank, inner * taps, self.positions), Part(rows, rank, self.positions)]
+        if form == "separable":
+            taps = math.prod(self.kernel)
+            inner = rank * columns / taps
+            copies = [Part(inner, 0, self.positions * down * across)] if rank > 1 else []
+            depthwise = Part(inner, taps, self.positions, depthwise=True)
+            return [*copies, depthwise, Part(rows, inner, self.positions)]
+        last = Part(rows, rank, self.positions * self.spread)
+        return [Part(rank * self.groups, columns, self.positions), last]
 
 
 @dataclass(frozen=True)
@@ -98,7 +132,7 @@ class Weighing:
     Attributes:
         latency: exponent of predicted nanoseconds.
         size: exponent of bytes.
-        integer: 8-bit arithmetic, else float.
+        precision: of the arithmetic.
         multiple: widths that fill a kernel's lanes.
         held: where memory is meant by size, how much of a site's outputs is at the peak of a run (their share, the same
             for all of them); 0: the file's bytes.
@@ -106,9 +140,14 @@ class Weighing:
 
     latency: float
     size: float
-    integer: bool
+    precision: Precision
     multiple: int
     held: float = 0.0
+
+    def integer(self, layer: Layer, part: Part) -> bool:
+        """Whether a part of a layer gains by 8-bit kernels."""
+        dense = self.precision == "int8" or (self.precision == "dynamic" and layer.product)
+        return dense and not part.depthwise
 
 
 def layer_cost(
@@ -128,21 +167,23 @@ def layer_cost(
         rows -= (knobs[layer.rows_knob].full - state[layer.rows_knob]) * layer.rows_per_unit
     if layer.columns_knob >= 0:
         columns -= (knobs[layer.columns_knob].full - state[layer.columns_knob]) * layer.per_unit
-    parts: Sequence[Part] = [(rows, columns, layer.positions)]
+    parts: Sequence[Part] = [Part(rows, columns, layer.positions)]
     if layer.depthwise_taps:
-        parts = [(rows, float(layer.depthwise_taps), layer.positions)]
+        parts = [Part(rows, float(layer.depthwise_taps), layer.positions, depthwise=True)]
     elif layer.rank_knob >= 0 and state[layer.rank_knob] < knobs[layer.rank_knob].full:
         parts = layer.split(knobs[layer.rank_knob].form, float(state[layer.rank_knob]), rows, columns)
     bits = 8 if layer.bits_knob < 0 else state[layer.bits_knob]
     ns = size = 0.0
-    for out, inputs, at in parts:
+    for part in parts:
+        out, inputs, at = part.outputs, part.columns, part.positions
         lanes = math.ceil(out / how.multiple) * how.multiple
-        weights, each = out * inputs, 1 if how.integer else 4
+        weights, integer = out * inputs, how.integer(layer, part)
+        each = 1 if how.precision == "int8" else 4
         moved = weights + out * at * each
         # A runtime unpacks weights of any bits when it loads them, to floats unless it computes in integers.
-        size += weights * each + how.held * out * at * each if how.held else stored_bytes(weights, bits)
-        size += 4 * out + 150
-        ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=how.integer)
+        held = weights * (1 if integer else 4) + how.held * out * at * each
+        size += (held if how.held else stored_bytes(weights, bits)) + (4 * out if weights else 0) + 150
+        ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=integer)
     return ns, size
 
 

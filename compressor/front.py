@@ -14,11 +14,11 @@ import numpy as np
 
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.limits import choose_again, kept
-from edgepress.compressor.passes import Pass, Quantize
-from edgepress.compressor.passes.low_rank import parts_of
+from edgepress.compressor.passes import Dynamic, Pass, Quantize
 from edgepress.compressor.protocols import Matrix
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.search import Search, Timer
+from edgepress.compressor.structures import parts_of
 from edgepress.compressor.tasks import Final
 from edgepress.compressor.trials import Stopped
 
@@ -40,7 +40,9 @@ REACH = 5.0
 LEAST_REACH_PERCENT = 5.0
 """Or so much, where the budget is small."""
 
-_PER_SITE = (("width", "widths"), ("rank", "ranks"), ("bits", "bits"))
+_PER_SITE = (
+    ("width", "widths"), ("rank", "ranks"), ("rank", "multipliers"), ("bits", "bits"), ("bits", "site_bits"),
+)  # fmt: skip
 """Kinds of knobs, and the fields of passes that hold their values."""
 
 
@@ -72,7 +74,8 @@ def spread(costs: Sequence[Sequence[float]], there: Sequence[int], count: int) -
     if not costs:
         return []
     table: Matrix = np.asarray(costs, dtype=np.float64)
-    table = (table - table.min(0)) / np.maximum(np.ptp(table, axis=0), 1e-12)
+    widths = np.ptp(table, axis=0)
+    table = (table - table.min(0)) / np.where(widths > 0, widths, 1.0)
     away: Matrix = np.full(len(table), np.inf)
 
     def take(index: int) -> None:
@@ -173,8 +176,8 @@ def foreseen(search: Search, recipe: Sequence[Pass]) -> tuple[float, float]:
         )
         for knob in knobs
     )
-    integer = any(isinstance(step, Quantize) for step in recipe)
-    descent = search.descent("int8" if integer else "float", 0.5)
+    kinds = {type(step) for step in recipe}
+    descent = search.descent("int8" if Quantize in kinds else "dynamic" if Dynamic in kinds else "float", 0.5)
     descent = replace(descent, how=replace(descent.how, held=0.0))  # the file's bytes, whatever the objective
     latency, size = descent.costs(state, range(len(descent.layers))) + np.asarray(descent.fixed)
     return float(latency), float(size)

@@ -1,5 +1,6 @@
 """Sites as the cost model sees them: which knobs move their rows and columns, and how far."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.cost import Shapes, node_costs, peak_activation_bytes, positions
+from edgepress.compressor.passes.products import PRODUCTS
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.sites import Site, find_sites
 
@@ -49,6 +51,9 @@ def layer_of(
         own.get("rank", -1),
         own.get("bits", -1),
         *_plane(site, shapes),
+        1 if site.depthwise else site.groups,
+        site.node.op_type in PRODUCTS,
+        _spread(site, shapes),
     )
 
 
@@ -78,3 +83,9 @@ def _plane(site: Site, shapes: Shapes) -> tuple[tuple[int, int], tuple[float, fl
         return (1, site.taps), (1.0, 1.0)
     rows, columns = (before / max(after, 1) for before, after in zip(*sizes, strict=True))
     return (int(site.weight.shape[2]), int(site.weight.shape[3])), (rows, columns)
+
+
+def _spread(site: Site, shapes: Shapes) -> float:
+    """Output positions to each input position of a transposed convolution; 1 elsewhere."""
+    before, after = (math.prod(shapes.get(value.name or "", ())[2:]) for value in (site.x, site.y))
+    return after / max(before, 1) if site.transposed_conv and after else 1.0

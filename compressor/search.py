@@ -1,10 +1,8 @@
 """From options to the model that is shipped.
 
 1. Allocation gives, for each precision, a path of ever smaller models (allocate.py).
-2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined knob by
-   knob.
-3. Where 8 bits alone break the budget, the sites that they hurt most are spared (bisected, too): their arithmetic
-   stays float, their weights go to half precision.
+2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined.
+3. Where 8 bits break the budget, the sites they hurt most are spared: float arithmetic, weights in half precision.
 4. The finalists are fitted to all samples and timed against the original, interleaved, on the device; what does
    not pay is dropped, and if nothing pays the original stays.
 """
@@ -13,16 +11,16 @@ import math
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgepress.compressor.allocate import Descent, State, Weighing
+from edgepress.compressor.allocate import Descent, Precision, State, Weighing
 from edgepress.compressor.choice import LATENCY_SHARE, NONE, Candidate, Limits, Objective, Weigher, chosen
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.layers import unchanged
-from edgepress.compressor.options import ROUNDING, Options
-from edgepress.compressor.passes import LowRank, Pass, Quantize, StoreWeights
+from edgepress.compressor.options import Options
+from edgepress.compressor.passes import Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.store import weights_of
 from edgepress.compressor.precision import fewest
@@ -30,7 +28,8 @@ from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.sites import find_sites
-from edgepress.compressor.tasks import Built, Final, Harm, Slow
+from edgepress.compressor.tails import Tail, dynamic_pays, exchanged, few_bits, structure_of, without
+from edgepress.compressor.tasks import Built, Final, Slow, most_harmed
 from edgepress.compressor.trials import Stopped, Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
@@ -71,13 +70,13 @@ class Border:
     """Where a path of ever smaller models leaves the budget.
 
     Attributes:
-        precision: `float` or `int8`.
+        precision: of the arithmetic.
         descent: the path's.
         state: the last that keeps the budget.
         best: its candidate.
     """
 
-    precision: str
+    precision: Precision
     descent: Descent
     state: State
     best: Candidate
@@ -105,7 +104,7 @@ class Search:
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
         half: sites whose weights are kept in half precision where they are not in fewer bits, likewise.
         settled: candidates of the structure as it is that keep the budget.
-        integer: the one of them with 8-bit arithmetic.
+        integer: those of them with 8-bit arithmetic that is not clearly slower, by precision.
     """
 
     trials: Trials
@@ -125,7 +124,7 @@ class Search:
     leave: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
     settled: tuple[Candidate, ...] = ()
-    integer: Candidate | None = None
+    integer: dict[Precision, Candidate] = field(default_factory=dict)
 
     def run(self) -> list[Candidate]:
         """Search, and return every candidate; exactly one is kept. Where it is broken off, of what there is."""
@@ -141,23 +140,24 @@ class Search:
         stored = self._judge("weights in 8 bits", self._tail("float"))
         if not self._accepts(stored):
             names = sorted({weight.readers[0] for weight in weights_of(original)})
-            worst = self._most_harmed(names, lambda name: StoreWeights(HALF, ((name, 8),)))
+            worst = most_harmed(self.trials, names, lambda name: StoreWeights(HALF, ((name, 8),)))
             stored, self.half = self._fewest(stored, worst, lambda some: self._tail("float", half=some))
         integer = self._judge("8-bit arithmetic", self._tail("int8"))
         if not self._accepts(integer):
             bits, names = self.target.weight_bits, [site.name for site in find_sites(original)]
-            worst = self._most_harmed(names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",)))
+            worst = most_harmed(
+                self.trials, names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",))
+            )
             # All but one, at most: without any it is the other candidate.
             spared = self._fewest(integer, worst[:-1], lambda sites: self._tail("int8", leave=sites))
             integer, self.leave = spared
-        self.settled = tuple(c for c in (stored, integer) if self._accepts(c))
-        self.integer = integer if self._accepts(integer) else None
-
-    def _most_harmed(self, names: Sequence[str], alone: Callable[[str], Pass]) -> list[str]:
-        """Sites by how far 8 bits there move the outputs, worst first; `alone` gives these to one of them."""
-        found = self.trials.results([Harm(name, alone(name)) for name in names])
-        harm = {name: each or 0.0 for name, each in zip(names, found, strict=True)}
-        return sorted(names, key=lambda name: -harm[name])
+        found: dict[Precision, Candidate] = {"float": stored, "int8": integer}
+        enough = self.trials.dear and self._accepts(integer)
+        if not enough and dynamic_pays(original, self.shapes, self.target, self.trials.full.leave):
+            found["dynamic"] = self._judge("8-bit products by ranges of each input", self._tail("dynamic"))
+        kept = {precision: c for precision, c in found.items() if self._accepts(c)}
+        self.settled = tuple(kept.values())
+        self.integer = {precision: c for precision, c in kept.items() if precision != "float"}
 
     def _fewest(
         self, none: Candidate, worst: Sequence[str], tail: Callable[[tuple[str, ...]], tuple[Pass, ...]]
@@ -181,14 +181,15 @@ class Search:
         """The candidates that are worth fitting to all samples."""
         if not self.seen:
             self.settle()
-        finalists = [*self.settled, *(self._variants(self.integer) if self.integer else ())]
-        for border in self._promising(self._borders()):
+        finalists = [*self.settled, *(self._variants(self.integer["int8"]) if "int8" in self.integer else ())]
+        borders = self._borders()
+        for border in self._promising(borders):
             refined = self._refine(border, self._refinements())
             if self.objective == "memory":  # fewer bits are unpacked somewhere: the scale tells
                 finalists.append(refined.best)
             if self.objective != "size":
                 refined = self._with_fewer_bits(refined)
-            finalists += [refined.best, *self._variants(refined.best)]
+            finalists += [refined.best, *self._variants(refined.best, {b.precision for b in borders})]
         return finalists
 
     def _borders(self) -> list[Border]:
@@ -196,7 +197,7 @@ class Search:
         guess = FIRST_GUESS * self.budget_percent
         found: list[Border] = []
 
-        def look(precision: str, share: float) -> None:
+        def look(precision: Precision, share: float) -> None:
             nonlocal guess
             border = self._bisect(self.descent(precision, share), precision, guess)
             if border is not None:
@@ -205,54 +206,55 @@ class Search:
 
         for precision in self._precisions():
             look(precision, LATENCY_SHARE[self.objective])
-        if found and self.objective == "size" and not self.trials.dear:
-            # Bytes alone lead into a few large layers and leave the others; what is fast is spread more evenly.
+        if (
+            found and self.objective == "size" and not self.trials.dear
+        ):  # bytes alone lead into a few large layers
             look(found[0].precision, LATENCY_SHARE["latency"])
         return found
 
-    def _precisions(self) -> tuple[str, ...]:
-        """The arithmetic that structures are searched for."""
-        if self.integer is None:
+    def _precisions(self) -> tuple[Precision, ...]:
+        """The arithmetic that structures are searched for: floats, and the fastest of 8 bits."""
+        if not self.integer:
             return ("float",)
         if self.trials.dear:  # a candidate takes minutes
-            return ("int8",)
+            return tuple(self.integer)[:1]
         if self.objective == "size":  # weights take the same bytes either way
             return ("float",)
         if self.objective == "latency":
             # Integer kernels gain where there is much to compute: never more than on the structure as it is.
-            names = ("float", "int8")
-            files = self.trials.results([Built(self._tail(name)) for name in names])
-            floats, integers = self.timer([(f"fold {n}", f) for n, f in zip(names, files, strict=True)])
-            if integers > (1 + CLOSE) * floats:
-                return ("float",)
-        return ("float", "int8")
+            kinds: tuple[Precision, ...] = ("float", *self.integer)
+            files = self.trials.results([Built(self._tail(name)) for name in kinds])
+            named = [(f"fold {name}", data) for name, data in zip(kinds, files, strict=True)]
+            times = dict(zip(kinds, self.timer(named), strict=True))
+            near = [name for name in self.integer if times[name] <= (1 + CLOSE) * times["float"]]
+            self.integer = {name: self.integer[name] for name in sorted(near, key=lambda name: times[name])}
+        return ("float", *tuple(self.integer)[:1])
 
-    def _recipe(self, state: State, precision: str) -> tuple[Pass, ...]:
+    def _recipe(self, state: State, precision: Precision) -> tuple[Pass, ...]:
         """All passes of a state."""
         bits = self.options.bits(state, self.half)
         return self.options.recipe(state) + self._tail(precision, bits=bits)
 
     def _tail(
-        self, precision: str, bits: tuple[tuple[str, int], ...] | None = None,
+        self, precision: Precision, bits: tuple[tuple[str, int], ...] | None = None,
         leave: tuple[str, ...] = (), half: tuple[str, ...] = (),
     ) -> tuple[Pass, ...]:  # fmt: skip
-        """The passes that settle the precision, after those that change the structure.
+        """The passes that settle the precision; what is settled already holds where nothing else is said.
 
-        `bits` are those of sites with other than 8, `leave` has no 8-bit arithmetic, and `half` is in half precision
-        where no bits are given; what is settled already holds where nothing else is said.
+        `bits` are other than 8; `leave` has no 8-bit arithmetic, and `half` is in half precision without `bits`.
         """
         if bits is None:
             bits = tuple((name, HALF) for name in half or self.half)
-        few = tuple((name, width) for name, width in bits if width < HALF)
-        store = StoreWeights(bits=bits, rounding=ROUNDING)
-        quantize = Quantize(self.target.weight_bits, bits=few, leave=leave or self.leave, rounding=ROUNDING)
-        return (quantize, store) if precision == "int8" else (store,)
+        # Where ranges of samples hurt, those of each input may not; weights in half precision are too few bits for 8.
+        halves = tuple(name for name, width in bits if width == HALF)
+        spared = (leave or self.leave) if precision == "int8" else halves
+        return Tail(precision, self.target, bits, spared, self.options.shared).passes()
 
-    def descent(self, precision: str, latency: float) -> Descent:
+    def descent(self, precision: Precision, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
         fixed, held = unchanged(self.trials.original, self.shapes, self.target)
         held *= self.objective == "memory"
-        how = Weighing(latency, 1 - latency, precision == "int8", self.target.channel_multiple, held)
+        how = Weighing(latency, 1 - latency, precision, self.target.channel_multiple, held)
         # Few bits are free at run time: they would go first, and what makes the model fast would find no room.
         still = () if self.objective == "size" else self._knobs("bits")
         return Descent(self.options.layers, self.options.knobs, self.target, how, fixed, frozenset(still))
@@ -261,7 +263,7 @@ class Search:
         """Indices of the knobs of some kinds."""
         return [index for index, knob in enumerate(self.options.knobs) if knob.kind in kinds]
 
-    def _bisect(self, descent: Descent, precision: str, guess: float) -> Border | None:
+    def _bisect(self, descent: Descent, precision: Precision, guess: float) -> Border | None:
         """The smallest model of the path that keeps the budget, or None: strides from a guess, then halving.
 
         Args:
@@ -342,20 +344,16 @@ class Search:
             return REFINEMENTS // 4
         return min(REFINEMENTS, max(SITES_REFINED // max(len(self.options.layers), 1), REFINEMENTS // 2))
 
-    def _variants(self, best: Candidate) -> Iterable[Candidate]:
-        """The same model without what may not pay: splits, and 8-bit arithmetic where it can hardly be faster."""
-        found = []
-        plain = tuple(p for p in best.recipe if not isinstance(p, LowRank))
-        if plain != best.recipe:
-            found.append(("without low rank", plain))
-        quantize = best.recipe[-2] if len(best.recipe) > 1 else None
-        if isinstance(quantize, Quantize):
-            structure = tuple(p for p in best.recipe if not isinstance(p, Quantize | StoreWeights))
-            slow = self.trials.results([Slow(structure, self.shapes)])[0]
-            fewer = replace(quantize, leave=tuple(sorted({*quantize.leave, *slow})))
-            if fewer != quantize:
-                found.append(("small sites in float", (*best.recipe[:-2], fewer, best.recipe[-1])))
-        for label, recipe in found:
+    def _variants(self, best: Candidate, searched: Collection[Precision] = ()) -> Iterable[Candidate]:
+        """The same model without what may not pay, and in 8 bits of a kind that no structure was `searched` for."""
+
+        def slow() -> list[str]:
+            names: list[str] = self.trials.results([Slow(structure_of(best.recipe), self.shapes)])[0]
+            return names
+
+        others = [p for p in self.integer if searched and p not in searched and self.objective != "size"]
+        tails = [(f"by {p}", self._tail(p, few_bits(best.recipe))) for p in others]
+        for label, recipe in [*without(best.recipe, slow), *exchanged(best.recipe, tails)]:
             if not self.late():
                 candidate = self._judge(f"{best.label}, {label}", recipe)
                 if self._accepts(candidate):

@@ -4,8 +4,9 @@ from edgepress.compressor.cache import Cache
 from edgepress.compressor.finish import make_scale, make_timer
 from edgepress.compressor.front import points
 from edgepress.compressor.job import Findings
+from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.limits import search_within
-from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
+from edgepress.compressor.options import Options, collect
 from edgepress.compressor.search import Search
 from edgepress.compressor.tasks import Measure, gauge_of
 from edgepress.compressor.trials import Stopped, Trials

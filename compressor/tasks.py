@@ -1,6 +1,6 @@
 """What a search has done for it, piece by piece: each piece is the same wherever it is done (`workers.py`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -127,6 +127,23 @@ class Harm(_Plain):
         candidate = trials.original.clone()
         self.step.apply(candidate, context)
         return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+
+
+def harms(trials: Trials, names: Sequence[str], alone: Callable[[str], Pass]) -> dict[str, float | None]:
+    """How far a pass at each site alone moves the outputs, by site; None where time was over.
+
+    Args:
+        trials: of the model.
+        names: of sites.
+        alone: gives the pass of one.
+    """
+    return dict(zip(names, trials.results([Harm(name, alone(name)) for name in names]), strict=True))
+
+
+def most_harmed(trials: Trials, names: Sequence[str], alone: Callable[[str], Pass]) -> list[str]:
+    """Sites by how far a pass there moves the outputs, worst first; as for `harms`."""
+    found = harms(trials, names, alone)
+    return sorted(names, key=lambda name: -(found[name] or 0.0))
 
 
 @dataclass(frozen=True)

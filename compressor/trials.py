@@ -18,7 +18,7 @@ from edgepress.compressor.estimate import Answers, Estimate, estimate
 from edgepress.compressor.model import copies_within
 from edgepress.compressor.observe import TARGETS, Streamer
 from edgepress.compressor.parallel import side_by_side
-from edgepress.compressor.passes import LowRank, Shrink
+from edgepress.compressor.passes import LowRank, Separable, Shrink
 from edgepress.compressor.passes.base import Context, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
 from edgepress.compressor.recipe import digest
@@ -217,7 +217,7 @@ class Trials:
 
     def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
         """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
-        refits = any(isinstance(step, Shrink | LowRank) for step in recipe)
+        refits = any(isinstance(step, Shrink | LowRank | Separable) for step in recipe)
         if self.dear and refits:
             return self._judged(recipe, 1)
         half = self._judged(recipe, (len(self.folds) + 1) // 2)

@@ -17,8 +17,9 @@ from edgepress.compressor.cli.run import TIMING_SECONDS, progress_bar, shape_opt
 from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_bytes, total_macs
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings, Job
+from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.model import dims, parameters, tensor_bytes
-from edgepress.compressor.options import TRIAL_ERRORS, collect
+from edgepress.compressor.options import collect
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS

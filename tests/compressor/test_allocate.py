@@ -28,8 +28,8 @@ def chain(seed: int, depth: int = 4) -> Descent:
             Layer(f"l{i}", widths[i + 1], out, widths[i], into, 1.0 if into >= 0 else 0.0,
                   1.0 if out >= 0 else 0.0, int(rng.integers(1, 50)), 0, rank)
         )  # fmt: skip
-    how = Weighing(float(rng.choice([0.7, 0.1])), 0.0, bool(rng.random() < 0.5), 4)
-    how = Weighing(how.latency, 1 - how.latency, how.integer, 4)
+    how = Weighing(float(rng.choice([0.7, 0.1])), 0.0, "int8" if rng.random() < 0.5 else "float", 4)
+    how = Weighing(how.latency, 1 - how.latency, how.precision, 4)
     return Descent(layers, knobs, oracles.Board(), how, (500.0, 1000.0))
 
 
@@ -109,7 +109,7 @@ def test_a_stride_is_so_many_steps_or_as_many_as_there_are() -> None:
 
 
 def test_a_model_without_knobs_has_a_path_of_one() -> None:
-    assert Descent((), (), oracles.Board(), Weighing(0.5, 0.5, False, 4), (1.0, 1.0)).path() == [()]
+    assert Descent((), (), oracles.Board(), Weighing(0.5, 0.5, "float", 4), (1.0, 1.0)).path() == [()]
 
 
 def test_a_knob_that_gains_nothing_is_not_turned() -> None:
@@ -117,15 +117,15 @@ def test_a_knob_that_gains_nothing_is_not_turned() -> None:
     knob = Knob("width", "a", 8, (7, 6, 5), (0.1, 0.2, 0.3))
     layer = Layer("a", 8, 0, 16, -1, 0.0, 1.0, 1, 0, -1)
     board = oracles.Board(bytes_per_ns=1e12)
-    assert Descent([layer], [knob], board, Weighing(1.0, 0.0, False, 8), (0.0, 0.0)).path() == [(8,)]
-    assert Descent([layer], [knob], board, Weighing(0.0, 1.0, False, 8), (0.0, 0.0)).path() != [(8,)]
+    assert Descent([layer], [knob], board, Weighing(1.0, 0.0, "float", 8), (0.0, 0.0)).path() == [(8,)]
+    assert Descent([layer], [knob], board, Weighing(0.0, 1.0, "float", 8), (0.0, 0.0)).path() != [(8,)]
 
 
 def test_rank_and_bits_of_one_site_do_not_add_up() -> None:
     rank = Knob("rank", "a", 32, (8, 4), (0.1, 0.3), rounded={4: (0.2, 0.5), 2: (3.0, 4.0)})
     bits = Knob("bits", "a", 8, (4, 2), (0.01, 0.02))
     layer = Layer("a", 64, -1, 64, -1, 0.0, 0.0, 1, 0, 0, 1)
-    descent = Descent([layer], [rank, bits], oracles.Board(), Weighing(0.0, 1.0, False, 4), (0.0, 0.0))
+    descent = Descent([layer], [rank, bits], oracles.Board(), Weighing(0.0, 1.0, "float", 4), (0.0, 0.0))
     said = {s: descent.damage(s) for s in ((32, 8), (8, 8), (32, 4), (8, 4), (4, 4), (4, 2))}
     assert list(said.values()) == [0.0, 0.1, 0.01, 0.2, 0.5, 4.0]
     assert descent.costs((32, 4), [0])[1] < 0.65 * descent.costs((32, 8), [0])[1]
@@ -139,7 +139,7 @@ def test_a_split_layer_costs_two_and_a_depthwise_one_its_taps() -> None:
     rank = Knob("rank", "a", 8, (2,), (0.1,))
     dense = Layer("a", 8, -1, 16, -1, 0.0, 0.0, 5, 0, 0)
     depthwise = Layer("b", 8, -1, 9, -1, 0.0, 0.0, 5, 9, -1)
-    descent = Descent([dense, depthwise], [rank], board, Weighing(1.0, 0.0, False, 1), (0.0, 0.0))
+    descent = Descent([dense, depthwise], [rank], board, Weighing(1.0, 0.0, "float", 1), (0.0, 0.0))
     np.testing.assert_allclose(descent.costs((8,), [0])[0], 5 * 8 * 16, rtol=1e-6)
     np.testing.assert_allclose(descent.costs((2,), [0])[0], 5 * (2 * 16 + 8 * 2), rtol=1e-6)
     np.testing.assert_allclose(descent.costs((8,), [1])[0], 5 * 8 * 9, rtol=1e-6)

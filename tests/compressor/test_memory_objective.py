@@ -99,7 +99,7 @@ def test_the_path_of_memory_goes_where_activations_are() -> None:
     knobs = [Knob("width", name, 64, (32,), (0.1,)) for name in ("dense", "wide")]
 
     def first(held: float) -> tuple[int, ...]:
-        how = Weighing(0.0, 1.0, False, 4, held)
+        how = Weighing(0.0, 1.0, "float", 4, held)
         return Descent([dense, wide], knobs, oracles.Board(), how, (1.0, 1.0)).path()[1]
 
     assert first(0.0) == (32, 64)
@@ -111,7 +111,7 @@ def test_bits_take_no_less_memory_and_integers_a_quarter() -> None:
     bits = Knob("bits", "a", 8, (4,), (0.1,))
 
     def size(state: int, integer: bool, held: float = 1e-9) -> float:
-        how = Weighing(0.0, 1.0, integer, 4, held)
+        how = Weighing(0.0, 1.0, "int8" if integer else "float", 4, held)
         return float(Descent([layer], [bits], oracles.Board(), how, (0.0, 0.0)).costs((state,), [0])[1])
 
     assert size(8, False) == size(4, False)

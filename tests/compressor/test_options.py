@@ -11,19 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compressor.options import (
-    GROWTH,
-    LADDER,
-    MOST_DAMAGE,
-    Gauge,
-    Options,
-    along,
-    collect,
-    divergence,
-    ladder,
-    measured_points,
-    stacked_outputs,
-)
+from edgepress.compressor.knobs import GROWTH, LADDER, MOST_DAMAGE, along, ladder, measured_points
+from edgepress.compressor.options import Gauge, Options, collect, divergence, stacked_outputs
 from edgepress.compressor.passes import LowRank, Shrink
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.samples import shapes_in_one_run
