@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from edgepress.compressor.cost import kernel_ns
+from edgepress.compressor.cost import layer_ns
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.passes.low_rank import Form
 from edgepress.compressor.protocols import Matrix, Target
@@ -62,6 +62,7 @@ class Layer:
         bits_knob: index of its bits knob, or −1.
         kernel: rows and columns of its taps.
         input_positions: positions of its input along rows and columns, over those of its output.
+        kind: of its kernel, as `devices/table.py` has them.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Layer:
     bits_knob: int = -1
     kernel: tuple[int, int] = (1, 1)
     input_positions: tuple[float, float] = (1.0, 1.0)
+    kind: str = "product"
 
     def split(self, form: Form, rank: float, rows: float, columns: float) -> Sequence[Part]:
         """What the site becomes at a rank, with these rows and columns."""
@@ -89,6 +91,11 @@ class Layer:
             first = (inner, columns / taps, self.positions * down * across)
             return [first, (rank, inner * taps, self.positions), (rows, rank, self.positions)]
         return [(rank, columns, self.positions), (rows, rank, self.positions)]
+
+    def kinds(self, form: Form) -> tuple[str, ...]:
+        """The kernels of what the site becomes at a rank, part by part."""
+        thin = "pointwise" if self.kind == "conv" else self.kind
+        return {"space": ("conv", "conv"), "tucker": (thin, "conv", thin)}.get(form, (self.kind, thin))
 
 
 @dataclass(frozen=True)
@@ -119,18 +126,20 @@ def layer_cost(
     if layer.columns_knob >= 0:
         columns -= (knobs[layer.columns_knob].full - state[layer.columns_knob]) * layer.per_unit
     parts: Sequence[Part] = [(rows, columns, layer.positions)]
+    kinds: Sequence[str] = (layer.kind,)
     if layer.depthwise_taps:
         parts = [(rows, float(layer.depthwise_taps), layer.positions)]
     elif layer.rank_knob >= 0 and state[layer.rank_knob] < knobs[layer.rank_knob].full:
-        parts = layer.split(knobs[layer.rank_knob].form, float(state[layer.rank_knob]), rows, columns)
+        form = knobs[layer.rank_knob].form
+        parts, kinds = layer.split(form, float(state[layer.rank_knob]), rows, columns), layer.kinds(form)
     bits = 8 if layer.bits_knob < 0 else state[layer.bits_knob]
     ns = size = 0.0
-    for out, inputs, at in parts:
+    for kind, (out, inputs, at) in zip(kinds, parts, strict=True):
         lanes = math.ceil(out / how.multiple) * how.multiple
         weights = out * inputs
         size += stored_bytes(weights, bits) + 4 * out + 150
         moved = weights + out * at * (1 if how.integer else 4)
-        ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=how.integer)
+        ns += layer_ns(target, (kind, inputs, lanes, at), moved, integer=how.integer)
     return ns, size
 
 

@@ -48,7 +48,17 @@ def layer_of(
         own.get("rank", -1),
         own.get("bits", -1),
         *_plane(site, shapes),
+        kind=_kind(site),
     )
+
+
+def _kind(site: Site) -> str:
+    """Of the kernel, as `kernels.py` has it of the node."""
+    if site.depthwise:
+        return "depthwise"
+    if not site.is_conv and not site.transposed_conv:
+        return "product"
+    return "pointwise" if site.taps == 1 and not site.transposed_conv else "conv"
 
 
 def _plane(site: Site, shapes: Shapes) -> tuple[tuple[int, int], tuple[float, float]]:
