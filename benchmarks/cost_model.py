@@ -30,6 +30,7 @@ from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.model import load, to_bytes
 from edgepress.compressor.normalize import normalize
 from edgepress.compressor.observe import Streamer
+from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.quantize import Quantize
@@ -43,6 +44,8 @@ from edgepress.runtime.environment import describe
 from edgepress.runtime.measure import measure
 
 RESULTS = Path(__file__).parent / "results" / "cost_model.json"
+LARGE = 10_000_000
+"""Bytes of a file from which a net is not split: that takes minutes."""
 BASES = ("table", "rates", "shipped")
 
 
@@ -52,8 +55,10 @@ def forms(path: Path, batches: Batches) -> Iterator[tuple[str, bytes]]:
     yield "fp32", to_bytes(original)
     rows = sum(len(next(iter(b.values()))) for b in batches)
     context = Context(stream=Streamer(CheckedEngine(), original, lambda: iter(batches)), rows=rows)
-    recipes = {"int8": (Quantize(),), "low rank": (LowRank(energy=0.95),)}
-    recipes["low rank int8"] = (*recipes["low rank"], Quantize())
+    recipes: dict[str, tuple[Pass, ...]] = {"int8": (Quantize(),)}
+    if path.stat().st_size < LARGE:
+        recipes["low rank"] = (LowRank(energy=0.95),)
+        recipes["low rank int8"] = (*recipes["low rank"], Quantize())
     for name, recipe in recipes.items():
         model = original.clone()
         if all(each.apply(model, context).changed for each in recipe):

@@ -2,7 +2,8 @@
 
 Each point is the difference of two models that differ by some equal layers alone, per layer, in the same rounds of
 `runtime.measure`: what a session costs falls out. Sizes that differ in inputs alone, in both precisions, are timed
-interleaved. On one thread the clock is that of the thread: what other programs take of a busy machine does not count.
+interleaved. On one thread the clock is that of the thread: what other programs take of a busy machine does not count. A
+reference runs along everywhere, and what is timed while that is slow is put on the scale of when it was not.
 """
 
 import time
@@ -27,6 +28,9 @@ Progress = Callable[[float, str], None]
 DEAREST_NS = 300_000
 """Layers that should take longer by the device's rates are not run: they get the throughput of smaller ones, which
 changes little at such sizes."""
+
+REFERENCE = (64, 64, 196)
+"""Inputs, outputs and positions of the pointwise layer that is timed along with everything."""
 
 _COPIES = 3
 _FINE_S = 1e-6
@@ -131,21 +135,28 @@ def sweep(
         EngineError: the engine cannot run a model.
     """
     groups, limit = _groups(grids, spec), _Limit(time_limit_s)
-    times: dict[_Point, float] = {}
-    run_ns = empty_ns = 1.0
+    reference = layers("pointwise", spec.activation_dtype, *REFERENCE, _COPIES, integer=False)
+    results: list[list[Measurement]] = []
     for number, points in enumerate(groups):
         progress(number / len(groups), points[0].grid.kind)
         models = [p.model(count, spec.activation_dtype) for p in points for count in p.counts]
         found = timer(
-            models, {INPUT: np.ones(1, np.float32)}, threads=threads, time_limit_s=limit.share(len(groups) - number),
-            precision=_PRECISION, min_rounds=_MIN_ROUNDS, clock=clock_of(threads),
+            [*models, reference], {INPUT: np.ones(1, np.float32)}, threads=threads,
+            time_limit_s=limit.share(len(groups) - number), precision=_PRECISION, min_rounds=_MIN_ROUNDS,
+            clock=clock_of(threads),
         )  # fmt: skip
-        for point, few, many in zip(points, found[::2], found[1::2], strict=True):
+        results.append(found)
+    quiet = float(np.quantile([found[-1].median_ns for found in results], 0.25))
+    times: dict[_Point, float] = {}
+    run_ns = empty_ns = 1.0
+    for points, found in zip(groups, results, strict=True):
+        slowed = found[-1].median_ns / quiet
+        for point, few, many in zip(points, found[:-1:2], found[1::2], strict=True):
             least, most = point.counts
-            ns = (many.median_ns - few.median_ns) / (most - least)
+            ns = (many.median_ns - few.median_ns) / (most - least) / slowed
             if point.grid.kind == "node":
                 empty_ns = max(ns, 1.0)
-                run_ns = max(few.median_ns - least * empty_ns, 1.0)
+                run_ns = max(few.median_ns / slowed - least * empty_ns, 1.0)
             # What cuts a layer's output down is a node as well; and no node costs less than one that does nothing.
             cut = 0.0 if point.grid.kind in _ROWS else empty_ns
             times[point] = max(ns - cut, empty_ns)
