@@ -101,7 +101,7 @@ def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[N
         integer = _in_integers(node) or takes_bytes(node.inputs[:1])
         ns = None
         if target is not None and target.table is not None:
-            ns = table_ns(node, shapes, target.table, integer=integer)
+            ns = table_ns(node, shapes, target.table, integer=integer, lanes=target.channel_multiple)
         if target is not None and ns is None:
             ns = target.node_overhead_ns + kernel_ns(target, macs, moved, integer=integer)
         parameters = sum(math.prod(c.shape.numpy()) for c in constants)

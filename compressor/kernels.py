@@ -18,6 +18,7 @@ Sizes = tuple[str, float, float, float]
 FLOAT, INTEGER = "fp32", "int8"
 
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "MatMulNBits"})
+_WEIGHTED = frozenset({"conv", "pointwise", "depthwise", "product"})
 _VIEWS = frozenset({"Constant", "Dropout", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"})
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _WHOLE = ("Global", "Reduce")
@@ -33,7 +34,7 @@ _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 def table_ns(
-    node: ir.Node, shapes: Mapping[str, tuple[int, ...]], table: KernelTimes, *, integer: bool
+    node: ir.Node, shapes: Mapping[str, tuple[int, ...]], table: KernelTimes, *, integer: bool, lanes: int = 1
 ) -> float | None:
     """Nanoseconds of one node by measured kernels; None where they cannot tell.
 
@@ -42,6 +43,7 @@ def table_ns(
         shapes: observed for a batch of one, weights included where they are not constant.
         table: of the device.
         integer: whether it computes in 8 bits.
+        lanes: layers with weights take as long as with the next multiple of so many outputs.
     """
     sizes = [shape_of(value, shapes) for value in (*node.inputs, *node.outputs[:1])]
     if node.op_type in _RECURRENT and len(sizes) > 3:
@@ -50,6 +52,8 @@ def table_ns(
     if found is None:
         return None
     kind, inputs, outputs, positions = found
+    if kind in _WEIGHTED:
+        outputs = math.ceil(outputs / lanes) * lanes
     if kind == "quantize":  # a pair was timed
         both = table.ns(kind, FLOAT, inputs, outputs, positions)
         return None if both is None else both / 2

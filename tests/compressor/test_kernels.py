@@ -44,7 +44,7 @@ def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
 
 def asked(model: ir.Model) -> list[Ask]:
     table = Table()
-    node_costs(model, shapes(model), replace(oracles.Board(), table=table))
+    node_costs(model, shapes(model), replace(oracles.Board(), table=table, channel_multiple=1))
     return table.asked
 
 
@@ -54,6 +54,13 @@ def test_kernels_of_a_convolutional_net() -> None:
         ("conv", "fp32", 36, 8, 16), ("add", "fp32", 1, 1, 128), ("pool", "fp32", 16, 1, 8),
         ("node", "fp32", 1, 1, 1), ("product", "fp32", 8, 3, 1),
     ]  # fmt: skip
+
+
+def test_widths_are_rounded_up_to_what_fills_the_lanes() -> None:
+    model, table = models.cnn(), Table()
+    node_costs(model, shapes(model), replace(oracles.Board(), table=table, channel_multiple=6))
+    widths = [outputs for kind, _, _, outputs, _ in table.asked if kind in ("conv", "product")]
+    assert widths == [6, 12, 6]
 
 
 def test_pointwise_depthwise_and_one_dimensional_ones() -> None:
