@@ -178,9 +178,15 @@ class Descent:
 
     def costs(self, state: State, layers: Sequence[int]) -> Matrix:
         """Nanoseconds and bytes [2] of some layers together."""
-        each = [layer_cost(self.layers[i], state, self.knobs, self.target, self.how) for i in layers]
+        each = [self._cost(i, state) for i in layers]
         total: Matrix = np.asarray(each, dtype=np.float64).reshape(-1, 2).sum(0)
         return total
+
+    def _cost(self, i: int, state: State) -> tuple[float, float]:
+        key = (i, *[state[k] for k in self._own[i]])
+        if key not in self._costs:
+            self._costs[key] = layer_cost(self.layers[i], state, self.knobs, self.target, self.how)
+        return self._costs[key]
 
     def step(self, state: State, frozen: frozenset[int] = frozenset()) -> State | None:
         """The next state: the one turn of a knob with the most gain per damage; None where nothing gains.
@@ -239,10 +245,20 @@ class Descent:
         return {a: (b,) for pair in pairs for a, b in (pair, pair[::-1])}
 
     @cached_property
+    def _costs(self) -> dict[tuple[int, ...], tuple[float, float]]:
+        """What was worked out: a layer, the values of its own knobs → its cost."""
+        return {}
+
+    @cached_property
+    def _own(self) -> list[list[int]]:
+        """Knobs that change each layer's cost."""
+        return [sorted({x.rows_knob, x.columns_knob, x.rank_knob, x.bits_knob} - {-1}) for x in self.layers]
+
+    @cached_property
     def _touched(self) -> list[list[int]]:
         """Layers whose cost each knob changes."""
         touched: list[list[int]] = [[] for _ in self.knobs]
-        for index, layer in enumerate(self.layers):
-            for knob in {layer.rows_knob, layer.columns_knob, layer.rank_knob, layer.bits_knob} - {-1}:
+        for index, own in enumerate(self._own):
+            for knob in own:
                 touched[knob].append(index)
         return touched

@@ -60,8 +60,8 @@ class _Graph:
     def weights(self, shape: Sequence[int], *, integer: bool) -> list[str]:
         """A weight [outputs, …] and a bias, as they stand in the file."""
         if not integer:
-            weight = self.rng.standard_normal(shape, np.float32)
-            return [self.constant(weight), self.constant(weight.reshape(shape[0], -1)[:, 0].copy())]
+            values = self.rng.standard_normal(shape, np.float32)
+            return [self.constant(values), self.constant(values.reshape(shape[0], -1)[:, 0].copy())]
         codes = self.rng.integers(-127, 128, shape, np.int8)
         scale = self.constant(np.full(shape[0], _WEIGHT_SCALE, np.float32))
         zero = self.constant(np.zeros(shape[0], np.int8))

@@ -222,11 +222,9 @@ def _kernel(entry: Any) -> Kernel:
     unknown, missing = sorted(set(entry) - set(names)), [name for name in names if name not in entry]
     if unknown or missing:
         raise ValueError(f"unknown key {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}")
-    return Kernel(
-        entry["kind"], entry["precision"],
-        *(_numbers(name, entry[name], 1) for name in AXES),
-        ns=_numbers("ns", entry["ns"], 3),
-    )  # fmt: skip
+    inputs, outputs, positions = (_numbers(name, entry[name], 1) for name in AXES)
+    ns = _numbers("ns", entry["ns"], 3)
+    return Kernel(entry["kind"], entry["precision"], inputs, outputs, positions, ns)
 
 
 def _numbers(name: str, value: Any, depth: int) -> Any:
