@@ -148,7 +148,8 @@ def main() -> int:
     summary = figures(rows)
     print(json.dumps(summary, indent=1))
     record = {
-        "command": "python benchmarks/cost_model.py ZOO --target here",
+        "command": f"python benchmarks/cost_model.py ZOO --target here --rows {options.rows} "
+        f"--seconds {options.seconds:g}",
         "rows": options.rows, "threads": 1, "environment": asdict(describe()), "summary": summary, "results": rows,
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
