@@ -83,6 +83,20 @@ def test_a_sweep_finds_what_each_layer_takes_and_nothing_else() -> None:
     assert table.ns("sigmoid", "fp32") is None
 
 
+def test_a_sweep_on_this_machine_makes_a_profile() -> None:
+    """With the engine, in next to no time: figures are rough, but all there."""
+    table = sweep(X86, grids=TINY, time_limit_s=0.05)
+    kinds = {(kernel.kind, kernel.precision) for kernel in table.kernels}
+    assert {
+        ("conv", "fp32"),
+        ("conv", "int8"),
+        ("product", "int8"),
+        ("quantize", "fp32"),
+        ("run", "fp32"),
+    } <= kinds
+    assert measured_spec(X86, table).macs_per_ns_int8 > 0
+
+
 def test_what_is_timed_while_the_machine_is_slow_is_set_right() -> None:
     quiet, busy = (sweep(X86, grids=TINY, timer=Machine(slow)) for slow in ((1.0,), (1.0, 3.0, 1.0, 1.0)))
     for one, two in zip(quiet.kernels, busy.kernels, strict=True):
