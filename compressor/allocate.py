@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from edgepress.compressor.cost import kernel_ns
+from edgepress.compressor.cost import layer_ns
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.protocols import Matrix, Target
 from edgepress.compressor.structures import Structure
@@ -27,13 +27,13 @@ class Part(NamedTuple):
         outputs: its outputs.
         columns: inputs × taps that each reads; 0 where it only copies.
         positions: output positions.
-        depthwise: 8-bit kernels of such are no faster than float ones.
+        kind: of the kernel, as `devices/table.py` has them.
     """
 
     outputs: float
     columns: float
     positions: float
-    depthwise: bool = False
+    kind: str = "product"
 
 
 Precision = Literal["float", "int8", "dynamic"]
@@ -85,6 +85,7 @@ class Layer:
         groups: of a convolution that is not depthwise.
         product: whether it is a MatMul or Gemm.
         spread: output positions to each of `positions`, which a transposed convolution has at its input.
+        kind: of its kernel, as `devices/table.py` has them.
     """
 
     name: str
@@ -103,26 +104,27 @@ class Layer:
     groups: int = 1
     product: bool = False
     spread: float = 1.0
+    kind: str = "product"
 
     def split(self, form: Structure, rank: float, rows: float, columns: float) -> Sequence[Part]:
         """What the site becomes at a rank, or with so many filters a channel, with these rows and columns."""
         (_, wide), (down, across) = self.kernel, self.input_positions
+        taps, thin = math.prod(self.kernel), "pointwise" if self.kind == "conv" else self.kind
         if form == "space":
-            first = Part(rank, columns / wide, self.positions * across)
-            return [first, Part(rows, rank * wide, self.positions)]
+            first = Part(rank, columns / wide, self.positions * across, self.kind)
+            return [first, Part(rows, rank * wide, self.positions, self.kind)]
         if form == "tucker":
-            taps = math.prod(self.kernel)
             inner = max(rank * columns / taps / rows, 1.0)
-            first = Part(inner, columns / taps, self.positions * down * across)
-            return [first, Part(rank, inner * taps, self.positions), Part(rows, rank, self.positions)]
+            first = Part(inner, columns / taps, self.positions * down * across, thin)
+            middle = Part(rank, inner * taps, self.positions, self.kind)
+            return [first, middle, Part(rows, rank, self.positions, thin)]
         if form == "separable":
-            taps = math.prod(self.kernel)
             inner = rank * columns / taps
             copies = [Part(inner, 0, self.positions * down * across)] if rank > 1 else []
-            depthwise = Part(inner, taps, self.positions, depthwise=True)
-            return [*copies, depthwise, Part(rows, inner, self.positions)]
-        last = Part(rows, rank, self.positions * self.spread)
-        return [Part(rank * self.groups, columns, self.positions), last]
+            depthwise = Part(inner, taps, self.positions, "depthwise")
+            return [*copies, depthwise, Part(rows, inner, self.positions, thin)]
+        last = Part(rows, rank, self.positions * self.spread, thin)
+        return [Part(rank * self.groups, columns, self.positions, self.kind), last]
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Weighing:
     def integer(self, layer: Layer, part: Part) -> bool:
         """Whether a part of a layer gains by 8-bit kernels."""
         dense = self.precision == "int8" or (self.precision == "dynamic" and layer.product)
-        return dense and not part.depthwise
+        return dense and part.kind != "depthwise"  # 8-bit kernels of such are no faster than float ones
 
 
 def layer_cost(
@@ -167,9 +169,9 @@ def layer_cost(
         rows -= (knobs[layer.rows_knob].full - state[layer.rows_knob]) * layer.rows_per_unit
     if layer.columns_knob >= 0:
         columns -= (knobs[layer.columns_knob].full - state[layer.columns_knob]) * layer.per_unit
-    parts: Sequence[Part] = [Part(rows, columns, layer.positions)]
+    parts: Sequence[Part] = [Part(rows, columns, layer.positions, layer.kind)]
     if layer.depthwise_taps:
-        parts = [Part(rows, float(layer.depthwise_taps), layer.positions, depthwise=True)]
+        parts = [Part(rows, float(layer.depthwise_taps), layer.positions, "depthwise")]
     elif layer.rank_knob >= 0 and state[layer.rank_knob] < knobs[layer.rank_knob].full:
         parts = layer.split(knobs[layer.rank_knob].form, float(state[layer.rank_knob]), rows, columns)
     bits = 8 if layer.bits_knob < 0 else state[layer.bits_knob]
@@ -183,7 +185,8 @@ def layer_cost(
         # A runtime unpacks weights of any bits when it loads them, to floats unless it computes in integers.
         held = weights * (1 if integer else 4) + how.held * out * at * each
         size += (held if how.held else stored_bytes(weights, bits)) + (4 * out if weights else 0) + 150
-        ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=integer)
+        sizes = (part.kind, inputs, lanes, at) if weights else ("add", 1.0, 1.0, out * at)
+        ns += layer_ns(target, sizes, moved, integer=integer)
     return ns, size
 
 
@@ -222,9 +225,15 @@ class Descent:
 
     def costs(self, state: State, layers: Sequence[int]) -> Matrix:
         """Nanoseconds and bytes [2] of some layers together."""
-        each = [layer_cost(self.layers[i], state, self.knobs, self.target, self.how) for i in layers]
+        each = [self._cost(i, state) for i in layers]
         total: Matrix = np.asarray(each, dtype=np.float64).reshape(-1, 2).sum(0)
         return total
+
+    def _cost(self, i: int, state: State) -> tuple[float, float]:
+        key = (i, *[state[k] for k in self._own[i]])
+        if key not in self._costs:
+            self._costs[key] = layer_cost(self.layers[i], state, self.knobs, self.target, self.how)
+        return self._costs[key]
 
     def step(self, state: State, frozen: frozenset[int] = frozenset()) -> State | None:
         """The next state: the one turn of a knob with the most gain per damage; None where nothing gains.
@@ -283,10 +292,20 @@ class Descent:
         return {a: (b,) for pair in pairs for a, b in (pair, pair[::-1])}
 
     @cached_property
+    def _costs(self) -> dict[tuple[int, ...], tuple[float, float]]:
+        """What was worked out: a layer, the values of its own knobs → its cost."""
+        return {}
+
+    @cached_property
+    def _own(self) -> list[list[int]]:
+        """Knobs that change each layer's cost."""
+        return [sorted({x.rows_knob, x.columns_knob, x.rank_knob, x.bits_knob} - {-1}) for x in self.layers]
+
+    @cached_property
     def _touched(self) -> list[list[int]]:
         """Layers whose cost each knob changes."""
         touched: list[list[int]] = [[] for _ in self.knobs]
-        for index, layer in enumerate(self.layers):
-            for knob in {layer.rows_knob, layer.columns_knob, layer.rank_knob, layer.bits_knob} - {-1}:
+        for index, own in enumerate(self._own):
+            for knob in own:
                 touched[knob].append(index)
         return touched

@@ -1,8 +1,8 @@
 """What a model costs on a device.
 
-Measured latency is the `Stopwatch`'s; this module predicts, and what it predicts is labelled so. The
-prediction is a roofline with a fixed time per node: macs / rate + bytes / bandwidth + overhead, with widths
-rounded up to what fills the kernel's lanes.
+Measured latency is the `Stopwatch`'s; this module predicts, and what it predicts is labelled so. Where the profile has
+a table of kernels (`kernels.py`), that tells; else it is a roofline with a fixed time per node: macs / rate + bytes /
+bandwidth + overhead. Widths are rounded up to what fills the kernel's lanes.
 """
 
 import math
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgepress.compressor.kernels import FLOAT, INTEGER, Sizes, shape_of, table_ns
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.sites import Site, int_attribute, site_name
 
@@ -64,6 +65,24 @@ def kernel_ns(target: Target, macs: float, moved_bytes: float, *, integer: bool)
     return macs / rate + moved_bytes / target.bytes_per_ns
 
 
+def layer_ns(target: Target, sizes: Sizes, moved_bytes: float, *, integer: bool) -> float:
+    """Predicted time of one layer with weights: by the target's table, else by its rates.
+
+    Args:
+        target: the device.
+        sizes: kind of kernel, inputs × taps, outputs and positions.
+        moved_bytes: weights and activations, for the rates.
+        integer: in 8 bits.
+    """
+    kind, inputs, outputs, positions = sizes
+    if target.table is not None:
+        ns = target.table.ns(kind, INTEGER if integer else FLOAT, inputs, outputs, positions)
+        if ns is not None:
+            return ns
+    macs = inputs * outputs * positions
+    return target.node_overhead_ns + kernel_ns(target, macs, moved_bytes, integer=integer)
+
+
 def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[NodeCost]:
     """Cost of every node of the main graph.
 
@@ -80,11 +99,15 @@ def node_costs(model: ir.Model, shapes: Shapes, target: Target | None) -> list[N
         activations = sum(value_bytes(v, shapes) for v in node.outputs)
         moved = weight_bytes + activations
         integer = _in_integers(node) or takes_bytes(node.inputs[:1])
-        ns = 0.0
-        if target is not None:
+        ns = None
+        if target is not None and target.table is not None:
+            ns = table_ns(node, shapes, target.table, integer=integer, lanes=target.channel_multiple)
+        if target is not None and ns is None:
             ns = target.node_overhead_ns + kernel_ns(target, macs, moved, integer=integer)
         parameters = sum(math.prod(c.shape.numpy()) for c in constants)
-        costs.append(NodeCost(site_name(node), node.op_type, macs, parameters, weight_bytes, activations, ns))
+        costs.append(
+            NodeCost(site_name(node), node.op_type, macs, parameters, weight_bytes, activations, ns or 0.0)
+        )
     return costs
 
 
@@ -111,7 +134,7 @@ def node_macs(node: ir.Node, shapes: Shapes) -> int:
     """
     if node.op_type not in _WITH_MACS or len(node.inputs) < 2:
         return 0
-    x, w, y = (_shape(v, shapes) for v in (node.inputs[0], node.inputs[1], node.outputs[0]))
+    x, w, y = (shape_of(v, shapes) for v in (node.inputs[0], node.inputs[1], node.outputs[0]))
     if not x or not w or not y:
         return 0
     if node.op_type == "Conv":
@@ -148,14 +171,6 @@ def peak_activation_bytes(model: ir.Model, shapes: Shapes) -> int:
         peak = max(peak, sum(alive.values()))
         alive = {v: size for v, size in alive.items() if last.get(v, -1) > index}
     return peak
-
-
-def _shape(value: ir.Value | None, shapes: Shapes) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    if value.const_value is not None:
-        return tuple(int(d) for d in value.const_value.shape.numpy())
-    return shapes.get(value.name or "", ())
 
 
 def value_bytes(value: ir.Value, shapes: Shapes) -> int:

@@ -54,7 +54,17 @@ def layer_of(
         1 if site.depthwise else site.groups,
         site.node.op_type in PRODUCTS,
         _spread(site, shapes),
+        _kind(site),
     )
+
+
+def _kind(site: Site) -> str:
+    """Of the kernel, as `kernels.py` has it of the node."""
+    if site.depthwise:
+        return "depthwise"
+    if not site.is_conv and not site.transposed_conv:
+        return "product"
+    return "pointwise" if site.taps == 1 and not site.transposed_conv else "conv"
 
 
 def unchanged(model: ir.Model, shapes: Shapes, target: Target) -> tuple[tuple[float, float], float]:

@@ -55,6 +55,15 @@ class Stopwatch(Protocol):
         """Time each model on the same feeds, A B A B …; one `Latency` a model, in order."""
 
 
+class KernelTimes(Protocol):
+    """What kernels cost on a device, as measured there; `devices/table.py` has the kinds and what their sizes mean."""
+
+    def ns(
+        self, kind: str, precision: str, inputs: float = 1, outputs: float = 1, positions: float = 1
+    ) -> float | None:
+        """Nanoseconds of one node, with all that a runtime adds; None where the kind was not measured."""
+
+
 class Target(Protocol):
     """What the compressor must know of a device; `devices` reads it from a profile."""
 
@@ -93,3 +102,7 @@ class Target(Protocol):
     @property
     def node_overhead_ns(self) -> float:
         """Fixed time of one node."""
+
+    @property
+    def table(self) -> KernelTimes | None:
+        """What kernels were measured at; without it costs follow from the rates above."""

@@ -1,9 +1,11 @@
 """Device profiles: what a compressor must know of a device before it has one.
 
 A profile is a TOML file whose keys are the fields of `DeviceSpec`, less its name; `base = "other"` takes what
-is not given from another profile. `local` has no file: it is this machine.
+is not given from another profile. `[[kernel]]` tables hold what kernels were measured at (`table.py`). `local` is
+this machine: the user's file of that name, where it was measured here, else what the machine tells of itself.
 """
 
+import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from edgepress.devices.table import KernelTable, kernel_lines, read_kernels
 from edgepress.runtime.environment import Environment, architecture, describe
 
 LOCAL = "local"
@@ -52,6 +55,7 @@ class DeviceSpec:
         node_overhead_ns: fixed time of one node.
         cpu: the core's name, such as `cortex-a72`; empty for any core of the architecture.
         description: a line for people.
+        table: what kernels were measured at, or None.
     """
 
     name: str
@@ -66,6 +70,7 @@ class DeviceSpec:
     node_overhead_ns: float
     cpu: str = ""
     description: str = ""
+    table: KernelTable | None = None
 
 
 _CHOICES: dict[str, tuple[object, ...]] = {
@@ -73,7 +78,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "activation_dtype": ("uint8", "int8"),
     "weight_bits": (7, 8),
 }
-_TYPES = {field.name: field.type for field in fields(DeviceSpec) if field.name != "name"}
+_TYPES = {field.name: field.type for field in fields(DeviceSpec) if field.name not in ("name", "table")}
 _OPTIONAL = {"cpu", "description"}
 
 
@@ -89,9 +94,17 @@ def load_profile(name_or_path: str | Path, user_dirs: Sequence[Path] = ()) -> De
     """
     name = str(name_or_path)
     if name == LOCAL:
-        return local_profile(describe())
+        machine = describe()
+        own = _own_local(user_dirs)
+        return own if own is not None and is_host(own, machine) else local_profile(machine)
     spec_name = Path(name).stem if name.endswith(".toml") else name
     return _checked(spec_name, _table(name, user_dirs, ()))
+
+
+def dump_profile(spec: DeviceSpec) -> str:
+    """The text of a profile that stands by itself; `load_profile` reads it."""
+    lines = [f"{key} = {_text(getattr(spec, key))}" for key in _TYPES]
+    return "\n".join([*lines, "", *(kernel_lines(spec.table) if spec.table else ())]).rstrip() + "\n"
 
 
 def known_profiles(user_dirs: Sequence[Path] = ()) -> list[str]:
@@ -148,6 +161,13 @@ def installed_runtime() -> str:
     return _OLDEST_RUNTIME
 
 
+def _own_local(user_dirs: Sequence[Path]) -> DeviceSpec | None:
+    """The user's file named `local`, where there is one."""
+    if not any((folder / f"{LOCAL}.toml").is_file() for folder in user_dirs):
+        return None
+    return _checked(LOCAL, _table(LOCAL, user_dirs, ()))
+
+
 def _entries(user_dirs: Sequence[Path]) -> Iterator[Traversable]:
     """Profile files, the user's before ours."""
     for folder in (*user_dirs, resources.files("edgepress.devices.profiles")):
@@ -185,16 +205,22 @@ def _table(name: str, user_dirs: Sequence[Path], above: tuple[str, ...]) -> dict
 
 
 def _checked(name: str, table: dict[str, Any]) -> DeviceSpec:
+    try:
+        kernels = read_kernels(table.pop("kernel")) if "kernel" in table else None
+    except ValueError as error:
+        raise ProfileError(f"profile {name}: {error}") from error
     unknown = sorted(set(table) - set(_TYPES))
     if unknown:
-        raise ProfileError(f"profile {name}: unknown key {', '.join(unknown)}", sorted([*_TYPES, "base"]))
+        raise ProfileError(
+            f"profile {name}: unknown key {', '.join(unknown)}", sorted([*_TYPES, "base", "kernel"])
+        )
     missing = sorted(set(_TYPES) - set(table) - _OPTIONAL)
     if missing:
         raise ProfileError(f"profile {name}: missing {', '.join(missing)}")
     values = {key: _value(name, key, value) for key, value in table.items()}
     if values["runtime_version"] == "installed":
         values["runtime_version"] = installed_runtime()
-    return DeviceSpec(name=name, **values)
+    return DeviceSpec(name=name, **values, table=kernels)
 
 
 def _value(name: str, key: str, value: Any) -> Any:
@@ -220,3 +246,8 @@ def _is_version(text: str) -> bool:
 
 def _words(kind: Any) -> str:
     return {str: "text", int: "a whole number", float: "a number"}[kind]
+
+
+def _text(value: str | int | float) -> str:
+    """A value as TOML; of what JSON writes otherwise in strings, only DEL is no TOML."""
+    return json.dumps(value).replace("\x7f", "\\u007f")

@@ -13,7 +13,7 @@ from edgepress.compressor.model import prefix
 from edgepress.compressor.observe import KEPT, Streamer
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.shrink import Curve, leaving, remove_units
-from edgepress.compressor.protocols import Array, Feeds, Matrix, Target
+from edgepress.compressor.protocols import Array, Feeds, KernelTimes, Matrix, Target
 from edgepress.compressor.recurrent import recurrence_of
 from edgepress.compressor.sites import find_sites, ints_attribute, replace_constant
 from edgepress.runtime.engines.ort import OrtEngine
@@ -32,6 +32,7 @@ class Board:
     macs_per_ns_int8: float = 30.0
     bytes_per_ns: float = 10.0
     node_overhead_ns: float = 100.0
+    table: KernelTimes | None = None
 
 
 def batches(feeds: Feeds, size: int = 16) -> Iterator[Feeds]:

@@ -41,7 +41,8 @@ def options() -> set[str]:
     known = {"--help", "--version", "--check"}  # the last is readme_table.py's
     for action in script("acceptance").arguments()._actions:
         known |= set(action.option_strings)
-    for command in (cli, *cli.commands.values()):
+    nested = [each for group in cli.commands.values() for each in getattr(group, "commands", {}).values()]
+    for command in (cli, *cli.commands.values(), *nested):
         assert isinstance(command, click.Command)
         known |= {option for parameter in command.params for option in parameter.opts}
     return known

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from edgepress.compressor.cli.devices import devices
 from edgepress.compressor.cli.doctor import doctor
 from edgepress.compressor.cli.inspect import inspect
 from edgepress.compressor.cli.passes import passes
@@ -14,7 +15,7 @@ from edgepress.compressor.cli.replay import replay
 from edgepress.compressor.cli.run import run
 from edgepress.compressor.errors import EdgepressError, nearest
 
-COMMANDS = (run, inspect, passes, replay, doctor)
+COMMANDS = (run, inspect, passes, devices, replay, doctor)
 
 
 class DefaultGroup(click.Group):

@@ -50,13 +50,15 @@ class CheckedEngine:
         return run
 
 
-def find_target(name: str) -> DeviceSpec:
-    """A device profile by name or path; raises `UsageError` for unknown or damaged ones.
+def user_profiles() -> list[Path]:
+    """Where the user's own profiles lie: `devices/` in the folder where the system keeps settings of programs."""
+    return [Path(click.get_app_dir("edgepress")) / "devices"]
 
-    The user's own profiles lie in `devices/` in the folder where the system keeps settings of programs.
-    """
+
+def find_target(name: str) -> DeviceSpec:
+    """A device profile by name or path; raises `UsageError` for unknown or damaged ones."""
     try:
-        return load_profile(name, [Path(click.get_app_dir("edgepress")) / "devices"])
+        return load_profile(name, user_profiles())
     except ProfileError as error:
         raise UsageError(str(error), nearest(name, error.known) if error.known else "") from error
 

@@ -30,6 +30,7 @@ from edgepress.compressor.report.record import (
     FILE_NAME,
     CandidateRow,
     Gain,
+    LatencySource,
     LeftAlone,
     OtherOutput,
     Report,
@@ -96,6 +97,7 @@ def build_report(found: Findings) -> Report:
         target=host.target.name,
         objective=job.objective,
         cost_kind="predicted" if found.latencies[0] is None else "measured",
+        latency_source=_source(found),
         engine=f"{host.engine.name} {host.engine.version}",
         threads=job.threads,
         seed=job.seed,
@@ -160,6 +162,12 @@ def interval_percent(judgement: Judgement, higher_is_better: bool) -> tuple[floa
     if base + interval[0] <= 0:
         return None
     return 100 * (1 - base / (base + interval[0])), 100 * (1 - base / (base + interval[1]))
+
+
+def _source(found: Findings) -> LatencySource:
+    if found.latencies[0] is not None:
+        return "measured"
+    return "rates" if found.host.target.table is None else "table"
 
 
 def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float | None) -> Side:

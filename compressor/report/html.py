@@ -96,6 +96,7 @@ def render(report: Report) -> str:
         verdict=words.verdict_text(report),
         budget=words.budget_text(report),
         rows=[(row, _pair(row.before, row.after)) for row in words.rows(report)],
+        latency_source=words.latency_source(report),
         intervals=(words.interval_text(report.baseline), words.interval_text(report.compressed)),
         layers=layers,
         others=others,

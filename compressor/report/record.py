@@ -19,6 +19,7 @@ FILE_NAME = "report.json"
 
 VerdictName = Literal["kept", "broken", "inconclusive", "unverified"]
 CostKind = Literal["measured", "instructions", "predicted"]
+LatencySource = Literal["measured", "table", "rates"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -71,7 +72,7 @@ class Gain(Record):
     Attributes:
         bytes: of the file.
         macs: multiply-accumulates.
-        latency_ns_predicted: by the target's cost table.
+        latency_ns_predicted: from the target's profile.
         latency_ns_measured: by interleaved timing of the two models.
     """
 
@@ -111,7 +112,7 @@ class LeftAlone(Record):
 
 
 class SiteCost(Record):
-    """What one site costs; `latency_ns` is predicted, from the target's cost table."""
+    """What one site costs; `latency_ns` is predicted, from the target's profile."""
 
     parameters: int = 0
     bytes: int = 0
@@ -237,6 +238,8 @@ class Report(Record):
         target: name of the device profile.
         objective: what was to become small.
         cost_kind: where latencies come from.
+        latency_source: what they rest on: measured on the device, or predicted from the kernels measured there for its
+            profile (`table`), or from multiply-accumulates and bytes by its rates.
         engine: runtime and version that ran the models.
         threads: of the engine.
         seed: of every random choice.
@@ -278,6 +281,7 @@ class Report(Record):
     target: str
     objective: str
     cost_kind: CostKind
+    latency_source: LatencySource | None = None
     engine: str
     threads: int
     seed: int

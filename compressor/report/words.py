@@ -83,6 +83,15 @@ def factor(before: float | None, after: float | None, better: str, worse: str) -
     return (f"{number(ratio)}× {better}", True) if ratio > 1 else (f"{number(1 / ratio)}× {worse}", False)
 
 
+def latency_source(report: Report) -> str:
+    """What latencies rest on."""
+    words = {
+        "table": " from kernels that were measured on the device",
+        "rates": " from multiply-accumulates and bytes, by the device's rates",
+    }
+    return report.cost_kind + words.get(report.latency_source or "", "")
+
+
 def latency_change(report: Report) -> tuple[str, bool | None]:
     """Like `factor`, but intervals that overlap are too noisy to tell, and what was not measured is said."""
     before, after = report.baseline, report.compressed
@@ -107,7 +116,8 @@ def rows(report: Report) -> list[Row]:
         kept_text(report),
         None if report.drop_percent is None else report.drop_percent <= report.budget_percent,
     )
-    kind = "" if report.cost_kind == "measured" else f", {report.cost_kind}"
+    source = f" by {report.latency_source}" if report.latency_source else ""
+    kind = "" if report.cost_kind == "measured" else f", {report.cost_kind}{source}"
     change, good = latency_change(report)
     latency = Row(
         f"latency{kind}",

@@ -1,0 +1,173 @@
+"""`compress devices`: which device profiles there are; `compress devices profile`: measure this machine for one."""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from edgepress.compressor.cli.host import find_target, user_profiles
+from edgepress.compressor.errors import DeviceError, OutputError, UsageError
+from edgepress.devices.profile import (
+    LOCAL,
+    DeviceSpec,
+    ProfileError,
+    dump_profile,
+    is_host,
+    known_profiles,
+    local_profile,
+)
+from edgepress.devices.sweep import Progress as Tell
+from edgepress.devices.sweep import measured_spec, sweep
+from edgepress.runtime.environment import Environment, describe
+from edgepress.runtime.record import EngineError
+
+MINUTES = 2.0
+_ENDING = 0.9
+"""Share of the time limit that timing may take; models are made and loaded in the rest."""
+_BUSY = 0.5
+"""Running processes per core above which the user is told."""
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def devices(context: click.Context, *, as_json: bool, debug: bool) -> int:
+    """List device profiles (`--target NAME`) and what costs on each rest on."""
+    if context.invoked_subcommand is not None:
+        return 0
+    machine = describe()
+    rows = [_row(name, machine) for name in known_profiles(user_profiles())]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        _print(rows, Console())
+    return 0
+
+
+@devices.command()
+@click.option("--name", help=f"Of the profile [default: {LOCAL}, which all runs here use].")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="TOML file to write instead.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+)
+@click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=MINUTES, show_default=True,
+    help="Minutes; a slow machine may take longer.",
+)  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def profile(
+    *, name: str | None, out: Path | None, threads: int, time_limit: float, quiet: bool, debug: bool
+) -> int:
+    """Time kernels on this machine and write a profile of it."""
+    path = _path(name, out)
+    machine = describe()
+    try:
+        spec = local_profile(machine)
+    except ProfileError as error:
+        raise DeviceError(str(error), "Profiles can be made on x86-64 and 64-bit ARM.") from error
+    if not quiet and machine.load_1min is not None and machine.load_1min > _BUSY * machine.cores:
+        click.echo("warning: other programs keep this machine busy; times may come out too long", err=True)
+    try:
+        with _progress(quiet) as tell:
+            table = sweep(spec, threads=threads, time_limit_s=60 * _ENDING * time_limit, progress=tell)
+    except EngineError as error:
+        raise DeviceError(str(error), getattr(error, "hint", "")) from error
+    words = f"{machine.cpu}, {threads} thread{'' if threads == 1 else 's'}"
+    cpu = "" if machine.cpu == "unknown" else machine.cpu.lower()
+    _write(path, dump_profile(measured_spec(replace(spec, cpu=cpu, description=words), table)))
+    if not quiet:
+        word = name or LOCAL
+        used = str(path) if out is not None else word
+        click.echo(f"Wrote {path}" + ("" if used == LOCAL else f"\nUse it with --target {used}"))
+    return 0
+
+
+def _path(name: str | None, out: Path | None) -> Path:
+    """Where the profile goes; refused before anything is timed where nothing can or should be written."""
+    if name is not None and out is not None:
+        raise UsageError("--name and --out exclude each other.", "A file's profile is named as the file.")
+    if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"{name!r} is no name of a profile.", "Letters, digits, and . + - _ make one.")
+    path = out or user_profiles()[0] / f"{name or LOCAL}.toml"
+    if path.suffix != ".toml":
+        raise UsageError(f"{path} is no TOML file.", f"Name it {path.name}.toml.")
+    if out is not None and out.exists():
+        try:
+            find_target(str(out))
+        except UsageError as error:
+            raise UsageError(f"{out} is no profile; it is not overwritten.", "Name another file.") from error
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".edgepress-") as folder:
+            whole = Path(folder) / path.name
+            whole.write_text(text, encoding="utf-8")
+            whole.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror}.", "Name another file with --out."
+        ) from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Tell]:
+    """A line on stderr with the time left; silent when not a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda share, what: None
+        return
+    columns = (TextColumn("{task.description:10}"), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("node", total=1.0)
+        yield lambda share, what: bar.update(task, completed=share, description=what)
+
+
+def _row(name: str, machine: Environment) -> dict[str, Any]:
+    """A line of the list; a damaged profile is one that says so."""
+    try:
+        spec = find_target(name)
+    except (UsageError, ProfileError) as error:
+        return {"name": name, "arch": None, "cpu": None, "costs": None, "predicted_by": None,
+                "description": str(error)}  # fmt: skip
+    return {
+        "name": name,
+        "arch": spec.arch,
+        "cpu": spec.cpu,
+        "costs": "measured" if is_host(spec, machine) else predicted_by(spec),
+        "predicted_by": predicted_by(spec),
+        "description": spec.description,
+    }
+
+
+def predicted_by(spec: DeviceSpec) -> str:
+    """What predicted costs rest on: `table` or `rates`."""
+    return "rates" if spec.table is None else "table"
+
+
+def _print(rows: list[dict[str, Any]], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("profile", "arch", "core", "costs", "description"):
+        table.add_column(heading, no_wrap=heading in ("profile", "costs"), overflow="fold")
+    for row in rows:
+        costs = row["costs"] or "damaged"
+        if costs == "measured":
+            costs = f"measured here; {row['predicted_by']}"
+        cells = (row["name"], row["arch"] or "", row["cpu"] or "any", costs, row["description"])
+        table.add_row(*map(Text, cells))
+    console.print(table)
