@@ -128,7 +128,8 @@ def layer_cost(
     for out, inputs, at in parts:
         lanes = math.ceil(out / how.multiple) * how.multiple
         weights = out * inputs
-        size += stored_bytes(weights, bits) + 4 * out + 150
+        stored = stored_bytes(weights, bits) if bits <= 8 else weights * bits / 8  # floats
+        size += stored + 4 * out + 150
         moved = weights + out * at * (1 if how.integer else 4)
         ns += target.node_overhead_ns + kernel_ns(target, lanes * inputs * at, moved, integer=how.integer)
     return ns, size
