@@ -104,7 +104,14 @@ Tell = Callable[[str, float, str], None]
 """Stage, share done, detail."""
 
 
-def measure(trials: Trials, shapes: Shapes, target: Target, multiple: int, tell: Tell) -> Sensitivity:
+def measure(
+    trials: Trials,
+    shapes: Shapes,
+    target: Target,
+    multiple: int,
+    tell: Tell,
+    late: Callable[[], bool] = lambda: False,
+) -> Sensitivity:
     """Measure every site.
 
     Args:
@@ -113,10 +120,11 @@ def measure(trials: Trials, shapes: Shapes, target: Target, multiple: int, tell:
         target: the device.
         multiple: widths and ranks are multiples of this.
         tell: told what goes on.
+        late: once it says so, what was not looked at yet is left out.
     """
     original = trials.original
     with within_memory(tensor_bytes(original)):
-        bits, arithmetic, skipped = _eight_bits(trials, target, partial(tell, "precision"))
+        bits, arithmetic, skipped = _eight_bits(trials, target, partial(tell, "precision"), late)
         options = collect(
             original,
             trials.folds[0].context,
@@ -124,6 +132,7 @@ def measure(trials: Trials, shapes: Shapes, target: Target, multiple: int, tell:
             shapes,
             multiple,
             partial(tell, "options"),
+            late,
             trials=TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS,
         )
     gains = _Gains.of(original, options, bits, shapes, target)
@@ -135,7 +144,7 @@ def measure(trials: Trials, shapes: Shapes, target: Target, multiple: int, tell:
 
 
 def _eight_bits(
-    trials: Trials, target: Target, tell: Callable[[float, str], None]
+    trials: Trials, target: Target, tell: Callable[[float, str], None], late: Callable[[], bool]
 ) -> tuple[dict[str, float], dict[str, float], tuple[Skipped, ...]]:
     """Damage of 8 bits at each site alone: of its weights, and of arithmetic; and what could not be tried."""
     original, context = trials.original, trials.probe
@@ -150,6 +159,8 @@ def _eight_bits(
 
     def harm(place: int) -> float | Skipped:
         _, name, step = jobs[place]
+        if late():
+            return Skipped(name, "no time was left to try 8 bits")
         tell(place / len(jobs), name)
         candidate = original.clone()
         try:

@@ -1,6 +1,8 @@
 """`compress inspect MODEL`: what is in it, and what could be compressed."""
 
 import json
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepress.compressor.cli.host import make_host
+from edgepress.compressor.cli.remaining import INSPECT, START
 from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar, shape_option
 from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_bytes, total_macs
 from edgepress.compressor.errors import OutputError, UsageError
@@ -53,22 +56,43 @@ from edgepress.compressor.session import look
 @click.option(
     "--html", "--out", "html", type=click.Path(path_type=Path), help="Write a page with a heat map, too."
 )
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Minutes after which nothing new is measured.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def inspect(*, target: str, by: str, html: Path | None, as_json: bool, debug: bool, **rest: Any) -> int:
+def inspect(
+    *,
+    target: str,
+    by: str,
+    html: Path | None,
+    time_limit: float | None,
+    as_json: bool,
+    debug: bool,
+    **rest: Any,
+) -> int:
     """Show inputs, outputs, parameters, MACs and bytes per site, and what can be compressed."""
     job = Job(**rest)
     if html is not None:
         _check_page(html, job)
     elif job.data is None and by != "net":
         raise UsageError(f"--sort {by} without --data: nothing is measured.", "Give samples with --data.")
-    with progress_bar(as_json) as tell:
+    deadline = math.inf if time_limit is None else time.monotonic() + 60 * time_limit
+    with progress_bar(as_json, START if job.data is None else INSPECT, time_limit) as tell:
         host = make_host(target, 1, 0, TIMING_SECONDS, tell)
         found, trials = look(job, host, unseen=False)
         measured = None
         if trials is not None:
             multiple = max(1, host.target.channel_multiple // 2)
-            measured = measure(trials, found.shapes, host.target, multiple, tell)
+            measured = measure(
+                trials, found.shapes, host.target, multiple, tell, lambda: time.monotonic() > deadline
+            )
+            if time.monotonic() > deadline:
+                found.warnings.append(
+                    f"After {time_limit:g} minutes some was left unmeasured: raise --time-limit."
+                )
     facts = _facts(found, measured, by)
     if html is not None:
         _write(html, told.page(facts))

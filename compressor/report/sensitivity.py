@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepress.compressor.report.html import template
-from edgepress.compressor.report.words import UNKNOWN, Kind, number, quantity
+from edgepress.compressor.report.words import UNKNOWN, Kind, number, printable, quantity
 from edgepress.compressor.sensitivity import LITTLE, Bearing, Sensitivity
 
 Row = Mapping[str, Any]
@@ -136,11 +136,6 @@ def small(damage: float) -> str:
     if damage < 1e-6:
         return "0"
     return number(damage, 2) if damage >= 1e-3 else f"{damage:.0e}".replace("e-0", "e-")
-
-
-def printable(name: str) -> str:
-    """A name without what a terminal would obey: control characters, and those that turn text round."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
 def what(knob: Row) -> str:
