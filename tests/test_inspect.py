@@ -38,6 +38,14 @@ def test_the_json_has_the_same_keys_with_and_without_samples(case: Case) -> None
     assert kinds == {"width", "rank", "bits", "arithmetic"}
 
 
+def test_the_page_of_the_docs_names_every_key(case: Case) -> None:
+    text = (Path(__file__).parents[1] / "docs/inspect.md").read_text(encoding="utf-8")
+    facts = json.loads(case.run("inspect", case.model, "--data", "calib.npz", "--json").out)
+    row = next(row for row in facts["sites"] if row["bears"])
+    keys = {*row, *row["bears"][0], *facts["hurts_most"], "summary", "hurts_most", "target", "little"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+
+
 def test_the_sentence_stands_above_the_table_and_sites_are_sorted(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
