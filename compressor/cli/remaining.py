@@ -79,6 +79,7 @@ class Remaining:
     limit: float = math.inf
     started: float = 0.0
     _stage: int = 0
+    _running: int = 0
     _since: float = 0.0
     _furthest: float = 0.0
     _spent: dict[str, float] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class Remaining:
             return
         self._told[name] = self._told.get(name, 0) + 1
         self._shares[name] = max(self._shares.get(name, 0.0), min(share, 1.0))
+        self._running = place
         early = self.plan[place].between and any(
             s.work and not self._told.get(s.name) for s in self.plan[:place]
         )
@@ -132,12 +134,12 @@ class Remaining:
         return self._furthest
 
     def _account(self, now: float) -> None:
-        name = self.plan[self._stage].name
+        name = self.plan[self._running].name
         self._spent[name] = self._spent.get(name, 0.0) + now - self._since
         self._since = now
 
     def _spent_in(self, place: int, now: float) -> float:
-        running = now - self._since if place == self._stage else 0.0
+        running = now - self._since if place == self._running else 0.0
         return self._spent.get(self.plan[place].name, 0.0) + running
 
     def _unit(self, now: float) -> float | None:
