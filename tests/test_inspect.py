@@ -1,6 +1,9 @@
 """`compress inspect --data`: the table, the JSON, the page, and what it refuses."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import models
@@ -126,9 +129,21 @@ def test_a_name_cannot_steer_the_terminal(case: Case) -> None:
             node.name = f"\x1b[31m{node.output[0]}"
 
     case.change_model(rename)
-    said = case.run("inspect", case.model, "--data", "calib.npz").out
-    assert "[31mh" in said
-    assert "\x1b" not in said
+    for words in ((), ("--data", "calib.npz")):
+        said = case.run("inspect", case.model, *words).out
+        assert "[31mh" in said
+        assert "\x1b" not in said
+
+
+def test_a_terminal_that_knows_ascii_only(case: Case) -> None:
+    command = "from edgepress.compressor.cli import main; main()"
+    words = ["inspect", "model.onnx", "--data", "calib.npz"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *words],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"onnxruntime >=" in done.stdout
 
 
 def test_ctrl_c_leaves_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,9 @@ from edgepress.compressor.model import dims, parameters
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
 from edgepress.compressor.report import sensitivity as told
+from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.html import MissingExtra
-from edgepress.compressor.report.words import quantity
+from edgepress.compressor.report.words import printable, quantity
 from edgepress.compressor.sensitivity import LITTLE, Sensitivity, measure
 from edgepress.compressor.session import look
 
@@ -201,10 +202,14 @@ def _shape(value: ir.Value) -> list[Any]:
 def _print(facts: dict[str, Any]) -> None:
     console = Console()
     width = min(console.width, told.WIDTH)
+
+    def text(said: str) -> Text:
+        return Text(encodable(console, printable(said)))
+
     for kind in ("input", "output"):
         for name, (dtype, *shape) in facts[f"{kind}s"].items():
             console.print(
-                Text(f"{kind:7}{name}  {dtype.lower()} [{', '.join(map(str, shape))}]"), width=width
+                text(f"{kind:7}{name}  {dtype.lower()} [{', '.join(map(str, shape))}]"), width=width
             )
     numbers = (
         f"{quantity(facts['parameters'], 'count')} parameters",
@@ -214,7 +219,7 @@ def _print(facts: dict[str, Any]) -> None:
         f"opset {facts['opset']}",
         f"onnxruntime ≥ {facts['oldest_onnxruntime']}",
     )
-    console.print(Text(" · ".join(numbers)), width=width)
+    console.print(text(" · ".join(numbers)), width=width)
     console.print()
     if facts["summary"] is not None:
         told.show(facts, console)
@@ -234,7 +239,7 @@ def _print(facts: dict[str, Any]) -> None:
             quantity(row["macs"], "count"),
             _words(row),
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*map(text, cells))
     console.print(table, width=width)
 
 

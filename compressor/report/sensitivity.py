@@ -9,12 +9,14 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.html import template
 from edgepress.compressor.report.words import UNKNOWN, Kind, number, printable, quantity
 from edgepress.compressor.sensitivity import LITTLE, Bearing, Sensitivity
@@ -164,9 +166,9 @@ def percent(share: float) -> str:
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
     """Print sentence, meaning and table; no line is longer than `WIDTH`."""
-    width = min(console.width, WIDTH)
-    console.print(Text(facts["summary"], style="bold"), width=width)
-    console.print(Text(MEANING, style="dim"), width=width)
+    width, plain = min(console.width, WIDTH), partial(encodable, console)
+    console.print(Text(plain(facts["summary"]), style="bold"), width=width)
+    console.print(Text(plain(MEANING), style="dim"), width=width)
     console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("site", overflow="fold", max_width=26)
@@ -177,19 +179,18 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         if not row["bears"]:
             continue
         lines = [_line(knob) for knob in row["bears"]]
-        cells = [Text("\n".join(cell)) for cell in zip(*lines, strict=True)]
+        cells = [Text(plain("\n".join(cell))) for cell in zip(*lines, strict=True)]
         cost = quantity(row["parameters"], "count")
         shares = f"\nwith {printable(row['shrinks_with'])}" if shrinks_along(row) else ""
-        name = Text(printable(row["site"]))
-        name.append(f"\n{printable(row['op'])}, {cost}{shares}", style="dim")
+        name = Text(plain(printable(row["site"])))
+        name.append(plain(f"\n{printable(row['op'])}, {cost}{shares}"), style="dim")
         table.add_row(name, *cells)
     if any(row["bears"] for row in facts["sites"]):
         console.print(table, width=width)
         console.print()
     for reason, sites in left_alone(facts["sites"]).items():
-        console.print(
-            Text(f"{printable(reason)}: {', '.join(map(printable, sites))}", style="dim"), width=width
-        )
+        said = plain(f"{printable(reason)}: {', '.join(map(printable, sites))}")
+        console.print(Text(said, style="dim"), width=width)
 
 
 def shrinks_along(row: Row) -> bool:
