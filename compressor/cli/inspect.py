@@ -92,7 +92,7 @@ def inspect(
             )
             if time.monotonic() > deadline:
                 found.warnings.append(
-                    f"After {time_limit:g} minutes some was left unmeasured: raise --time-limit."
+                    f"After {time_limit:g} min some was left unmeasured: raise --time-limit."
                 )
     facts = _facts(found, measured, by)
     if html is not None:
