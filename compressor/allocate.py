@@ -184,7 +184,8 @@ def layer_cost(
         moved = weights + out * at * each
         # A runtime unpacks weights of any bits when it loads them, to floats unless it computes in integers.
         held = weights * (1 if integer else 4) + how.held * out * at * each
-        size += (held if how.held else stored_bytes(weights, bits)) + (4 * out if weights else 0) + 150
+        stored = stored_bytes(weights, bits) if bits <= 8 else weights * bits / 8  # floats
+        size += (held if how.held else stored) + (4 * out if weights else 0) + 150
         sizes = (part.kind, inputs, lanes, at) if weights else ("add", 1.0, 1.0, out * at)
         ns += layer_ns(target, sizes, moved, integer=integer)
     return ns, size

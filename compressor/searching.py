@@ -6,9 +6,9 @@ from edgepress.compressor.front import points
 from edgepress.compressor.job import Findings
 from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.limits import search_within
-from edgepress.compressor.options import Options, collect
+from edgepress.compressor.options import Options
 from edgepress.compressor.search import Search
-from edgepress.compressor.tasks import Measure, gauge_of
+from edgepress.compressor.tasks import collect_with
 from edgepress.compressor.trials import Stopped, Trials
 from edgepress.compressor.workers import Crew, identity
 
@@ -44,7 +44,9 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
             with found.stage("precision"):
                 search.settle()
             with found.stage("options"):
-                search.options = _options(found, trials)
+                multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
+                errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
+                search.options = collect_with(trials, found.shapes, multiple, errors)
         except Stopped:
             search.broken_off = True
         with found.stage("search"):
@@ -64,15 +66,3 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
     found.best = next(c for c in found.candidates if c.kept)
     left = {s.site: s for s in (*found.options.skipped, *found.best.skipped)}
     found.left_alone = (*found.normalized.left_alone, *left.values())
-
-
-def _options(found: Findings, trials: Trials) -> Options:
-    """What can be turned down where, measured by whoever does the work."""
-    target, latency = found.host.target, found.job.objective == "latency"
-    multiple = max(1, target.channel_multiple // 2) if latency else 4
-    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-    return collect(
-        gauge_of(trials, multiple, errors),
-        found.shapes,
-        lambda jobs: trials.results([Measure(kind, name, multiple, errors) for kind, name in jobs]),
-    )

@@ -94,10 +94,10 @@ def _chosen(job: Job, host: Host, started: float) -> Findings:
     return found
 
 
-def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
+def look(job: Job, host: Host, unseen: bool = True) -> tuple[Findings, Trials | None]:
     """Load, normalise and open the samples, without changing anything; for `inspect`, and the start of a run.
 
-    What can be wrong with the user's input comes to light here, before any long work.
+    What can be wrong with the user's input comes to light here, before any long work. `unseen`: samples are set aside.
 
     Raises:
         EdgepressError: with what is wrong, where, and what to do.
@@ -112,7 +112,7 @@ def look(job: Job, host: Host) -> tuple[Findings, Trials | None]:
     if job.output is not None and job.output not in (names := [v.name or "" for v in source.graph.outputs]):
         raise MetricError(f"--output: the model has no output {job.output!r}.", nearest(job.output, names))
     with found.stage("samples"):
-        found.data, found.test = open_samples(job, source, found.warnings)
+        found.data, found.test = open_samples(job, source, found.warnings, unseen)
     with found.stage("normalise"):
         _normalise(found)
     with found.stage("samples"):
@@ -141,13 +141,16 @@ def _check_names(job: Job) -> None:
             ) from error
 
 
-def open_samples(job: Job, model: ir.Model, warnings: list[str]) -> tuple[Dataset | None, Dataset | None]:
+def open_samples(
+    job: Job, model: ir.Model, warnings: list[str], unseen: bool = True
+) -> tuple[Dataset | None, Dataset | None]:
     """Calibration samples and unseen ones, apart from each other.
 
     Args:
         job: names them.
         model: whose inputs they feed.
         warnings: what the user should know is added.
+        unseen: whether some are set aside where there is no `--test`.
 
     Raises:
         DataError: they are damaged, do not fit, or share rows.
@@ -160,6 +163,8 @@ def open_samples(job: Job, model: ir.Model, warnings: list[str]) -> tuple[Datase
         return None, None
     specs = input_specs(model)
     data = open_data(job.data, specs, job.preprocess)
+    if job.test is None and not unseen:
+        return data, None
     if job.test is None:
         kept, test = split(_without_copies(data, warnings), 0.5, job.seed)
         return kept, test

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from pydantic import TypeAdapter
 
 from edgepress.compressor.allocate import Knob
+from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
-from edgepress.compressor.options import TRIAL_ROWS, Gauge, divergence, stacked_outputs
+from edgepress.compressor.options import TRIAL_ROWS, Gauge, Options, collect, divergence, stacked_outputs
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.precision import hardly_faster
@@ -127,6 +128,22 @@ class Harm(_Plain):
         candidate = trials.original.clone()
         self.step.apply(candidate, context)
         return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+
+
+def collect_with(trials: Trials, shapes: Shapes, multiple: int, errors: tuple[float, ...]) -> Options:
+    """Every knob of the model, measured by whoever does these trials' work.
+
+    Args:
+        trials: of the model.
+        shapes: observed for a batch of one.
+        multiple: as for `gauge_of`.
+        errors: likewise.
+    """
+    return collect(
+        gauge_of(trials, multiple, errors),
+        shapes,
+        lambda jobs: trials.results([Measure(kind, name, multiple, errors) for kind, name in jobs]),
+    )
 
 
 def harms(trials: Trials, names: Sequence[str], alone: Callable[[str], Pass]) -> dict[str, float | None]:

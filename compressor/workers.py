@@ -126,7 +126,7 @@ class Crew:
     Attributes:
         trials: of this process.
         count: pieces of work side by side.
-        identity: of model, samples and settings.
+        identity: of model, samples and settings, where results are kept or sent.
         cache: keeps results; None: nothing is kept.
         stopped: whether the user wants what there is so far.
         late: whether the time limit is over.
@@ -138,7 +138,7 @@ class Crew:
 
     trials: Trials
     count: int
-    identity: str
+    identity: str = ""
     cache: Cache | None = None
     stopped: Callable[[], bool] = lambda: False
     late: Callable[[], bool] = lambda: False

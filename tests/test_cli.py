@@ -356,8 +356,9 @@ def test_inspect_fits_a_hundred_columns_and_names_every_site(
     assert facts["parameters"] == sum(
         int(np.prod(tensor.dims)) for tensor in onnx.load(ZOO / "model.onnx").graph.initializer
     )
-    assert "does little harm" in known.out
-    assert "does little harm" not in plain.out
+    assert all(row["site"] in known.out for row in facts["sites"])
+    assert "saves latency" in known.out
+    assert "saves latency" not in plain.out
 
 
 def test_inspect_leaves_no_files(case: Case) -> None:

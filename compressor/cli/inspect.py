@@ -1,7 +1,9 @@
 """`compress inspect MODEL`: what is in it, and what could be compressed."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +13,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepress.compressor.allocate import Knob
 from edgepress.compressor.cli.host import make_host
-from edgepress.compressor.cli.run import TIMING_SECONDS, progress_bar, shape_option
+from edgepress.compressor.cli.remaining import INSPECT, START
+from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar, shape_option
 from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_bytes, total_macs
+from edgepress.compressor.errors import OutputError, UsageError
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings, Job
-from edgepress.compressor.knobs import TRIAL_ERRORS
-from edgepress.compressor.model import dims, parameters, tensor_bytes
-from edgepress.compressor.options import collect
-from edgepress.compressor.parallel import within_memory
+from edgepress.compressor.model import dims, parameters
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
-from edgepress.compressor.report.words import quantity
+from edgepress.compressor.report import sensitivity as told
+from edgepress.compressor.report.console import encodable
+from edgepress.compressor.report.html import MissingExtra
+from edgepress.compressor.report.words import printable, quantity
+from edgepress.compressor.sensitivity import LITTLE, Sensitivity, measure
 from edgepress.compressor.session import look
-from edgepress.compressor.tasks import gauge_of
-
-LITTLE = 0.01
-"""Damage (relative change of the model's outputs) below which a site bears a change easily."""
-
-WIDTH = 100
-"""Columns of the table at most."""
+from edgepress.compressor.workers import Crew
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="Samples: adds what each site can bear.")
+@click.option("--data", help="Samples: adds what each site can bear, and what that would bring.")
 @click.option(
     "--target", "--device", default="local", show_default=True, help="Device profile for predicted latency."
 )
@@ -49,34 +47,107 @@ WIDTH = 100
 )
 @click.option("--leave", multiple=True, help="Regular expression of sites not to touch.")
 @click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
+@click.option(
+    "--sort",
+    "by",
+    type=click.Choice(["net", "gain", "harm"]),
+    default="net",
+    show_default=True,
+    help="Sites as in the net, or first those that bring most, or that 8 bits hurt most.",
+)
+@click.option(
+    "--html", "--out", "html", type=click.Path(path_type=Path), help="Write a page with a heat map, too."
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Minutes after which nothing new is measured.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def inspect(*, target: str, as_json: bool, debug: bool, **rest: Any) -> int:
+def inspect(
+    *,
+    target: str,
+    by: str,
+    html: Path | None,
+    time_limit: float | None,
+    as_json: bool,
+    debug: bool,
+    **rest: Any,
+) -> int:
     """Show inputs, outputs, parameters, MACs and bytes per site, and what can be compressed."""
-    with progress_bar(as_json) as tell:
+    job = Job(**rest)
+    if html is not None:
+        _check_page(html, job)
+    elif job.data is None and by != "net":
+        raise UsageError(f"--sort {by} without --data: nothing is measured.", "Give samples with --data.")
+    deadline = math.inf if time_limit is None else time.monotonic() + 60 * time_limit
+
+    def late() -> bool:
+        return time.monotonic() > deadline
+
+    with progress_bar(as_json, START if job.data is None else INSPECT, time_limit) as tell:
         host = make_host(target, 1, 0, TIMING_SECONDS, tell)
-        found, trials = look(Job(**rest), host)
-        knobs: Sequence[Knob] = ()
+        found, trials = look(job, host, unseen=False)
+        measured = None
         if trials is not None:
             multiple = max(1, host.target.channel_multiple // 2)
-            with within_memory(tensor_bytes(trials.original)):
-                knobs = collect(gauge_of(trials, multiple, TRIAL_ERRORS), found.shapes).knobs
-    facts = _facts(found, _rows(found, knobs))
+            with Crew(trials, host.workers, late=late, progress=tell).at_work():
+                measured = measure(trials, found.shapes, host.target, multiple, tell, late)
+            if late():
+                found.warnings.append(
+                    f"After {time_limit:g} min some was left unmeasured: raise --time-limit."
+                )
+    facts = _facts(found, measured, by)
+    if html is not None:
+        _write(html, told.page(facts))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
-    else:
-        _print(facts)
-        for warning in found.warnings:
-            click.echo(f"warning: {warning}", err=True)
+        return 0
+    _print(facts)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
     return 0
 
 
-def _rows(found: Findings, knobs: Sequence[Knob]) -> list[dict[str, Any]]:
-    """A row a node that computes or holds weights."""
+def _check_page(path: Path, job: Job) -> None:
+    """Refuse at once what would fail after minutes of measuring.
+
+    Raises:
+        UsageError: there would be nothing to draw, or nothing to draw it with.
+        OutputError: the file cannot be written, or is one that is read.
+    """
+    if job.data is None:
+        raise UsageError("--html without --data: there is nothing to draw.", "Give samples with --data.")
+    try:
+        told.check()
+    except MissingExtra as error:
+        raise UsageError(str(error)) from error
+    if any(path.resolve() == source.resolve() for source in input_paths(job)):
+        raise OutputError(f"--html: {path} is an input of this run.", "Name another file.")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise OutputError(f"--html: {path} is no file in a folder that exists.", "Name a file.")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the page, whole or not at all."""
+    staged = path.with_name(f".{path.name}.new")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}.", "Name another file.") from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _rows(found: Findings, measured: Sensitivity | None) -> list[dict[str, Any]]:
+    """A row a node that computes, holds weights, or was measured."""
     canonical = found.normalized.model
     _, groups, stuck = shrinkable(canonical)
     reasons = {s.site: s.reason for s in (*found.normalized.left_alone, *stuck)}
     shrinks = {name: group.name for group in groups for name in group.producers}
+    skipped = {s.site: s.reason for s in measured.skipped} if measured is not None else {}
     return [
         {
             "site": cost.name,
@@ -87,11 +158,8 @@ def _rows(found: Findings, knobs: Sequence[Knob]) -> list[dict[str, Any]]:
             "latency_ns_predicted": round(cost.latency_ns),
             "shrinks_with": shrinks.get(cost.name),
             "left_alone": reasons.get(cost.name),
-            "bears": [
-                {"kind": k.kind, "full": k.full, "values": k.values, "damage": k.damage}
-                for k in knobs
-                if k.name == cost.name
-            ],
+            "not_measured": skipped.get(cost.name),
+            "bears": [] if measured is None else told.bears(measured, cost.name, found.source_bytes),
         }
         for cost in node_costs(canonical, found.shapes, found.host.target)
         if _shown(cost, reasons)
@@ -102,8 +170,9 @@ def _shown(cost: NodeCost, reasons: Mapping[str, str]) -> bool:
     return bool(cost.macs) or (cost.op in WEIGHTS and cost.parameters > 0) or cost.name in reasons
 
 
-def _facts(found: Findings, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _facts(found: Findings, measured: Sensitivity | None, by: str) -> dict[str, Any]:
     source, canonical = found.source, found.normalized.model
+    rows = told.sort(_rows(found, measured), by)
     return {
         "model": found.job.model.name,
         "inputs": {value.name: _shape(value) for value in source.graph.inputs if not value.is_initializer()},
@@ -117,6 +186,11 @@ def _facts(found: Findings, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "oldest_onnxruntime": oldest_runtime(source),
         "rows": None if found.data is None else found.data.rows,
         "warnings": found.warnings,
+        "target": found.host.target.name,
+        "latency_ns_predicted": None if measured is None else measured.ns,
+        "little": LITTLE,
+        "hurts_most": None if measured is None else told.worst(rows),
+        "summary": None if measured is None else told.sentence(rows),
         "sites": rows,
     }
 
@@ -131,11 +205,15 @@ def _shape(value: ir.Value) -> list[Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     console = Console()
-    width = min(console.width, WIDTH)
+    width = min(console.width, told.WIDTH)
+
+    def text(said: str) -> Text:
+        return Text(encodable(console, printable(said)))
+
     for kind in ("input", "output"):
         for name, (dtype, *shape) in facts[f"{kind}s"].items():
             console.print(
-                Text(f"{kind:7}{name}  {dtype.lower()} [{', '.join(map(str, shape))}]"), width=width
+                text(f"{kind:7}{name}  {dtype.lower()} [{', '.join(map(str, shape))}]"), width=width
             )
     numbers = (
         f"{quantity(facts['parameters'], 'count')} parameters",
@@ -145,8 +223,11 @@ def _print(facts: dict[str, Any]) -> None:
         f"opset {facts['opset']}",
         f"onnxruntime ≥ {facts['oldest_onnxruntime']}",
     )
-    console.print(Text(" · ".join(numbers)), width=width)
+    console.print(text(" · ".join(numbers)), width=width)
     console.print()
+    if facts["summary"] is not None:
+        told.show(facts, console)
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("site", overflow="fold", max_width=30)
     table.add_column("op", no_wrap=True)
@@ -162,22 +243,16 @@ def _print(facts: dict[str, Any]) -> None:
             quantity(row["macs"], "count"),
             _words(row),
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*map(text, cells))
     console.print(table, width=width)
 
 
 def _words(row: dict[str, Any]) -> str:
-    """What can be done at a site; with samples, how far."""
+    """What can be done at a site."""
     words = []
     if row["shrinks_with"]:
         alone = row["shrinks_with"] == row["site"]
         words.append("fewer channels" if alone else f"fewer channels, with {row['shrinks_with']}")
-    for knob in row["bears"]:
-        easy = [
-            value for value, damage in zip(knob["values"], knob["damage"], strict=True) if damage < LITTLE
-        ]
-        if easy:
-            words.append(f"{knob['kind']} {min(easy)} of {knob['full']} does little harm")
     if row["op"] in WEIGHTS:
         words.append("8 bits")
     if row["left_alone"] and not row["shrinks_with"]:

@@ -6,6 +6,7 @@ import click
 
 from edgepress.compressor.cli.again import job_of
 from edgepress.compressor.cli.host import make_host
+from edgepress.compressor.cli.remaining import APPLY
 from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar, show
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.outdir import staged
@@ -30,7 +31,7 @@ def replay(*, manifest: Path, out: Path, force: bool, quiet: bool, debug: bool, 
     folder = manifest if manifest.is_dir() else manifest.parent
     job = job_of(record, folder, given)
     with staged(out, force, [*input_paths(job), manifest]) as staging:
-        with progress_bar(quiet) as tell:
+        with progress_bar(quiet, APPLY) as tell:
             host = make_host(str(record.options["target"]), job.threads, job.seed, TIMING_SECONDS, tell)
             found = run_session(job, host)
         report = build_report(found)

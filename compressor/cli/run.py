@@ -1,5 +1,7 @@
 """`compress MODEL`: the main job."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,18 +10,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from edgepress.compressor.cli.host import default_cache, make_host
 from edgepress.compressor.cli.interrupt import INTERRUPTED, first_interrupt
 from edgepress.compressor.cli.pick import picked
+from edgepress.compressor.cli.remaining import APPLY, SEARCH, Remaining, Stage, in_words
 from edgepress.compressor.cli.timings import read_timings, write_timings
 from edgepress.compressor.cli.units import size_option, time_option
 from edgepress.compressor.errors import UsageError
@@ -29,26 +27,12 @@ from edgepress.compressor.recipe import parse
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.console import summary
 from edgepress.compressor.report.record import FILE_NAME, Report
+from edgepress.compressor.report.words import printable
 from edgepress.compressor.session import run as run_session
 from edgepress.compressor.userfunction import is_function_name
 
-STAGES = (
-    "load",
-    "samples",
-    "normalise",
-    "rewrite",
-    "precision",
-    "options",
-    "search",
-    "fit",
-    "time",
-    "weigh",
-    "front",
-    "export",
-    "measure",
-    "judge",
-)
-"""In the order in which they come."""
+STAGES = tuple(dict.fromkeys(stage.name for plan in (APPLY, SEARCH) for stage in plan))
+"""All that are told."""
 
 TIMING_SECONDS = 10.0
 """Time limit of one interleaved timing."""
@@ -73,32 +57,60 @@ def shape_option(
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Tell]:
-    """A line on stderr that says what goes on and how long yet; silent when not a terminal."""
+def progress_bar(quiet: bool, plan: Sequence[Stage] = SEARCH, minutes: float | None = None) -> Iterator[Tell]:
+    """A line on stderr that says what goes on, and about how long yet; silent when not a terminal.
+
+    Args:
+        quiet: say nothing.
+        plan: the stages that will come.
+        minutes: after which the search begins nothing new.
+    """
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda stage, share, detail: None
         return
+    limit = math.inf if minutes is None else 60 * minutes
+    remaining = Remaining(plan, limit, time.monotonic())
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:9}"),
-        BarColumn(20),
+        Whole(remaining),
         TimeElapsedColumn(),
-        TextColumn("of which left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        Left(remaining),
+        TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("load", total=float(len(STAGES)), detail="")
-        furthest = 0.0
+        task = bar.add_task("load", total=None, detail="")
 
         def tell(stage: str, share: float, detail: str) -> None:
-            nonlocal furthest
-            # Stages come again (what was searched is timed, and searched on): the bar does not go back.
-            furthest = max(furthest, (STAGES.index(stage) if stage in STAGES else 0) + share)
-            bar.update(task, description=stage, completed=furthest, detail=detail[:40])
+            remaining.tell(time.monotonic(), stage, share)
+            bar.update(task, description=stage, detail=printable(detail)[:40])
 
         yield tell
+
+
+class Whole(ProgressColumn):
+    """The share of the whole run that is over, as a bar."""
+
+    def __init__(self, remaining: Remaining) -> None:
+        super().__init__()
+        self.remaining = remaining
+
+    def render(self, task: Task) -> ProgressBar:
+        """Draw the bar as it is now."""
+        return ProgressBar(total=1.0, completed=self.remaining.done(time.monotonic()), width=20)
+
+
+class Left(ProgressColumn):
+    """How long it may take yet, in words."""
+
+    def __init__(self, remaining: Remaining) -> None:
+        super().__init__()
+        self.remaining = remaining
+
+    def render(self, task: Task) -> Text:
+        """Say it as it is now."""
+        return Text(in_words(self.remaining.left(time.monotonic())), style="cyan")
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -249,7 +261,9 @@ def run(
             **rest,
         )
     with staged(out, force, input_paths(job, recipe, timings)) as folder:
-        with progress_bar(quiet or as_json) as tell, first_interrupt() as (watch, stopped):
+        plan = SEARCH if job.data is not None and job.recipe is None else APPLY
+        bar = progress_bar(quiet or as_json, plan, time_limit)
+        with bar as tell, first_interrupt() as (watch, stopped):
             host = make_host(
                 target,
                 job.threads,

@@ -1,5 +1,6 @@
 """The table at the end of a run, for the terminal."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from edgepress.compressor.report.record import Report
 
 _WIDTH = 80
 _STYLES = {"kept": "green", "broken": "red", "inconclusive": "yellow", "unverified": "yellow"}
-_ASCII = str.maketrans({"→": "->", "×": "x", "–": "-", "µ": "u", "−": "-", "…": "..."})
+_ASCII = str.maketrans({"→": "->", "×": "x", "–": "-", "µ": "u", "−": "-", "…": "...", "≥": ">=", "·": "-"})
 
 
 def summary(report: Report, console: Console, out: Path | None = None) -> None:
@@ -29,9 +30,7 @@ def summary(report: Report, console: Console, out: Path | None = None) -> None:
         # Text, not markup: names like `conv[0]` come from models.
         console.print(Text(plain(text), style=style), width=_columns(console), soft_wrap=False)
 
-    def plain(text: str) -> str:
-        fits = console.encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32")
-        return text if fits else text.translate(_ASCII).encode("ascii", "replace").decode()
+    plain = partial(encodable, console)
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
@@ -55,6 +54,12 @@ def summary(report: Report, console: Console, out: Path | None = None) -> None:
     if out is not None:
         # One line whatever its length: a path that is broken in two cannot be copied.
         console.print(Text(plain(f"Results  {out}")), soft_wrap=True)
+
+
+def encodable(console: Console, text: str) -> str:
+    """A text as the console's encoding can say it."""
+    fits = console.encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32")
+    return text if fits else text.translate(_ASCII).encode("ascii", "replace").decode()
 
 
 def _columns(console: Console) -> int:

@@ -9,9 +9,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgepress.compressor.report import words
 from edgepress.compressor.report.record import CandidateRow, FrontPoint, Gain, Report, SiteCost, SiteRow
+
+if TYPE_CHECKING:
+    import jinja2
 
 _UNTOUCHED = ("", "as it was")
 
@@ -75,8 +79,12 @@ class Scatter:
     budget: float | None = None
 
 
-def render(report: Report) -> str:
-    """The page as text; equal reports give equal pages.
+def template(file: str, what: str) -> "jinja2.Template":
+    """A template of this package, which escapes everything.
+
+    Args:
+        file: its name.
+        what: is written with it, for the message.
 
     Raises:
         MissingExtra: jinja2 is not installed.
@@ -84,13 +92,23 @@ def render(report: Report) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise MissingExtra("report.html not written: pip install 'edgepress[report]'") from error
-    source = importlib.resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+        raise MissingExtra(f"{what} not written: pip install 'edgepress[report]'") from error
+    source = importlib.resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    return environment.from_string(source)
+
+
+def render(report: Report) -> str:
+    """The page as text; equal reports give equal pages.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    made = template("report.html", "report.html")
     layers, others = _layers(report)
-    return environment.from_string(source).render(
+    return made.render(
         report=report,
         headline=words.headline(report),
         verdict=words.verdict_text(report),

@@ -66,6 +66,11 @@ def quantity(value: float | None, kind: Kind) -> str:
     return f"{scaled:.0f} {unit}".strip() if exact else f"{number(scaled)} {unit}".strip()
 
 
+def printable(name: str) -> str:
+    """A name without what a terminal would obey: control characters, and those that turn text round."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
 def score_text(value: float | None, unit: str) -> str:
     """A score with its unit: percent with two decimals, else four significant digits."""
     if value is None:
