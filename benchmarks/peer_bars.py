@@ -13,7 +13,7 @@ FEW_ROWS = 150
 AGREEMENT = 95.0
 """% of calibration and unseen rows together that such nets must answer as the original does."""
 WHOLE_ROWS = 200
-"""With fewer unseen rows the budget is rounded up to a whole row: 2 % of 149 right ones are three."""
+"""With fewer unseen rows the budget is rounded to whole rows: 2 % of 149 right ones are three."""
 
 LATENCY_MEAN, LATENCY_EACH = 0.60, 1.03
 SIZE_MEAN, SIZE_EACH = 0.35, 1.0
@@ -97,8 +97,8 @@ class Bar:
 
 
 def rows_allowed(right: float, budget: float) -> int:
-    """Rows that may be lost where the budget is rounded up to whole ones."""
-    return math.ceil(round(budget / 100 * right, 9))
+    """Rows that may be lost where the budget is rounded to whole ones."""
+    return round(budget / 100 * right)
 
 
 def within(entry: Entry, result: Result, budget: float) -> bool:
