@@ -129,6 +129,8 @@ def shown_command(script: str, words: Sequence[str], places: Sequence[str] = ("-
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
-    """Write indented JSON, making the folder where there is none."""
+    """Write indented JSON, whole or not at all, making the folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)

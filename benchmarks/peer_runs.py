@@ -74,7 +74,8 @@ def environment(wanted: bool) -> tuple[Path, dict[str, str]]:
         sys.stderr.write(f"setting up {PEERS_ENVIRONMENT.name}\n")
         venv.create(PEERS_ENVIRONMENT, with_pip=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *needed], check=True)
+        if subprocess.run([*pip, *needed], check=False).returncode:
+            raise SystemExit("without the peers there is nothing to compare with; --tools leaves them out")
         stamp.write_text("\n".join(needed) + "\n", encoding="utf-8")
     ask = f"import json, importlib.metadata as m; print(json.dumps({{n: m.version(n) for n in {PACKAGES}}}))"
     told = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout
@@ -155,7 +156,7 @@ class Work:
         settings = folder / "preprocess.toml"
         self.data = digest([self.model, *places, *([settings] if settings.exists() else [])])
         self.peers = json.dumps(dict(peers), sort_keys=True)
-        self._samples = self.kept / "samples.npz"
+        self._samples = self.kept / f"samples-{self.data}.npz"
         self._batch = 1
         self.kept.mkdir(parents=True, exist_ok=True)
 
@@ -172,7 +173,9 @@ class Work:
         began = time.monotonic()
         part = out.with_suffix(".part")
         places = [self.model, self._samples, part]
-        _, failure = call([self.python, TOOLS_SCRIPT, tool, *places, "--batch", str(self._batch), *flags])
+        _, failure = call(
+            [self.python, "-I", TOOLS_SCRIPT, tool, *places, "--batch", str(self._batch), *flags]
+        )
         if not failure and not part.exists():
             failure = "wrote no model"
         if failure:
@@ -241,7 +244,9 @@ class Work:
             str(place): np.concatenate([block[slot.name] for block in blocks])
             for place, slot in enumerate(data.inputs)
         }
-        np.savez(self._samples, **arrays)  # type: ignore[arg-type]  # no name is `allow_pickle`
+        part = self.kept / "part.npz"
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # no name is `allow_pickle`
+        part.rename(self._samples)
 
 
 def _no_dot_products() -> bool:

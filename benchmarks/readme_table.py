@@ -83,7 +83,7 @@ def render_peers(document: dict[str, Any]) -> str:
         sign = "≤" if bar["at_most"] else "≥"
         met = "met" if bar["met"] else "missed"
         name = bar["name"][0].upper() + bar["name"][1:]
-        mean = f"geometric mean {bar['value']:.2f} over {bar['models']} models"
+        mean = f"geometric mean {bar['value']:.3g} over {bar['models']} models"
         lines += ["", f"{name}: {mean} (bar {sign} {bar['bound']:g}, {met})."]
     versions, machine, peers = document["versions"], document["machine"], document["peers"]
     lines += [
