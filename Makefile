@@ -27,12 +27,14 @@ types: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .types .
 	rm -rf build
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
-	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py
+	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py \
+	  benchmarks/peers.py benchmarks/peer_judge.py
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py
+	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/curves.py
 
 clean:
-	rm -rf .venv .types build dist *.egg-info demo-out
+	rm -rf .venv .venv-peers .types build dist *.egg-info demo-out

@@ -12,16 +12,11 @@ not in the tool.
 
 import argparse
 import json
-import os
-import platform
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +27,27 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-HERE = Path(__file__).resolve().parent
-OWN_ZOO = HERE / "zoo"
-RESULTS = HERE / "results"
+from common import (
+    HERE,
+    OWN_ZOO,
+    RESULTS,
+    chosen_models,
+    compress,
+    known_models,
+    machine,
+    samples,
+    shown_command,
+    size_on_disk,
+    versions,
+    write_json,
+    zoo_folder,
+)
 
 SLACK = 1.02
 """A model counts as slower when its median is above the original's times this and the intervals are apart."""
 SECONDS = 60.0
 """A run of a small net may take so long."""
 PEAK_MB = 2048.0
-GIVE_UP = 1800.0
-"""Seconds after which a run is ended."""
 
 
 @dataclass(frozen=True)
@@ -116,38 +121,6 @@ class Row:
         return 100 * after / before if before and after is not None else None
 
 
-def samples(folder: Path) -> tuple[str, str]:
-    """Calibration samples and unseen ones, relative to the zoo."""
-    if (folder / "images").is_dir():
-        return f"{folder.name}/images/calib", f"{folder.name}/images/test"
-    return f"{folder.name}/calib.npz", f"{folder.name}/test.npz"
-
-
-def compress(zoo: Path, model: str, run: str, options: Sequence[str], out: Path) -> tuple[Row, str]:
-    """Run the command in the zoo's folder; what it wrote lies in `out`. Gives the row and stderr."""
-    command = shutil.which("compress", path=str(Path(sys.executable).parent)) or shutil.which("compress")
-    if command is None:
-        raise SystemExit("compress is not installed beside this Python: pip install -e '.[dev]'")
-    arguments = [f"{model}/model.onnx", *options, "--out"]
-    with tempfile.TemporaryFile("w+") as errors:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            [command, *arguments, str(out)], cwd=zoo, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        while (found := os.wait4(process.pid, os.WNOHANG))[0] == 0:
-            time.sleep(0.05)
-            if time.monotonic() - started > GIVE_UP:
-                process.kill()
-        seconds = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(found[1])
-        errors.seek(0)
-        told = errors.read()
-    usage = found[2]
-    shown = " ".join(["compress", *arguments, "OUT"])
-    cpu = usage.ru_utime + usage.ru_stime
-    return Row(model, run, shown, process.returncode, seconds, cpu, usage.ru_maxrss / 1024), told
-
-
 def read_report(row: Row, out: Path) -> None:
     """Fill in what `report.json` says."""
     report = json.loads((out / "report.json").read_text("utf-8"))
@@ -218,9 +191,7 @@ def check(row: Row, bar: Bar, zoo: Path, out: Path) -> None:
         return
     read_report(row, out)
     before, after = zoo / row.model / "model.onnx", out / "model.onnx"
-    row.size_bytes = tuple(
-        sum(f.stat().st_size for f in p.parent.glob(p.name + "*")) for p in (before, after)
-    )  # type: ignore[assignment]
+    row.size_bytes = (size_on_disk(before), size_on_disk(after))
     right: list[tuple[int, int] | None] = [None, None]
     try:
         right = [right_rows(path, zoo / row.model / "test.npz") for path in (before, after)]
@@ -323,27 +294,14 @@ def quantize_speed(zoo: Path, models: Sequence[str]) -> list[dict[str, Any]]:
         return found
 
 
-def machine() -> dict[str, Any]:
-    """What bears on the figures; no name of the machine and no path."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "load_1min_at_start": round(os.getloadavg()[0], 2)}
-
-
 def store(rows: Sequence[Row], speed: Sequence[dict[str, Any]], path: Path, about: dict[str, Any]) -> None:
     """Write everything as JSON."""
-    packages = ("edgepress", "onnx", "onnxruntime", "numpy", "scipy")
-    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
     derived = [
         asdict(r) | {"smaller": round(r.smaller, 3), "faster": round(r.faster, 3), "kept_percent": r.kept}
         for r in rows
     ]
-    document = {**about, "versions": versions, "rows": derived, "quantize_speed": list(speed)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    document = {**about, "versions": versions(), "rows": derived, "quantize_speed": list(speed)}
+    write_json(document, path)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -359,28 +317,25 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     given = arguments().parse_args(argv)
-    zoo = Path(os.environ.get("EDGEPRESS_ZOO") or OWN_ZOO).resolve()
-    known = sorted(path.parent.name for path in zoo.glob("*/model.onnx"))
-    models = given.models.split(",") if given.models else [m for m in known if m in QUICK or not given.quick]
-    if unknown := sorted(set(models) - set(known)):
-        raise SystemExit(f"no such model in the zoo: {', '.join(unknown)}; there are: {', '.join(known)}")
-    words = list(sys.argv[1:] if argv is None else argv)
-    if given.out:  # where it is stored is nobody's business
-        pairs = list(zip(words, ["", *words], strict=False))
-        words = [word for word, last in pairs if last != "--out" and not word.startswith("--out")]
-    about = {"command": " ".join(["benchmarks/acceptance.py", *words]), "machine": machine()}
+    zoo = zoo_folder()
+    models = chosen_models(zoo, given.models)
+    if given.quick and not given.models:
+        models = [model for model in known_models(zoo) if model in QUICK]
+    command = shown_command("benchmarks/acceptance.py", list(sys.argv[1:] if argv is None else argv))
+    about = {"command": command, "machine": machine()}
     console = Console(width=max(120, Console().width))
     rows = []
     for model, run, options in plan(models, zoo, given.objective, not given.no_arm):
         with tempfile.TemporaryDirectory() as folder:
-            row, told = compress(zoo, model, run, options, Path(folder) / "out")
+            ran = compress(zoo, model, options, Path(folder) / "out")
+            row = Row(model, run, ran.command, ran.exit_code, ran.seconds, ran.cpu_seconds, ran.peak_mb)
             check(row, BARS.get(model, Bar()), zoo, Path(folder) / "out")
         rows.append(row)
         Console(stderr=True).print(
             Text(f"{model}, {run}: {'; '.join(row.misses) or 'pass'} ({row.seconds:.0f} s)")
         )
         if row.misses:
-            sys.stderr.write(told)
+            sys.stderr.write(ran.told)
     plain = [model for model in models if model in BARS or zoo == OWN_ZOO]
     speed = quantize_speed(zoo, plain) if plain and not given.quick else []
     console.print(table(rows))

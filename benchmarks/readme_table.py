@@ -3,7 +3,8 @@
     python benchmarks/readme_table.py [--check]
 
 Between `<!-- results: NAME -->` and `<!-- end -->` is the table of `benchmarks/results/NAME.json`, written
-by acceptance.py. With `--check` nothing is written; the exit code is 1 where a table differs from its file.
+by acceptance.py or peers.py. With `--check` nothing is written; the exit code is 1 where a table differs from its
+file.
 """
 
 import argparse
@@ -24,8 +25,10 @@ def render(document: dict[str, Any]) -> str:
     """A Markdown table of one results file, and a line on where its numbers come from.
 
     Args:
-        document: as acceptance.py stores it.
+        document: as acceptance.py or peers.py stores it.
     """
+    if "bars" in document:
+        return render_peers(document)
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for row in document["rows"]:
         runs.setdefault(row["model"], {})[row["run"]] = row
@@ -61,6 +64,59 @@ def _score(row: dict[str, Any]) -> str:
     if before is None or after is None:
         return "–"
     return f"{before:.2f} → {after:.2f}{unit} {row['metric']}"
+
+
+def render_peers(document: dict[str, Any]) -> str:
+    """Ours beside the best that the others made, the means with their bars, and where the numbers come from.
+
+    Args:
+        document: as peers.py stores it.
+    """
+    lines = [
+        "| model | score fp32 → ours | latency in µs, best other → ours | ratio "
+        "| size in kB, smallest other → ours | ratio | `--objective size`: smaller than fp32 "
+        "| of the others over the budget, or failed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_beside(row) for row in document["rows"]]
+    for bar in document["bars"]:
+        sign = "≤" if bar["at_most"] else "≥"
+        met = "met" if bar["met"] else "missed"
+        name = bar["name"][0].upper() + bar["name"][1:]
+        mean = f"geometric mean {bar['value']:.3g} over {bar['models']} models"
+        lines += ["", f"{name}: {mean} (bar {sign} {bar['bound']:g}, {met})."]
+    versions, machine, peers = document["versions"], document["machine"], document["peers"]
+    lines += [
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, one thread, batch of one; "
+        f"onnxruntime {versions['onnxruntime']}, NNCF {peers.get('nncf', '–')}, edgepress {versions['edgepress']}. "
+        f"Budget {document['budget']:g} %, scores are on unseen rows. Made by `python {document['command']}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _beside(row: dict[str, Any]) -> str:
+    results = row["results"]
+    ours, original = results.get("ours"), results["fp32"]
+    pairs = []
+    for key, best, ratio in (
+        ("latency_ns", row["best_latency"], row["latency_ratio"]),
+        ("size_bytes", row["best_size"], row["size_ratio"]),
+    ):
+        name, value = best
+        made = ours[key] if ours else None
+        after = "–" if made is None else f"{made / 1000:,.1f}"
+        pairs += [f"{value / 1000:,.1f} ({name}) → {after}", "–" if ratio is None else f"{ratio:.2f}"]
+    scores = [original["score"], ours["score"] if ours else None]
+    score = " → ".join("–" if value is None else f"{value:.2f}" for value in scores)
+    small = "–" if row["smaller_for_size"] is None else f"{row['smaller_for_size']:.1f}×"
+    others = []
+    for name, result in results.items():
+        if name.startswith("ours") or row["within_budget"][name]:
+            continue
+        others.append(f"{name} ({'failed' if result['failure'] else format(result['score'], '.2f')})")
+    cells = [row["model"], f"{score} {row['metric']}", *pairs, small, ", ".join(others)]
+    return f"| {' | '.join(cells)} |"
 
 
 def _kilobytes(count: int) -> str:

@@ -39,8 +39,9 @@ def commands() -> Iterator[tuple[str, int]]:
 
 def options() -> set[str]:
     known = {"--help", "--version", "--check"}  # the last is readme_table.py's
-    for action in script("acceptance").arguments()._actions:
-        known |= set(action.option_strings)
+    for name in ("acceptance", "peers"):
+        for action in script(name).arguments()._actions:
+            known |= set(action.option_strings)
     nested = [each for group in cli.commands.values() for each in getattr(group, "commands", {}).values()]
     for command in (cli, *cli.commands.values(), *nested):
         assert isinstance(command, click.Command)
@@ -148,3 +149,28 @@ def test_a_changed_result_would_be_noticed() -> None:
     assert "| m | 90.00 → 89.50 % top1 | 2.0 → 1.0 kB | 2.0× | 1.5× | kept |  |" in text
     document["rows"] = [{**row, "smaller": 2.1}]
     assert table.render(document) != text
+
+
+def test_the_table_of_peers_says_who_was_best_who_failed_and_which_bar_is_missed() -> None:
+    table = script("readme_table")
+    made = {"failure": "", "score": 90.0, "latency_ns": 20000.0, "size_bytes": 4000}
+    results = {
+        "fp32": made,
+        "NNCF": made | {"score": 80.0},
+        "static": made | {"failure": "invalid graph", "score": None},
+        "ours": made | {"score": 89.5, "latency_ns": 5000.0, "size_bytes": 1000},
+    }
+    row = {"model": "m", "metric": "top1", "results": results, "smaller_for_size": None}
+    row |= {"within_budget": {"fp32": True, "NNCF": False, "static": False, "ours": True}}
+    row |= {"best_latency": ["fp32", 20000.0], "latency_ratio": 0.25, "best_size": ["fp32", 4000]}
+    row |= {"size_ratio": 0.25}
+    bar = {"name": "size, ours / smallest peer", "value": 0.4, "bound": 0.35, "at_most": True, "models": 1}
+    document = {"command": "benchmarks/peers.py", "machine": {"cpu": "c", "cores": 2}, "budget": 2.0}
+    document |= {"versions": {"onnxruntime": "1", "edgepress": "0"}, "peers": {"nncf": "3"}}
+    text = table.render(document | {"rows": [row], "bars": [bar | {"met": False}]})
+    line = "| m | 90.00 → 89.50 top1 | 20.0 (fp32) → 5.0 | 0.25 | 4.0 (fp32) → 1.0 | 0.25 | – "
+    assert line + "| NNCF (80.00), static (failed) |" in text
+    assert "Size, ours / smallest peer: geometric mean 0.4 over 1 models (bar ≤ 0.35, missed)." in text
+    del results["ours"]
+    row |= {"latency_ratio": None, "size_ratio": None}
+    assert "90.00 → –" in table.render(document | {"rows": [row], "bars": []})
