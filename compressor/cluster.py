@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
 from edgepress.compressor.cache import tool_digest
@@ -14,8 +14,8 @@ ANSWER_SECONDS = 20
 
 def connect(
     address: str, package: Any, perform: Callable[[Any, Any], Any]
-) -> tuple[Executor, Callable[[Any], Future[Any]]]:
-    """An executor on a cluster, and what hands it a task.
+) -> tuple[Callable[[Any], Future[Any]], Callable[[], None]]:
+    """What hands a cluster a task, and what takes leave of it.
 
     The package is sent to every worker once. A task whose worker is lost is done again by another one.
 
@@ -53,4 +53,4 @@ def connect(
         )
     sent = client.scatter(package, broadcast=True, hash=False)
     executor = client.get_executor()
-    return executor, lambda task: executor.submit(perform, sent, task)
+    return lambda task: executor.submit(perform, sent, task), client.close

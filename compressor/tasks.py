@@ -70,6 +70,7 @@ class Measure:
     errors: tuple[float, ...]
     optional: ClassVar[bool] = True
     stage: ClassVar[str] = "options"
+    home: ClassVar[int | None] = None
 
     @property
     def label(self) -> str:
@@ -107,6 +108,7 @@ class Harm(_Plain):
     step: Pass
     optional: ClassVar[bool] = True
     stage: ClassVar[str] = "precision"
+    home: ClassVar[int | None] = None
 
     @property
     def label(self) -> str:
@@ -178,6 +180,7 @@ class Slow(_Plain):
     optional: ClassVar[bool] = False
     stage: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    home: ClassVar[int | None] = 0
 
     def do(self, trials: Trials) -> list[str]:
         """Their names."""
@@ -198,6 +201,7 @@ class Built(_Plain):
     optional: ClassVar[bool] = False
     stage: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    home: ClassVar[int | None] = 0
 
     def do(self, trials: Trials) -> Serialized:
         """The file, as it would be exported."""
@@ -219,6 +223,7 @@ class Final:
     optional: bool = False
     key: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    home: ClassVar[int | None] = None
 
     def do(self, trials: Trials) -> tuple[ir.Model, Serialized, tuple[Skipped, ...]]:
         """The model, the file as it would be exported, and the sites that were left alone on the way."""

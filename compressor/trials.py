@@ -146,6 +146,7 @@ class Task(Protocol):
         optional: whether it may be left out when time is over.
         stage: under which its end is told; empty: it is not.
         label: what it is about, for people.
+        home: of those that work, the one that may have something at hand for it; None: any.
     """
 
     @property
@@ -162,6 +163,10 @@ class Task(Protocol):
 
     @property
     def label(self) -> str:
+        """See above."""
+
+    @property
+    def home(self) -> int | None:
         """See above."""
 
     def do(self, trials: "Trials") -> Any:
@@ -278,6 +283,11 @@ class Judge:
     optional: ClassVar[bool] = False
     stage: ClassVar[str] = ""
     label: ClassVar[str] = ""
+
+    @property
+    def home(self) -> int:
+        """By fold."""
+        return self.fold
 
     @property
     def key(self) -> str:

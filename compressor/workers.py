@@ -2,21 +2,33 @@
 
 All of them are a `concurrent.futures.Executor`. Model and samples travel to each process once; what comes back is
 small. A result is the same wherever it was made, so what was stored before is taken from the cache instead.
+Processes have an executor each: a fold's candidates are built where moments of its samples are at hand, and a process
+that is lost takes nothing with it but its task.
 """
 
 import hashlib
 import inspect
+import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import onnx_ir as ir
-from loky import ProcessPoolExecutor
+from loky.backend import get_context
+from threadpoolctl import threadpool_limits
 
 from edgepress.compressor import cluster
 from edgepress.compressor.cache import Cache, tool_digest
@@ -37,10 +49,13 @@ POLL_SECONDS = 0.2
 MOST_BYTES = 1 << 30
 """Model and samples above this size stay where they are."""
 
-LOST_POOLS = 3
-"""So often are processes started again; then the work stays in this one."""
+MOST_LOST = 3
+"""So many processes are replaced; then the work stays in this one."""
 
 Measured = TypeVar("Measured")
+
+LEFT_OUT = object()
+"""In the place of a result, where time was over."""
 
 _open: dict[str, Trials] = {}
 """In a process that works for another: the trials that it works on."""
@@ -81,12 +96,12 @@ def perform(package: Package, task: Task) -> Any:
 def _begin(package: Package) -> None:
     """Be ready to work; Ctrl-C is for the process that waits for this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(1)
     _open[""] = make_trials(parse(package.model), package.setup)
 
 
 def _perform_begun(task: Task) -> Any:
-    with one_thread_each():
-        return task.pack(task.do(_open[""]))
+    return task.pack(task.do(_open[""]))
 
 
 def identity(original: ir.Model, setup: Setup) -> str:
@@ -120,6 +135,21 @@ def identity(original: ir.Model, setup: Setup) -> str:
 
 
 @dataclass
+class Hand:
+    """One that works.
+
+    Attributes:
+        submit: hands it a task, whose result comes packed.
+        dismiss: lets it go, whatever it is at; a thread ends what it does.
+        room: how many tasks it may have at a time.
+    """
+
+    submit: Callable[[Task], Future[Any]]
+    dismiss: Callable[[], None]
+    room: float = 1
+
+
+@dataclass
 class Crew:
     """Does the tasks of a search; stands in for `Trials.perform`.
 
@@ -133,7 +163,7 @@ class Crew:
         progress: told the stage, the share done and what was done.
         scheduler: address of a Dask scheduler, or empty.
         over: the end has been told; from now on nothing is interrupted.
-        hired: processes of this machine that were started.
+        hired: processes of this machine that work.
     """
 
     trials: Trials
@@ -146,17 +176,14 @@ class Crew:
     scheduler: str = ""
     over: bool = False
     hired: int = field(init=False, default=0)
-    _threads: ThreadPoolExecutor = field(init=False)
-    _others: Executor | None = field(init=False, default=None)
-    _submit: Callable[[Task], Future[Any]] = field(init=False)
+    _hands: list[Hand] = field(init=False)
     _running: set[Future[Any]] = field(init=False, default_factory=set)
     _spent: float = field(init=False, default=0.0)
     _lost: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.count = max(1, min(self.count, at_most()))
-        self._threads = ThreadPoolExecutor(self.count)
-        self._submit = self._here
+        self._hands = [self._thread() for _ in range(self.count)]
 
     def __call__(self, tasks: Sequence[Task]) -> list[Any]:
         """Results in order; None for what may be left out and was, since time was over.
@@ -169,15 +196,15 @@ class Crew:
             stored = self.cache.get(task.key) if self.cache is not None and task.key else None
             if stored is not None:
                 results[place] = task.unpack(stored[0])
-        started = time.monotonic()
-        while missing := [place for place in range(len(tasks)) if place not in results]:
+        missing = [place for place in range(len(tasks)) if place not in results]
+        if missing:
             self._hire()
-            try:
-                self._do(tasks, missing, results)
-            except BrokenExecutor:
-                self._dismiss()
-                self._lost += 1
-        self._spent += time.monotonic() - started
+            started = time.monotonic()
+            for place, packed in self._done(tasks, missing):
+                if self.cache is not None and tasks[place].key and packed is not LEFT_OUT:
+                    self.cache.put({tasks[place].key: [packed]})
+                results[place] = None if packed is LEFT_OUT else tasks[place].unpack(packed)
+            self._spent += time.monotonic() - started
         return [results[place] for place in range(len(tasks))]
 
     def alone(self, measure: Callable[..., Measured]) -> Callable[..., Measured]:
@@ -198,72 +225,92 @@ class Crew:
             with one_thread_each():
                 yield self
         finally:
-            self._dismiss()
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            for hand in self._hands:
+                hand.dismiss()
 
-    def _do(self, tasks: Sequence[Task], places: Sequence[int], results: dict[int, Any]) -> None:
-        """Fill in the results of some tasks."""
-        futures = {self._submit(tasks[place]): place for place in places}
-        self._running |= set(futures)
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
-            for future in done:
-                task, place = tasks[futures[future]], futures[future]
-                if future.cancelled():
-                    results[place] = None
+    def _done(self, tasks: Sequence[Task], places: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Places of tasks and their packed results, as they come."""
+        queue, busy = list(places), dict[Future[Any], tuple[int, int]]()
+        last = [places[number * len(places) // len(self._hands)] for number in range(len(self._hands))]
+        while queue or busy:
+            for number, hand in enumerate(self._hands):
+                while sum(of == number for _, of in busy.values()) < hand.room:
+                    place = self._next(tasks, queue, number, last[number])
+                    if place is None:
+                        break
+                    queue.remove(place)
+                    busy[hand.submit(tasks[place])], last[number] = (place, number), place
+            self._running = set(busy)
+            for future in wait(busy, POLL_SECONDS, FIRST_COMPLETED).done:
+                place, number = busy.pop(future)
+                try:
+                    packed = future.result()
+                except BrokenExecutor:
+                    queue.append(place)
+                    self._replace(number)
                     continue
-                packed = future.result()
-                self._running.discard(future)
-                if self.cache is not None and task.key:
-                    self.cache.put({task.key: [packed]})
-                results[place] = task.unpack(packed)
-                if task.stage:
-                    self.progress(task.stage, 1 - len(pending) / len(futures), task.label)
+                yield place, packed
+                if tasks[place].stage:
+                    share = 1 - (len(queue) + len(busy)) / len(places)
+                    self.progress(tasks[place].stage, share, tasks[place].label)
             if self.stopped() and not self.over:
-                self.over = True
-                for future in pending:
-                    future.cancel()
-                self._dismiss()
-                raise Stopped
+                self._stop()
             if self.late():
-                for future in pending:
-                    if tasks[futures[future]].optional:
-                        future.cancel()
+                left = [place for place in queue if tasks[place].optional]
+                queue = [place for place in queue if place not in left]
+                yield from ((place, LEFT_OUT) for place in left)
+
+    def _next(self, tasks: Sequence[Task], queue: Sequence[int], number: int, last: int) -> int | None:
+        """What a hand should do next: what is at home there, and near to what it did last, for they share moments."""
+        homes = {place: tasks[place].home for place in queue}
+        fit = [p for p, home in homes.items() if home is None or home % len(self._hands) == number]
+        return min(fit, key=lambda place: (abs(place - last), -place), default=None)
+
+    def _stop(self) -> None:
+        """Raise `Stopped`; processes are let go, threads end what they are at."""
+        self.over = True
+        if self.hired:
+            for hand in self._hands:
+                hand.dismiss()
+            self._here()
+        raise Stopped
 
     def _hire(self) -> None:
         """Have others do the work, where there is enough of it."""
-        if self._others is not None:
-            return
-        if self.scheduler:
+        if self.scheduler and self._hands[0].room == 1:
             package = self._package()
             if package is None or not all(isinstance(c, ArrayColumn) for c in package.setup.data.columns):
                 raise UsageError(
                     "Model and samples are too large to be sent to other machines.",
                     "Give fewer samples, or leave --scheduler out.",
                 )
-            self._others, self._submit = cluster.connect(self.scheduler, package, perform)
-        elif self.count > 1 and self._spent > WORTH_PROCESSES and self._lost < LOST_POOLS:
+            self._hands = [Hand(*cluster.connect(self.scheduler, package, perform), room=math.inf)]
+        worth = self.count > 1 and self._spent > WORTH_PROCESSES and self._lost < MOST_LOST
+        if worth and not self.scheduler and not self.hired:
             package = self._package()
             if package is None:
-                self._lost = LOST_POOLS  # what cannot travel is worked on here
+                self._lost = MOST_LOST  # what cannot travel is worked on here
                 return
-            limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-            pool = ProcessPoolExecutor(self.count, initializer=_begin, initargs=(package,), env=limits)
-            self._others, self.hired = pool, self.count
-            self._submit = lambda task: pool.submit(_perform_begun, task)
+            self._hands = [_process(package) for _ in self._hands]
+            self.hired = self.count
 
-    def _dismiss(self) -> None:
-        """Let others go, whatever they are at; tasks go on in threads."""
-        others, self._others, self._submit = self._others, None, self._here
-        if isinstance(others, ProcessPoolExecutor):
-            others.shutdown(wait=True, kill_workers=True)
-            self._running.clear()
-        elif others is not None:
-            others.shutdown(wait=False)
+    def _replace(self, number: int) -> None:
+        """Have another one in the place of a process that is gone; in the end all work is done here."""
+        self._hands[number].dismiss()
+        self._lost += 1
+        package = self._package() if self._lost < MOST_LOST else None
+        self._hands[number] = self._thread() if package is None else _process(package)
 
-    def _here(self, task: Task) -> Future[Any]:
-        return self._threads.submit(lambda: task.pack(task.do(self.trials)))
+    def _here(self) -> None:
+        """Have all work done in this process."""
+        self.hired, self._hands = 0, [self._thread() for _ in range(self.count)]
+
+    def _thread(self) -> Hand:
+        executor = ThreadPoolExecutor(1)
+        return Hand(
+            lambda task: executor.submit(lambda: task.pack(task.do(self.trials))),
+            lambda: executor.shutdown(wait=False, cancel_futures=True),
+        )
 
     def _package(self) -> Package | None:
         """What others need to know, where that can travel."""
@@ -274,3 +321,17 @@ class Crew:
         if not isinstance(model, bytes) or not known or size > MOST_BYTES:
             return None
         return Package(self.identity, model, setup)
+
+
+def _process(package: Package) -> Hand:
+    """A process; loky's way to start one needs no `if __name__ == "__main__"` in a user's script."""
+    executor = ProcessPoolExecutor(1, get_context("loky"), _begin, (package,))
+    pid = executor.submit(os.getpid)
+
+    def dismiss() -> None:
+        executor.shutdown(wait=False, cancel_futures=True)
+        if pid.done() and not pid.cancelled() and not pid.exception():
+            with suppress(ProcessLookupError):
+                os.kill(pid.result(), signal.SIGKILL)
+
+    return Hand(lambda task: executor.submit(_perform_begun, task), dismiss)

@@ -86,6 +86,7 @@ class Die:
     optional: ClassVar[bool] = False
     stage: ClassVar[str] = ""
     label: ClassVar[str] = ""
+    home: ClassVar[int | None] = None
 
     def do(self, trials: Trials) -> int:
         """Number of the attempt."""
@@ -186,7 +187,7 @@ def test_what_cannot_travel_is_worked_on_here(monkeypatch: pytest.MonkeyPatch, e
     team = crew(made)
     with team.at_work():
         assert comparable(made.results(tasks())) == expected
-        assert team._others is None
+        assert not team.hired
     with (
         (far := crew(made, scheduler="tcp://127.0.0.1:1")).at_work(),
         pytest.raises(UsageError, match="too large"),
