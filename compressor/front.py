@@ -22,7 +22,7 @@ from edgepress.compressor.structures import parts_of
 from edgepress.compressor.tasks import Final
 from edgepress.compressor.trials import Stopped
 
-BUILT = 6
+BUILT = 4
 """Candidates fitted to all samples for the front alone, at most."""
 
 ONE_IN = 4

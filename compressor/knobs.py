@@ -140,6 +140,7 @@ def bits_knob(
     multiple: int,
     compare: Compare,
     trials: Sequence[float] = TRIAL_ERRORS,
+    indices: bool = True,
 ) -> Knob | None:
     """The knob of one site's weights, or None where fewer bits would not make the file smaller."""
     values = [b for b in BITS if stored_bytes(site.weight.size, b) < site.weight.size]
@@ -154,7 +155,7 @@ def bits_knob(
         (Cluster(bits, sites=only) if share else even).apply(candidate, context)
         return compare(candidate)
 
-    worth = site.weight.size >= LEAST_SHARED and len(trials) > 1
+    worth = indices and site.weight.size >= LEAST_SHARED and len(trials) > 1
     tried = {bits: trial(bits) for bits in values if bits <= SHARED_BITS and worth}
 
     def measured(bits: int) -> float:

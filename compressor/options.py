@@ -6,7 +6,7 @@ Which knobs a model has, and how far its outputs move in the trials of each (kno
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import onnx_ir as ir
@@ -163,6 +163,7 @@ class Gauge:
         shown: with others, on which outputs are compared: of few samples a fit knows too much.
         multiple: widths and ranks are multiples of this.
         trials: local errors near which each knob is tried.
+        indices: whether few bits may be indices: integer kernels want even steps, and files are smaller.
     """
 
     model: ir.Model
@@ -170,6 +171,7 @@ class Gauge:
     shown: Context
     multiple: int
     trials: Sequence[float] = TRIAL_ERRORS
+    indices: bool = True
 
     @cached_property
     def _compare(self) -> Comparison:
@@ -211,7 +213,7 @@ class Gauge:
             return width_knob(
                 self.model, channels, group, self.context, self.multiple, self._compare, self.trials
             )
-        make = rank_knob if kind == "rank" else bits_knob
+        make = rank_knob if kind == "rank" else partial(bits_knob, indices=self.indices)
         return make(self.model, self.sites[name], self.context, self.multiple, self._compare, self.trials)
 
 

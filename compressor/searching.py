@@ -46,7 +46,9 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
             with found.stage("options"):
                 multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
                 errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-                search.options = collect_with(trials, found.shapes, multiple, errors)
+                search.options = collect_with(
+                    trials, found.shapes, multiple, errors, indices=job.objective == "size"
+                )
         except Stopped:
             search.broken_off = True
         with found.stage("search"):

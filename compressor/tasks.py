@@ -24,19 +24,20 @@ __all__ = ["Built", "Final", "Harm", "Judge", "Measure", "Slow", "Task", "gauge_
 _KNOB = TypeAdapter(Knob | None)
 
 
-def gauge_of(trials: Trials, multiple: int, errors: Sequence[float]) -> Gauge:
+def gauge_of(trials: Trials, multiple: int, errors: Sequence[float], indices: bool = True) -> Gauge:
     """What measures knobs in these trials; the same one each time.
 
     Args:
         trials: of the model.
         multiple: widths and ranks are multiples of this.
         errors: local errors near which each knob is tried.
+        indices: whether few bits may be indices.
     """
     context = trials.folds[0].context
-    key = ("gauge", multiple, tuple(errors))
+    key = ("gauge", multiple, tuple(errors), indices)
     found = context.memo.get(key)
     if not isinstance(found, Gauge):
-        found = Gauge(trials.original, context, trials.shown, multiple, errors)
+        found = Gauge(trials.original, context, trials.shown, multiple, errors, indices)
         context.memo[key] = found
     return found
 
@@ -62,12 +63,14 @@ class Measure:
         name: of its group or site.
         multiple: as for `gauge_of`.
         errors: likewise.
+        indices: likewise.
     """
 
     kind: str
     name: str
     multiple: int
     errors: tuple[float, ...]
+    indices: bool = True
     optional: ClassVar[bool] = True
     stage: ClassVar[str] = "options"
     home: ClassVar[int | None] = None
@@ -80,11 +83,11 @@ class Measure:
     @property
     def key(self) -> str:
         """By all of it."""
-        return f"measure {self.kind} {self.name} {self.multiple} {self.errors}"
+        return f"measure {self.kind} {self.name} {self.multiple} {self.errors} {self.indices}"
 
     def do(self, trials: Trials) -> Knob | None:
         """The knob, or None where it has no strength worth offering."""
-        return gauge_of(trials, self.multiple, self.errors)((self.kind, self.name))
+        return gauge_of(trials, self.multiple, self.errors, self.indices)((self.kind, self.name))
 
     def pack(self, result: Knob | None) -> Any:
         """A table."""
@@ -132,7 +135,9 @@ class Harm(_Plain):
         return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
 
 
-def collect_with(trials: Trials, shapes: Shapes, multiple: int, errors: tuple[float, ...]) -> Options:
+def collect_with(
+    trials: Trials, shapes: Shapes, multiple: int, errors: tuple[float, ...], indices: bool = True
+) -> Options:
     """Every knob of the model, measured by whoever does these trials' work.
 
     Args:
@@ -140,11 +145,12 @@ def collect_with(trials: Trials, shapes: Shapes, multiple: int, errors: tuple[fl
         shapes: observed for a batch of one.
         multiple: as for `gauge_of`.
         errors: likewise.
+        indices: likewise.
     """
     return collect(
-        gauge_of(trials, multiple, errors),
+        gauge_of(trials, multiple, errors, indices),
         shapes,
-        lambda jobs: trials.results([Measure(kind, name, multiple, errors) for kind, name in jobs]),
+        lambda jobs: trials.results([Measure(*job, multiple, errors, indices) for job in jobs]),
     )
 
 
