@@ -28,7 +28,7 @@ types: .venv/.ready
 	rm -rf build
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
 	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py \
-	  benchmarks/peers.py benchmarks/peer_judge.py
+	  benchmarks/workers.py benchmarks/peers.py benchmarks/peer_judge.py
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py

@@ -74,7 +74,7 @@ def compress(zoo: Path, model: str, options: Sequence[str], out: Path) -> Run:
     command = shutil.which("compress", path=str(Path(sys.executable).parent)) or shutil.which("compress")
     if command is None:
         raise SystemExit("compress is not installed beside this Python: pip install -e '.[dev]'")
-    arguments = [f"{model}/model.onnx", *options, "--out"]
+    arguments = [f"{model}/model.onnx", *options, "--no-cache", "--out"]
     with tempfile.TemporaryFile("w+") as errors:
         started = time.monotonic()
         process = subprocess.Popen(

@@ -220,11 +220,12 @@ class Crew:
     @contextmanager
     def at_work(self) -> Iterator["Crew"]:
         """Do what these trials need, and let all others go at the end."""
-        self.trials.perform = self
+        before, self.trials.perform = self.trials.perform, self
         try:
             with one_thread_each():
                 yield self
         finally:
+            self.trials.perform = before
             for hand in self._hands:
                 hand.dismiss()
 
@@ -255,8 +256,8 @@ class Crew:
                     self.progress(tasks[place].stage, share, tasks[place].label)
             if self.stopped() and not self.over:
                 self._stop()
-            if self.late():
-                left = [place for place in queue if tasks[place].optional]
+            left = [place for place in queue if tasks[place].optional]
+            if left and self.late():
                 queue = [place for place in queue if place not in left]
                 yield from ((place, LEFT_OUT) for place in left)
 

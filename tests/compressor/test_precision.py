@@ -1,6 +1,7 @@
 """Which sites 8 bits hurt, how few are spared, and what half precision saves there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import models
@@ -22,9 +23,11 @@ from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.passes.quantize import Quantize
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.store import StoreWeights
-from edgepress.compressor.precision import fewest
+from edgepress.compressor.precision import fewest, hardly_faster
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
+from edgepress.compressor.sites import find_sites
 from edgepress.compressor.tasks import Harm
 from edgepress.compressor.trials import Setup, Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
@@ -115,3 +118,21 @@ def test_half_precision_is_refused_where_it_cannot_hold_or_pay() -> None:
     assert not StoreWeights(weight_bits=HALF).apply(models.half(), oracles.Context()).modified
     with pytest.raises(UsageError, match="quantize"):
         Quantize(weight_bits=HALF)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table by which layers take 20 ns in floats, 12 in integers, and the way there and back what is said."""
+
+    way: float
+
+    def ns(self, kind: str, precision: str, inputs: float, outputs: float, positions: float) -> float:
+        return self.way if kind == "quantize" else {"fp32": 20.0, "int8": 12.0}[precision]
+
+
+@pytest.mark.parametrize(("way", "slow"), [(7.0, False), (9.0, True)])
+def test_measured_kernels_say_where_8_bits_hardly_pay(way: float, slow: bool) -> None:
+    model = models.cnn()
+    shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
+    board = replace(oracles.Board(), table=Measured(way))
+    assert len(hardly_faster(model, shapes, board)) == (len(find_sites(model)) if slow else 0)
