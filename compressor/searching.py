@@ -43,11 +43,17 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
         try:
             with found.stage("precision"):
                 search.settle()
-            with found.stage("options"):
-                multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
-                errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-                search.options = collect_with(
-                    trials, found.shapes, multiple, errors, indices=job.objective == "size"
+            if trials.setup.folds > 1:
+                with found.stage("options"):
+                    multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
+                    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
+                    search.options = collect_with(
+                        trials, found.shapes, multiple, errors, indices=job.objective == "size"
+                    )
+            else:
+                found.warnings.append(
+                    f"{trials.setup.data.rows} samples say too little of what a structure loses: only 8 bits were "
+                    "tried. A few hundred give the search something to go by."
                 )
         except Stopped:
             search.broken_off = True

@@ -64,6 +64,14 @@ def test_one_array_with_labels_is_the_same_as_named_arrays(model: Path) -> None:
     assert plain.report.metric == named.report.metric == "top1"
 
 
+@pytest.mark.parametrize(("count", "searched"), [(7, False), (60, True)])
+def test_few_samples_are_no_ground_for_another_structure(model: Path, count: int, searched: bool) -> None:
+    report = compress(model, rows(1, count), test=rows(2, 60), target="arm").report
+    tried = {step["kind"] for candidate in report.candidates for step in candidate.recipe}
+    assert bool(tried - {"quantize", "store", "dynamic"}) == searched
+    assert any("too little" in warning for warning in report.warnings) != searched
+
+
 def test_function_as_data(model: Path) -> None:
     result = compress(model, lambda: rows(1, 80), test=lambda: rows(2, 60), target="arm")
     assert result.report.n_test == 60
