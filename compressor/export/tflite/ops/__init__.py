@@ -1,0 +1,30 @@
+"""Handlers of ONNX operators, by family; each writes what a node does with TFLite's operators."""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from edgepress.compressor.export.tflite.emitter import Emitter
+from edgepress.compressor.export.tflite.ops import (
+    activations,
+    convolution,
+    elementwise,
+    pooling,
+    products,
+    quantized,
+    reductions,
+    shaping,
+)
+
+Handler = Callable[[Emitter, ir.Node], None]
+
+HANDLERS: dict[str, Handler] = {
+    **activations.HANDLERS,
+    **convolution.HANDLERS,
+    **elementwise.HANDLERS,
+    **pooling.HANDLERS,
+    **products.HANDLERS,
+    **quantized.HANDLERS,
+    **reductions.HANDLERS,
+    **shaping.HANDLERS,
+}

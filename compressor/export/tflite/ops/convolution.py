@@ -1,0 +1,219 @@
+"""Conv and ConvTranspose, in one and two dimensions; one dimension is two with a height of 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
+from edgepress.compressor.export.tflite.layout import arranged
+from edgepress.compressor.export.tflite.schema import options
+from edgepress.compressor.export.tflite.tensors import Array, Grid, Shape, Tensor
+from edgepress.compressor.sites import conv_padding, int_attribute, ints_attribute
+
+INT4_KERNEL = 4
+"""Bits up to which a 1 × 1 convolution is written as FULLY_CONNECTED, the only kernel that reads packed weights."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a convolution or a pooling moves over its input, always in two dimensions."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+
+    @property
+    def padded(self) -> bool:
+        """Whether anything is added around the input."""
+        return any(edge for pair in self.pads for edge in pair)
+
+    def is_same(self, size: Sequence[int]) -> bool:
+        """Whether the pads are those that TensorFlow calls SAME for an input of this height and width."""
+        for at, length in enumerate(size):
+            steps = -(-length // self.strides[at])
+            reach = (self.kernel[at] - 1) * self.dilations[at] + 1
+            total = max((steps - 1) * self.strides[at] + reach - length, 0)
+            if self.pads[at] != (total // 2, total - total // 2):
+                return False
+        return True
+
+
+def window_of(node: ir.Node, size: Sequence[int], kernel: Sequence[int]) -> Window:
+    """A node's window; `size` and `kernel` have one or two dimensions."""
+    if len(kernel) not in {1, 2}:
+        raise UnsupportedError(f"rank: {node.op_type} in {len(kernel)} dimensions; TFLite has one and two")
+    one = [1] * len(kernel)
+    strides, dilations = ints_attribute(node, "strides", one), ints_attribute(node, "dilations", one)
+    pads = conv_padding(node, size, kernel)
+    flat = len(kernel) == 1
+    return Window(
+        _pair(kernel, flat),
+        _pair(strides, flat),
+        _pair(dilations, flat),
+        ((0, 0), pads[0]) if flat else (pads[0], pads[1]),
+    )
+
+
+def _pair(sizes: Sequence[int], flat: bool) -> tuple[int, int]:
+    return (1, int(sizes[0])) if flat else (int(sizes[0]), int(sizes[1]))
+
+
+def image(emit: Emitter, value: ir.Value | None, *, integer: bool) -> Tensor:
+    """A value [N, C, W] or [N, C, H, W] as [N, H, W, C]."""
+    tensor = emit.read(value, integer=integer, last=True)
+    if len(tensor.shape) == 3:
+        n, w, c = tensor.shape
+        return emit.builder.reshaped(tensor, (n, 1, w, c))
+    return tensor
+
+
+def finish(emit: Emitter, value: ir.Value, tensor: Tensor) -> None:
+    """Write a result [N, H, W, C] as the value's own rank."""
+    shape = arranged(emit.shape(value), last=True)
+    emit.write(value, emit.builder.reshaped(tensor, shape), last=True)
+
+
+def padded(emit: Emitter, x: Tensor, window: Window, fill: float = 0.0) -> tuple[Tensor, str]:
+    """The input with what `Window.pads` adds, and the padding that the kernel does itself."""
+    if not window.padded:
+        return x, "VALID"
+    if fill == 0 and window.is_same(x.shape[1:3]):
+        return x, "SAME"
+    return surrounded(emit, x, [(0, 0), *window.pads, (0, 0)], fill), "VALID"
+
+
+def surrounded(emit: Emitter, x: Tensor, pads: Sequence[tuple[int, int]], fill: float = 0.0) -> Tensor:
+    """PAD with 0, PADV2 with another number; of integers, with what stands for it."""
+    shape = [size + before + after for size, (before, after) in zip(x.shape, pads, strict=True)]
+    amounts = emit.builder.constant(np.array(pads, np.int32).reshape(-1, 2))
+    if fill == 0:
+        return emit.builder.op("PAD", [x, amounts], shape, grid=x.grid, options=options("Pad"))
+    if x.grid is not None:
+        low = np.clip(np.round(fill / x.grid.scale[0]) + x.grid.zero_point[0], -128, 127)
+        number = emit.builder.constant(np.array([low], np.int8), x.grid)
+    else:
+        number = emit.builder.constant(np.array([max(fill, float(np.finfo(np.float32).min))], np.float32))
+    return emit.builder.op("PADV2", [x, amounts, number], shape, grid=x.grid, options=options("PadV2"))
+
+
+def integer_bias(emit: Emitter, value: ir.Value | None, x: Grid, scale: Array, outputs: int) -> Tensor:
+    """The bias [outputs] in int32 on the grid of the products, scale(x) · scale(w)."""
+    steps = (np.float32(x.scale[0]) * scale.astype(np.float32)).astype(np.float32)
+    grid = Grid(tuple(steps.tolist()), (0,) * steps.size)
+    codes, known = emit.codes(value), emit.constant(value)
+    if value is not None and known is None:
+        raise UnsupportedError(f"form: the bias {value.name!r} is not a constant")
+    if (
+        codes is not None
+        and np.allclose(codes.scale.reshape(-1), steps, rtol=1e-5, atol=0)
+        and codes.symmetric
+    ):
+        integers = codes.integers.reshape(-1).astype(np.int32)
+    elif known is not None:
+        wide = np.round(known.reshape(-1).astype(np.float64) / steps.astype(np.float64))
+        integers = np.clip(wide, -(2**31), 2**31 - 1).astype(np.int32)
+    else:
+        integers = np.zeros(outputs, np.int32)
+    return emit.builder.constant(np.broadcast_to(integers, (outputs,)), grid)
+
+
+def float_bias(emit: Emitter, value: ir.Value | None, outputs: int) -> Tensor:
+    """The bias [outputs] in float32; zeros where there is none."""
+    known = emit.constant(value)
+    if value is not None and known is None:
+        return emit.builder.reshaped(emit.read(value), (outputs,))
+    array = np.zeros(outputs) if known is None else np.broadcast_to(known.reshape(-1), (outputs,))
+    return emit.builder.constant(array.astype(np.float32))
+
+
+def integer_weights(emit: Emitter, value: ir.Value | None, outputs: int) -> Array | None:
+    """Scales [1] or [outputs] of a weight that integer kernels take (8 bits, symmetric); None for others."""
+    codes = emit.codes(value)
+    if (
+        codes is None
+        or codes.bits > 8
+        or not codes.symmetric
+        or codes.block
+        or codes.scale.size not in {1, outputs}
+    ):
+        return None
+    return codes.scale.reshape(-1)
+
+
+def conv(emit: Emitter, node: ir.Node) -> None:
+    """CONV_2D, DEPTHWISE_CONV_2D, or FULLY_CONNECTED for 1 × 1 with packed weights."""
+    x, w = node.inputs[0], node.inputs[1]
+    if w is None or x is None:
+        raise UnsupportedError("form: an operand is missing")
+    if emit.constant(w) is None:
+        raise UnsupportedError("form: the weight is not a constant")
+    weight = emit.shape(w)
+    outputs, group = weight[0], int_attribute(node, "group", 1)
+    window = window_of(node, emit.shape(x)[2:], weight[2:])
+    ending = emit.ending(node.outputs[0], fuse=True)
+    scale = integer_weights(emit, w, outputs)
+    integer = scale is not None and emit.integral(ending, x)
+    data, padding = padded(emit, image(emit, x, integer=integer), window)
+    depthwise = group > 1 and weight[1] == 1
+    filters = _filters(emit, w, weight, depthwise=depthwise, integer=integer)
+    if integer and scale is not None and data.grid is not None:
+        bias = integer_bias(emit, operand_of(node, 2), data.grid, scale, outputs)
+    else:
+        bias = float_bias(emit, operand_of(node, 2), outputs)
+    result = _result_shape(emit, ending.value)
+    grid, dtype = (ending.grid, "INT8") if integer else (None, "FLOAT32")
+    fields = {
+        "padding": padding,
+        "strideH": window.strides[0],
+        "strideW": window.strides[1],
+        "dilationHFactor": window.dilations[0],
+        "dilationWFactor": window.dilations[1],
+        "fusedActivationFunction": ending.activation,
+    }
+    if depthwise:
+        made = options("DepthwiseConv2D", depthMultiplier=outputs // group, **fields)
+        code = "DEPTHWISE_CONV_2D"
+    else:
+        code, made = "CONV_2D", options("Conv2D", **fields)
+    finish(emit, ending.value, emit.builder.op(code, [data, filters, bias], result, dtype, grid, made))
+
+
+def _filters(emit: Emitter, value: ir.Value, shape: Shape, *, depthwise: bool, integer: bool) -> Tensor:
+    """Weights [O, I/g, (H,) W] as [O, H, W, I/g], or [1, H, W, O] for depthwise."""
+    o, i = shape[:2]
+    h, w = shape[2:] if len(shape) == 4 else (1, shape[2])
+
+    def arrange(array: Array) -> Array:
+        four = array.reshape(o, i, h, w)
+        return four.transpose(1, 2, 3, 0) if depthwise else four.transpose(0, 2, 3, 1)
+
+    axis = 3 if depthwise else 0
+    codes = emit.codes(value)
+    if integer and codes is not None:
+        scale = np.broadcast_to(codes.scale.reshape(-1), (codes.scale.size,)).astype(np.float32)
+        grid = Grid(tuple(scale.tolist()), (0,) * scale.size, axis)
+        return emit.builder.constant(arrange(codes.integers.astype(np.int8)), grid, name=value.name or "")
+    return emit.stored(value, arrange, axis)
+
+
+def _result_shape(emit: Emitter, value: ir.Value) -> Shape:
+    shape = arranged(emit.shape(value), last=True)
+    return shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
+
+
+HANDLERS = {"Conv": conv}
+
+__all__ = [
+    "HANDLERS",
+    "Ending",
+    "Window",
+    "conv",
+    "finish",
+    "float_bias",
+    "image",
+    "integer_bias",
+    "window_of",
+]
