@@ -118,12 +118,13 @@ def _capable(node: ir.Node) -> bool:
     return len(node.outputs) == 1 or node.op_type == "Split"
 
 
-def place(model: ir.Model, sites: Sequence[Site]) -> Plan:
+def place(model: ir.Model, sites: Sequence[Site], *, results: bool = False) -> Plan:
     """Find the values that integers carry when `sites` compute in integers.
 
     Args:
         model: with an opset that per-channel scales exist in.
         sites: Conv, Gemm and MatMul nodes of its main graph with constant float32 weights.
+        results: whether every site's result is carried, though nothing that reads it needs integers.
     """
     order = list(model.graph)
     anchors = {site.node for site in sites}
@@ -131,7 +132,7 @@ def place(model: ir.Model, sites: Sequence[Site]) -> Plan:
     possible = _supplied(order, anchors, needed)
     kept = _demanded(order, anchors, possible, needed)
     # Gemm and MatMul have kernels that give floats, but not behind an activation
-    forced = {given(n) for n in anchors if n.op_type == "Conv" or activation(n)} | needed
+    forced = {given(n) for n in anchors if results or n.op_type == "Conv" or activation(n)} | needed
     for node in order:  # moving integers is free and exact, so a move follows whatever is carried anyway
         free = node in possible and node.op_type in MOVES and all(v in forced for v in data_inputs(node))
         if free:

@@ -64,6 +64,8 @@ class Quantize(Pass):
         bits: (site, bits) pairs that differ from that. Kernels compute with 8 bits whatever is stored.
         activation_bits: 8, or 16: near to float, for targets with such kernels; onnxruntime computes it in floats.
         ranges: how the range of an activation is chosen.
+        results: `float`: those of Gemm and MatMul stay floats where no integer kernel reads them; `integer`: every
+            result of a site has 8 bits, so that inputs and outputs of the model can be integers.
         symmetric: weights have zero point 0; else each scale has one, which costs a byte and some time.
         granularity: one weight scale per output `channel`, or per `tensor`.
         rounding: below 7 bits: to the `nearest` integer, or by outputs: column by column (`gptq`), and then weight
@@ -79,6 +81,7 @@ class Quantize(Pass):
     weight_bits: int = 8
     activation_bits: int = 8
     ranges: Literal["minmax", "percentile", "mse"] = "minmax"
+    results: Literal["float", "integer"] = "float"
     symmetric: bool = True
     granularity: Literal["tensor", "channel"] = "channel"
     rounding: Rounding = "coordinate"
@@ -115,7 +118,7 @@ class Quantize(Pass):
             sites = [site for site in find_sites(model) if site.name in names]
         modified |= bool(fold_swallowed(model, sites, self.ranges, activation_grid(context), context.stream))
         while sites:
-            plan, pooled = _final_plan(model, sites)
+            plan, pooled = _final_plan(model, sites, results=self.results == "integer")
             modified |= pooled
             seen = Seen(plan, self.ranges, means=self.bias_correction)
             seen.watch(context.stream, model)
@@ -229,13 +232,13 @@ def _others(model: ir.Model, known: set[ir.Node], done: bool) -> Iterator[Skippe
         yield Skipped(site_name(node), "already quantized" if done else reason)
 
 
-def _final_plan(model: ir.Model, sites: Sequence[Site]) -> tuple[Plan, bool]:
+def _final_plan(model: ir.Model, sites: Sequence[Site], *, results: bool) -> tuple[Plan, bool]:
     """The plan, after spatial means in it have become pools; and whether there were any."""
-    plan = place(model, sites)
+    plan = place(model, sites, results=results)
     means = [node for node in plan.integer if node.op_type == "ReduceMean"]
     for node in means:
         as_global_pool(node)
-    return (place(model, sites) if means else plan), bool(means)
+    return (place(model, sites, results=results) if means else plan), bool(means)
 
 
 def _params(low: float, high: float, grid: Grid, inside: Bounds | None) -> Affine:

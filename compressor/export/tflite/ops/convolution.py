@@ -113,7 +113,7 @@ def integer_bias(emit: Emitter, value: ir.Value | None, x: Grid, scale: Array, o
     ):
         integers = codes.integers.reshape(-1).astype(np.int32)
     elif known is not None:
-        wide = np.round(known.reshape(-1).astype(np.float64) / steps.astype(np.float64))
+        wide = np.round(known.reshape(-1).astype(np.float32) / steps)  # in float32, as onnxruntime does
         integers = np.clip(wide, -(2**31), 2**31 - 1).astype(np.int32)
     else:
         integers = np.zeros(outputs, np.int32)

@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.ops.convolution import float_bias, integer_bias, integer_weights
+from edgepress.compressor.export.tflite.ops.exact import integers_of, is_exact
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
 from edgepress.compressor.sites import int_attribute
@@ -60,13 +61,47 @@ def fully_connected(
         return array if transposed else array.T
 
     codes = emit.codes(w)
+    data_on_grid = codes is not None and emit.grid(x) is not None
     if integer and codes is not None and scale is not None and data.grid is not None:
         weights = packed(emit, w, arrange(codes.integers), scale)
         offset: Tensor | None = integer_bias(emit, bias, data.grid, scale, outputs)
+    elif (
+        scale is not None
+        and data_on_grid
+        and _exactly(emit, ending, x, (w, arrange(codes.integers), scale), bias)
+    ):
+        return
     else:
         weights = emit.stored(w, arrange, 0)
         offset = float_bias(emit, bias, outputs) if bias is not None else None
     _write(emit, ending, [data, weights, offset], integer=integer)
+
+
+def _exactly(
+    emit: Emitter,
+    ending: Ending,
+    x: ir.Value | None,
+    weight: tuple[ir.Value, Array, Array],
+    bias: ir.Value | None,
+) -> bool:
+    """Sum integers in floats, where that is exact; see `exact`."""
+    data = emit.read(x, integer=True)
+    value, integers, scale = weight
+    held = integer_bias(emit, bias, data.grid, scale, len(integers)).array if data.grid is not None else None
+    if data.grid is None or held is None or not is_exact(integers, held, data.grid):
+        return False
+    unit = Grid.of(1.0)
+    weights = emit.dequantized(emit.builder.constant(integers.astype(np.int8), unit, name=value.name or ""))
+    offset = emit.builder.constant(held.astype(np.float32))
+    shape = emit.shape(ending.value)
+    made = options("FullyConnected", keepNumDims=len(shape) > 2)
+    sums = emit.builder.op("FULLY_CONNECTED", [integers_of(emit, data), weights, offset], shape, options=made)
+    steps = emit.builder.constant(
+        (np.float32(data.grid.scale[0]) * scale.astype(np.float32)).astype(np.float32)
+    )
+    result = options("Mul", fusedActivationFunction=ending.activation)
+    emit.write(ending.value, emit.builder.op("MUL", [sums, steps], shape, options=result))
+    return True
 
 
 def packed(emit: Emitter, value: ir.Value, integers: Array, scale: Array) -> Tensor:

@@ -1,0 +1,39 @@
+"""A product of integers whose result is real, in float32 and without rounding.
+
+onnxruntime sums such products in 32-bit integers and scales the sum once: y = (Σ q_w q_x + q_b) · s_w s_x. TFLite has
+no kernel from 8-bit integers to floats; but float32 holds every integer up to 2²⁴, so the float kernel gives the same
+sum, in whatever order it adds, when it is fed integers. One multiplication follows, and the outputs are the same bits.
+"""
+
+import numpy as np
+
+from edgepress.compressor.export.tflite.emitter import Emitter
+from edgepress.compressor.export.tflite.quantization import HIGH, LOW
+from edgepress.compressor.export.tflite.schema import options
+from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
+
+LARGEST = 2**24
+"""Integers up to here are exact in float32."""
+
+
+def is_exact(weights: Array, bias: Array | None, x: Grid) -> bool:
+    """Whether no sum can leave the integers that float32 holds.
+
+    Args:
+        weights: [outputs, inputs].
+        bias: [outputs] on the grid of the sums, or None.
+        x: grid of the inputs.
+    """
+    reach = max(abs(edge - x.zero_point[0]) for edge in (LOW, HIGH))
+    sums = np.abs(weights.astype(np.int64)).sum(axis=1) * reach
+    return bool((sums + (0 if bias is None else np.abs(bias.astype(np.int64)))).max(initial=0) < LARGEST)
+
+
+def integers_of(emit: Emitter, x: Tensor) -> Tensor:
+    """Q − z of a tensor on a grid, as float32."""
+    if x.grid is None:
+        raise ValueError("the tensor lies on no grid")
+    reals = emit.dequantized(x)
+    factor = emit.builder.constant(np.array(1 / np.float32(x.grid.scale[0]), np.float32))
+    near = emit.builder.op("MUL", [reals, factor], x.shape, options=options("Mul"))
+    return emit.builder.op("ROUND", [near], x.shape)
