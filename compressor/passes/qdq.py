@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from edgepress.compressor.numerics.grids import Affine, Grid
+from edgepress.compressor.numerics.ties import untied
 from edgepress.compressor.passes.integer_forms import Bounds, clip_bounds, is_spatial_mean
 from edgepress.compressor.sites import Site, attribute, constant
 
@@ -237,6 +239,31 @@ def share_grids(
     return {
         v: (shared[find(v)], None if limits[find(v)] == unbounded else limits[find(v)]) for v in plan.carried
     }
+
+
+def separate_sums(plan: Plan, params: dict[ir.Value, Affine], grid: Grid) -> None:
+    """Move the scales of sums a little, so that runtimes round them alike; see `ties`. In place.
+
+    Args:
+        plan: the values.
+        params: carried value → its grid.
+        grid: format of the integers.
+    """
+    joined = [
+        v for node in plan.integer if node.op_type == "Concat" for v in (*data_inputs(node), *node.outputs)
+    ]
+    fixed = {plan.root[value] for value in joined if value in plan.root}
+    for node in plan.integer:
+        result = given(node)
+        if node.op_type != "Add" or result not in params or plan.root[result] in fixed:
+            continue
+        first, second = (params.get(value) for value in data_inputs(node))
+        if first is None or second is None:
+            continue
+        found = untied(first, second, params[result], grid)
+        for value, root in plan.root.items():
+            if root is plan.root[result]:
+                params[value] = found
 
 
 def _tighter(a: Bounds | None, b: Bounds | None) -> Bounds:

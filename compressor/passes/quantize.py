@@ -33,7 +33,7 @@ from edgepress.compressor.passes.integer_forms import (
     clip_before_pool,
     raise_opset,
 )
-from edgepress.compressor.passes.qdq import Plan, already_quantized, place, share_grids
+from edgepress.compressor.passes.qdq import Plan, already_quantized, place, separate_sums, share_grids
 from edgepress.compressor.passes.qdq_writer import Weights, Writer, activation_grid, own_bias, runtime_before
 from edgepress.compressor.passes.rounding import (
     Ranges,
@@ -129,6 +129,8 @@ class Quantize(Pass):
                 params = {
                     v: _params(*r, grid, inside) for v, (r, inside) in share_grids(plan, ranges).items()
                 }
+                if self.activation_bits == ACTIVATION_BITS[0]:
+                    separate_sums(plan, params, grid)
                 rounded, means = self._rounded(model, sites, params, context), seen.means()
                 constants, bits = Constants(model), self.activation_bits
                 Writer(constants, context, plan, params, rounded, means, bits).write()
