@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import onnx_ir as ir
 from pydantic import TypeAdapter
@@ -42,20 +42,8 @@ def gauge_of(trials: Trials, multiple: int, errors: Sequence[float], indices: bo
     return found
 
 
-class _Plain:
-    """A task whose result is JSON as it is, or is not kept."""
-
-    def pack(self, result: Any) -> Any:
-        """As it is."""
-        return result
-
-    def unpack(self, packed: Any) -> Any:
-        """As it is."""
-        return packed
-
-
 @dataclass(frozen=True)
-class Measure:
+class Measure(Task):
     """Measure a knob.
 
     Attributes:
@@ -71,9 +59,8 @@ class Measure:
     multiple: int
     errors: tuple[float, ...]
     indices: bool = True
-    optional: ClassVar[bool] = True
-    stage: ClassVar[str] = "options"
-    home: ClassVar[int | None] = None
+    optional = True
+    stage = "options"
 
     @property
     def label(self) -> str:
@@ -99,7 +86,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Harm(_Plain):
+class Harm(Task):
     """See how far one pass alone moves the outputs.
 
     Attributes:
@@ -109,9 +96,8 @@ class Harm(_Plain):
 
     site: str
     step: Pass
-    optional: ClassVar[bool] = True
-    stage: ClassVar[str] = "precision"
-    home: ClassVar[int | None] = None
+    optional = True
+    stage = "precision"
 
     @property
     def label(self) -> str:
@@ -172,7 +158,7 @@ def most_harmed(trials: Trials, names: Sequence[str], alone: Callable[[str], Pas
 
 
 @dataclass(frozen=True)
-class Slow(_Plain):
+class Slow(Task):
     """Find the sites where 8-bit arithmetic can hardly pay.
 
     Attributes:
@@ -182,11 +168,7 @@ class Slow(_Plain):
 
     recipe: tuple[Pass, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    key: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = 0
+    home = 0
 
     def do(self, trials: Trials) -> list[str]:
         """Their names."""
@@ -195,7 +177,7 @@ class Slow(_Plain):
 
 
 @dataclass(frozen=True)
-class Built(_Plain):
+class Built(Task):
     """Build what a recipe makes from the samples of the first fold.
 
     Attributes:
@@ -203,11 +185,7 @@ class Built(_Plain):
     """
 
     recipe: tuple[Pass, ...]
-    key: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = 0
+    home = 0
 
     def do(self, trials: Trials) -> Serialized:
         """The file, as it would be exported."""
@@ -215,7 +193,7 @@ class Built(_Plain):
 
 
 @dataclass(frozen=True)
-class Final:
+class Final(Task):
     """Build what a recipe makes from all samples.
 
     Attributes:
@@ -227,9 +205,6 @@ class Final:
     recipe: tuple[Pass, ...]
     stage: str = "fit"
     optional: bool = False
-    key: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = None
 
     def do(self, trials: Trials) -> tuple[ir.Model, Serialized, tuple[Skipped, ...]]:
         """The model, the file as it would be exported, and the sites that were left alone on the way."""

@@ -5,9 +5,10 @@ the fold: no sample is judged by a model that was fitted to it. The model that i
 them, so these judgements are a little too strict rather than too mild.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -138,45 +139,43 @@ class Stopped(Exception):  # noqa: N818  nothing is wrong
     """The user wants what there is so far."""
 
 
-class Task(Protocol):
-    """A piece of a search's work: the same wherever it is done.
+class Task(ABC):
+    """A piece of a search's work: the same wherever it is done. A frozen dataclass, for it travels.
 
     Attributes:
-        key: names it among all of one model, samples and settings; empty where its result is not worth keeping.
         optional: whether it may be left out when time is over.
         stage: under which its end is told; empty: it is not.
-        label: what it is about, for people.
-        home: of those that work, the one that may have something at hand for it; None: any.
     """
+
+    optional: bool = False
+    stage: str = ""
 
     @property
     def key(self) -> str:
-        """See above."""
-
-    @property
-    def optional(self) -> bool:
-        """See above."""
-
-    @property
-    def stage(self) -> str:
-        """See above."""
+        """Names it among all of one model, samples and settings; empty where its result is not worth keeping."""
+        return ""
 
     @property
     def label(self) -> str:
-        """See above."""
+        """What it is about, for people."""
+        return ""
 
     @property
     def home(self) -> int | None:
-        """See above."""
+        """Of those that work, the one that may have something at hand for it; None: any."""
+        return None
 
+    @abstractmethod
     def do(self, trials: "Trials") -> Any:
         """Do it."""
 
     def pack(self, result: Any) -> Any:
         """The result as it travels; of a task with a key it is JSON."""
+        return result
 
     def unpack(self, packed: Any) -> Any:
         """The result again."""
+        return packed
 
 
 @dataclass
@@ -270,7 +269,7 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Task):
     """Run what a recipe makes on a fold's samples.
 
     Attributes:
@@ -280,9 +279,6 @@ class Judge:
 
     recipe: tuple[Pass, ...]
     fold: int
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
 
     @property
     def home(self) -> int:
