@@ -20,6 +20,7 @@ from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.shrink import group_curve, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights
+from edgepress.compressor.protocols import Target
 from edgepress.compressor.sites import Site
 from edgepress.compressor.structures import MOST_LEFT, Structure, compared, numbers, splits, structures
 
@@ -53,6 +54,11 @@ LEAST_SHARED = 2048
 
 LADDER = 14
 """Most strengths offered per knob."""
+
+
+def half_lanes(target: Target) -> int:
+    """What widths and ranks are multiples of where latency counts: half of a kernel's lanes."""
+    return max(1, target.channel_multiple // 2)
 
 
 def ladder(full: int, multiple: int, lowest: int = 1) -> list[int]:

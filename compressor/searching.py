@@ -4,7 +4,7 @@ from edgepress.compressor.cache import Cache
 from edgepress.compressor.finish import make_scale, make_timer
 from edgepress.compressor.front import points
 from edgepress.compressor.job import Findings
-from edgepress.compressor.knobs import TRIAL_ERRORS
+from edgepress.compressor.knobs import half_lanes
 from edgepress.compressor.limits import search_within
 from edgepress.compressor.options import Options
 from edgepress.compressor.search import Search
@@ -45,11 +45,9 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
                 search.settle()
             if trials.setup.folds > 1:
                 with found.stage("options"):
-                    multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
-                    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-                    search.options = collect_with(
-                        trials, found.shapes, multiple, errors, indices=job.objective == "size"
-                    )
+                    multiple = half_lanes(host.target) if job.objective == "latency" else 4
+                    small = job.objective == "size"
+                    search.options = collect_with(trials, found.shapes, multiple, indices=small)
             else:
                 found.warnings.append(
                     f"{trials.setup.data.rows} samples say too little of what a structure loses: only 8 bits were "

@@ -15,7 +15,6 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Descent, Knob, Layer, State, Weighing
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.errors import EdgepressError
-from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.model import tensor_bytes
 from edgepress.compressor.options import TRIAL_ROWS, Comparison, Options, stacked_outputs
 from edgepress.compressor.parallel import one_thread_each, side_by_side, within_memory
@@ -120,8 +119,7 @@ def measure(
     original = trials.original
     with within_memory(tensor_bytes(original)):
         bits, arithmetic, skipped = _eight_bits(trials, target, partial(tell, "precision"), late)
-        errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-        options = collect_with(trials, shapes, multiple, errors)
+        options = collect_with(trials, shapes, multiple)
     gains = _Gains.of(original, options, bits, shapes, target)
     found = [*gains.bearings(), *(gains.arithmetic(name, damage) for name, damage in arithmetic.items())]
     order = {cost.name: place for place, cost in enumerate(node_costs(original, shapes, None))}

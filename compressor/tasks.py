@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from edgepress.compressor.allocate import Knob
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
+from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.options import TRIAL_ROWS, Gauge, Options, collect, divergence, stacked_outputs
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
@@ -121,18 +122,16 @@ class Harm(Task):
         return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
 
 
-def collect_with(
-    trials: Trials, shapes: Shapes, multiple: int, errors: tuple[float, ...], indices: bool = True
-) -> Options:
+def collect_with(trials: Trials, shapes: Shapes, multiple: int, indices: bool = True) -> Options:
     """Every knob of the model, measured by whoever does these trials' work.
 
     Args:
-        trials: of the model.
+        trials: of the model; where runs are dear, one trial a knob must do.
         shapes: observed for a batch of one.
         multiple: as for `gauge_of`.
-        errors: likewise.
         indices: likewise.
     """
+    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
     return collect(
         gauge_of(trials, multiple, errors, indices),
         shapes,

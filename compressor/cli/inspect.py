@@ -20,6 +20,7 @@ from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_byte
 from edgepress.compressor.errors import OutputError, UsageError
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings, Job
+from edgepress.compressor.knobs import half_lanes
 from edgepress.compressor.model import dims, parameters
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
@@ -91,7 +92,7 @@ def inspect(
         found, trials = look(job, host, unseen=False)
         measured = None
         if trials is not None:
-            multiple = max(1, host.target.channel_multiple // 2)
+            multiple = half_lanes(host.target)
             with Crew(trials, host.workers, late=late, progress=tell).at_work():
                 measured = measure(trials, found.shapes, host.target, multiple, tell, late)
             if late():
