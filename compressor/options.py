@@ -144,6 +144,11 @@ class Comparison:
     reference: dict[str, Array]
     context: Context
 
+    @classmethod
+    def of(cls, original: ir.Model, context: Context) -> "Comparison":
+        """With what the original gives on the context's samples, as many as a trial has."""
+        return cls(stacked_outputs(original, context, TRIAL_ROWS), context)
+
     def __call__(self, model: ir.Model) -> float:
         """What `divergence` says of a model's outputs."""
         return divergence(self.reference, stacked_outputs(model, self.context, TRIAL_ROWS))
@@ -175,7 +180,7 @@ class Gauge:
 
     @cached_property
     def _compare(self) -> Comparison:
-        return Comparison(stacked_outputs(self.model, self.shown, TRIAL_ROWS), self.shown)
+        return Comparison.of(self.model, self.shown)
 
     @cached_property
     def shrinking(self) -> tuple[Channels, list[Group], list[Skipped]]:

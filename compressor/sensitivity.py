@@ -16,7 +16,7 @@ from edgepress.compressor.allocate import Descent, Knob, Layer, State, Weighing
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.model import tensor_bytes
-from edgepress.compressor.options import TRIAL_ROWS, Comparison, Options, stacked_outputs
+from edgepress.compressor.options import Options
 from edgepress.compressor.parallel import one_thread_each, side_by_side, within_memory
 from edgepress.compressor.passes import Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.base import Skipped
@@ -133,7 +133,6 @@ def _eight_bits(
 ) -> tuple[dict[str, float], dict[str, float], tuple[Skipped, ...]]:
     """Damage of 8 bits at each site alone: of its weights, and of arithmetic; and what could not be tried."""
     original, context = trials.original, trials.probe
-    compare = Comparison(stacked_outputs(original, context, TRIAL_ROWS), context)
     stored = sorted({weight.readers[0] for weight in weights_of(original)})
     jobs: list[tuple[int, str, Pass]] = [(0, name, StoreWeights(sites=(_only(name),))) for name in stored]
     jobs += [
@@ -147,11 +146,10 @@ def _eight_bits(
         if late():
             return Skipped(name, "no time was left to try 8 bits")
         tell(place / len(jobs), name)
-        candidate = original.clone()
         try:
-            outcome = step.apply(candidate, context.apart())
+            outcome, damage = trials.alone(step)
             if name in outcome.changed:
-                return compare(candidate)
+                return damage
             reasons = [s.reason for s in outcome.skipped if s.site == name]
             return Skipped(name, reasons[0] if reasons else "8 bits save nothing here")
         except EdgepressError as error:  # one site that an engine refuses must not hide the others

@@ -11,11 +11,10 @@ from edgepress.compressor.allocate import Knob
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.knobs import TRIAL_ERRORS
-from edgepress.compressor.options import TRIAL_ROWS, Gauge, Options, collect, divergence, stacked_outputs
+from edgepress.compressor.options import Gauge, Options, collect
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.precision import hardly_faster
-from edgepress.compressor.protocols import Array
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized, parse, serialize
 from edgepress.compressor.trials import Judge, Task, Trials
@@ -111,15 +110,8 @@ class Harm(Task):
         return f"harm {digest((self.step,))}"
 
     def do(self, trials: Trials) -> float:
-        """`options.divergence` on the samples of `Trials.probe`."""
-        context = trials.probe
-        reference: dict[str, Array]
-        if "outputs" not in context.memo:
-            context.memo["outputs"] = stacked_outputs(trials.original, context, TRIAL_ROWS)
-        reference = context.memo["outputs"]  # type: ignore[assignment]
-        candidate = trials.original.clone()
-        self.step.apply(candidate, context)
-        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+        """As `Trials.alone` measures it."""
+        return trials.alone(self.step)[1]
 
 
 def collect_with(trials: Trials, shapes: Shapes, multiple: int, indices: bool = True) -> Options:

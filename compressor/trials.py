@@ -8,6 +8,7 @@ them, so these judgements are a little too strict rather than too mild.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.estimate import Answers, Estimate, estimate
 from edgepress.compressor.model import copies_within
 from edgepress.compressor.observe import TARGETS, Streamer
+from edgepress.compressor.options import Comparison
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Separable, Shrink
-from edgepress.compressor.passes.base import Context, Pass, Skipped
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.scoring import BuiltIn, Metric, score_all
@@ -258,6 +260,16 @@ class Trials:
                 fold.built.pop(next(iter(fold.built)))
             fold.built[key] = model
         return fold.built[key]
+
+    @cached_property
+    def _probed(self) -> Comparison:
+        return Comparison.of(self.original, self.probe)
+
+    def alone(self, step: Pass) -> tuple[Outcome, float]:
+        """What a pass alone does to the original on the samples of `probe`, and how far that moves the outputs."""
+        candidate = self.original.clone()
+        outcome = step.apply(candidate, self.probe.apart())
+        return outcome, self._probed(candidate) if outcome.modified else 0.0
 
     def final(self, recipe: tuple[Pass, ...]) -> tuple[ir.Model, list[Skipped]]:
         """The model fitted to all samples, and the sites that were left alone on the way."""
