@@ -22,7 +22,9 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
         deadline: `time.monotonic()` after which nothing new is begun.
     """
     host, job = found.host, found.job
-    name = identity(trials.original, trials.setup)
+    # Nobody else asks, and to hash all samples takes a while.
+    named = host.cache is not None or bool(host.scheduler)
+    name = identity(trials.original, trials.setup) if named else ""
     found.stored = Cache.open(host.cache, name) if host.cache is not None else None
     crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
     search = Search(

@@ -66,7 +66,7 @@ class Package:
     """What another process needs to know.
 
     Attributes:
-        identity: as `identity` gives it.
+        identity: as `identity` gives it; empty where each process sees one package alone.
         model: the normalised original.
         setup: all else.
     """
@@ -156,7 +156,7 @@ class Crew:
     Attributes:
         trials: of this process.
         count: pieces of work side by side.
-        identity: of model, samples and settings, where results are kept or sent.
+        identity: of model, samples and settings, where results are kept or a cluster does the work.
         cache: keeps results; None: nothing is kept.
         stopped: whether the user wants what there is so far.
         late: whether the time limit is over.
