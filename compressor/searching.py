@@ -7,6 +7,7 @@ from edgepress.compressor.job import Findings
 from edgepress.compressor.knobs import half_lanes
 from edgepress.compressor.limits import search_within
 from edgepress.compressor.options import Options
+from edgepress.compressor.precision import settle
 from edgepress.compressor.search import Search
 from edgepress.compressor.tasks import collect_with
 from edgepress.compressor.trials import Stopped, Trials
@@ -44,7 +45,7 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
     with crew.at_work():
         try:
             with found.stage("precision"):
-                search.settle()
+                settle(search)
             if trials.setup.folds > 1:
                 with found.stage("options"):
                     multiple = half_lanes(host.target) if job.objective == "latency" else 4

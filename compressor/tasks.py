@@ -14,9 +14,9 @@ from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.options import Gauge, Options, collect
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.precision import hardly_faster
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized, parse, serialize
+from edgepress.compressor.tails import hardly_faster
 from edgepress.compressor.trials import Judge, Task, Trials
 
 __all__ = ["Built", "Final", "Harm", "Judge", "Measure", "Slow", "Task", "gauge_of"]
