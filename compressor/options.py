@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.compare import log_probabilities
 from edgepress.compressor.cost import Shapes, positions
 from edgepress.compressor.knobs import TRIAL_ERRORS, bits_knob, rank_knob, width_knob
 from edgepress.compressor.layers import layer_of
@@ -99,21 +100,13 @@ def divergence(reference: dict[str, Array], outputs: dict[str, Array]) -> float:
             continue
         a, b = before.astype(np.float64), outputs[name].astype(np.float64)
         if a.ndim == 2 and a.shape[1] > 1:
-            p, q = _log_probabilities(a), _log_probabilities(b)
+            p, q = log_probabilities(a), log_probabilities(b)
             moved = float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
         else:
             spread = float(np.mean((a - a.mean(0)) ** 2)) or float(np.mean(a**2)) or 1.0
             moved = float(np.mean((a - b) ** 2)) / spread
         worst = max(worst, moved if math.isfinite(moved) else math.inf)
     return worst
-
-
-def _log_probabilities(scores: Array) -> Array:
-    if scores.min() >= 0 and np.allclose(scores.sum(1), 1.0, atol=1e-3):
-        return np.log(np.maximum(scores, 1e-12))
-    shifted = scores - scores.max(1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
 
 
 def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict[str, Array]:
