@@ -5,7 +5,6 @@ trials from a weak to a strong one; strengths between are interpolated, damage a
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,6 +13,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Knob
 from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.context import exactly
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.numerics.rounding import Rounding
 from edgepress.compressor.passes.base import Context
@@ -153,7 +153,7 @@ def bits_knob(
     if not values:
         return None
     errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
-    context, only = context.apart(), (f"^{re.escape(site.name)}$",)
+    context, only = context.apart(), (exactly(site.name),)
 
     def trial(bits: int, share: bool = False) -> float:
         candidate = model.clone()

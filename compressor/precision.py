@@ -3,11 +3,11 @@
 Where 8 bits break the budget, the sites they hurt most are spared: float arithmetic, weights in half precision.
 """
 
-import re
 from collections.abc import Callable, Sequence
 
 from edgepress.compressor.allocate import Precision
 from edgepress.compressor.choice import Candidate
+from edgepress.compressor.context import exactly
 from edgepress.compressor.passes import Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.store import weights_of
@@ -32,9 +32,7 @@ def settle(search: Search) -> None:
     integer = search.judge("8-bit arithmetic", search.tail("int8"))
     if not search.accepts(integer):
         bits, names = target.weight_bits, [site.name for site in find_sites(original)]
-        worst = most_harmed(
-            search.trials, names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",))
-        )
+        worst = most_harmed(search.trials, names, lambda name: Quantize(bits, sites=(exactly(name),)))
         # All but one, at most: without any it is the other candidate.
         spared = _sparing(search, integer, worst[:-1], lambda some: search.tail("int8", leave=some))
         integer, search.leave = spared

@@ -5,7 +5,6 @@ arithmetic. Gains are those of the search's cost model (`allocate.layer_cost`), 
 with nothing else turned down.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ from functools import partial
 import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, Knob, Layer, State, Weighing
+from edgepress.compressor.context import exactly
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.model import tensor_bytes
@@ -134,9 +134,9 @@ def _eight_bits(
     """Damage of 8 bits at each site alone: of its weights, and of arithmetic; and what could not be tried."""
     original, context = trials.original, trials.probe
     stored = sorted({weight.readers[0] for weight in weights_of(original)})
-    jobs: list[tuple[int, str, Pass]] = [(0, name, StoreWeights(sites=(_only(name),))) for name in stored]
+    jobs: list[tuple[int, str, Pass]] = [(0, name, StoreWeights(sites=(exactly(name),))) for name in stored]
     jobs += [
-        (1, site.name, Quantize(target.weight_bits, sites=(_only(site.name),)))
+        (1, site.name, Quantize(target.weight_bits, sites=(exactly(site.name),)))
         for site in find_sites(original)
     ]
     jobs = [job for job in jobs if not context.left_by_user(job[1])]
@@ -163,11 +163,6 @@ def _eight_bits(
             damages[which][name] = result
     skipped = tuple(dict.fromkeys(result for result in results if isinstance(result, Skipped)))
     return *damages, skipped
-
-
-def _only(name: str) -> str:
-    """The regular expression of one name."""
-    return f"^{re.escape(name)}$"
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """How precision is settled once the structure stands: the last passes of every candidate's recipe."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from edgepress.compressor.allocate import Precision
+from edgepress.compressor.context import exactly
 from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
 from edgepress.compressor.kernels import FLOAT, table_ns
 from edgepress.compressor.knobs import ROUNDING, SHARED_BITS
@@ -51,7 +51,7 @@ class Tail:
         indices = tuple((name, width) for name, width in few if width <= SHARED_BITS and name in self.shared)
         if not indices:
             return (store,)
-        names = tuple(f"^{re.escape(name)}$" for name, _ in indices)
+        names = tuple(exactly(name) for name, _ in indices)
         rest = tuple(pair for pair in self.bits if pair not in indices)
         return (Cluster(site_bits=indices, sites=names), replace(store, bits=rest))
 
