@@ -21,7 +21,7 @@ from edgepress.compressor.layers import unchanged
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.rounding import HALF
-from edgepress.compressor.protocols import Target
+from edgepress.compressor.protocols import Target, Tell
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
 from edgepress.compressor.tails import Tail, exchanged, few_bits, structure_of, without
@@ -30,8 +30,6 @@ from edgepress.compressor.trials import Stopped, Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
-Progress = Callable[[str, float, str], None]
-"""Stage, share done, detail."""
 
 FIRST_GUESS = 0.005
 """Predicted damage per percent of budget at which bisection begins."""
@@ -110,7 +108,7 @@ class Search:
     budget_percent: float
     shapes: Shapes
     timer: Timer
-    progress: Progress
+    progress: Tell
     deadline: float = math.inf
     memory: Weigher = lambda name, data: len(data)
     limits: Limits = NONE

@@ -22,7 +22,7 @@ from edgepress.compressor.passes import Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import weights_of
-from edgepress.compressor.protocols import Target
+from edgepress.compressor.protocols import Target, Tell
 from edgepress.compressor.sites import Site, find_sites
 from edgepress.compressor.structures import Structure
 from edgepress.compressor.tasks import collect_with
@@ -92,10 +92,6 @@ class Sensitivity:
     bearings: tuple[Bearing, ...]
     skipped: tuple[Skipped, ...]
     ns: float
-
-
-Tell = Callable[[str, float, str], None]
-"""Stage, share done, detail."""
 
 
 def measure(

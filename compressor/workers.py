@@ -36,6 +36,7 @@ from edgepress.compressor.columns import ArrayColumn, FileColumn
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.images import ImageColumn
 from edgepress.compressor.parallel import at_most, one_thread_each
+from edgepress.compressor.protocols import Tell
 from edgepress.compressor.scoring import UserMetric
 from edgepress.compressor.serialize import parse, serialize
 from edgepress.compressor.trials import Setup, Stopped, Task, Trials, make_trials
@@ -172,7 +173,7 @@ class Crew:
     cache: Cache | None = None
     stopped: Callable[[], bool] = lambda: False
     late: Callable[[], bool] = lambda: False
-    progress: Callable[[str, float, str], None] = lambda *_: None
+    progress: Tell = lambda *_: None
     scheduler: str = ""
     over: bool = False
     hired: int = field(init=False, default=0)
