@@ -25,6 +25,7 @@ import numpy as np
 from quantize_speed import Batches, read, theirs
 from scipy import stats
 
+from common import write_json
 from edgepress.compressor.cli.host import CheckedEngine, find_target
 from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.model import load, to_bytes
@@ -152,8 +153,7 @@ def main() -> int:
         f"--seconds {options.seconds:g}",
         "rows": options.rows, "threads": 1, "environment": asdict(describe()), "summary": summary, "results": rows,
     }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, options.out)
     return 0
 
 

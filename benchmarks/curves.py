@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from pydantic import JsonValue
 from rich.progress import Progress
 
+from common import write_json
 from edgepress.compressor import compress
 from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.recipe import Recipe, digest, from_json
@@ -295,7 +296,7 @@ def measure_all(folders: Sequence[Path], only: Sequence[str], fresh: bool) -> No
                 for each in known.values()
                 if (each["technique"], each["variant"], each["strength"]) in wanted
             ]
-            RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            write_json(document, RESULTS)
 
 
 def draw() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from common import write_json
 from edgepress.compressor.data import Dataset, open_data
 from edgepress.compressor.model import input_specs, load, to_bytes
 from edgepress.compressor.normalize import normalize
@@ -109,8 +110,7 @@ def record(out: Path, folder: Path, rows: list[dict[str, Any]], command: str) ->
     size = (folder / "model.onnx").stat().st_size
     entry = {"model": folder.name, "size_bytes": size, "command": command, "recipes": rows}
     whole = {"environment": asdict(describe()), "models": sorted([*kept, entry], key=lambda m: m["model"])}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_json(whole, out)
 
 
 def main() -> int:

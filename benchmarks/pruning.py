@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from common import write_json
 from edgepress.compressor.budget import Budget
 from edgepress.compressor.data import Batch, Dataset, open_data
 from edgepress.compressor.metrics import Metric, resolve_metric
@@ -206,8 +207,7 @@ def main() -> int:
         "environment": asdict(describe()),
         "results": nets,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, options.out)
     missed = shortfalls(nets)
     for line in missed:
         print(f"not below magnitude: {line}")

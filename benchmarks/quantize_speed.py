@@ -8,7 +8,6 @@ The table goes to stdout, the numbers with versions and command to `benchmarks/r
 """
 
 import argparse
-import json
 import logging
 import os
 import statistics
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime.quantization as oq
 
+from common import write_json
 from edgepress.compressor.data import open_data
 from edgepress.compressor.model import input_specs, load, to_bytes
 from edgepress.compressor.normalize import normalize
@@ -141,8 +141,7 @@ def main() -> int:
         "environment": asdict(describe()),
         "results": found,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, options.out)
     return 0
 
 

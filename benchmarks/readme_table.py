@@ -48,14 +48,24 @@ def render(document: dict[str, Any]) -> str:
             f"| {model} | {_score(row)} | {_kilobytes(before)} → {_kilobytes(after)} kB "
             f"| {row['smaller']:.1f}× | {row['faster']:.1f}× | {row['verdict']} | {only_small} |"
         )
+    return "\n".join([*lines, "", _origin(document, {}, "Scores are on unseen rows.")])
+
+
+def _origin(document: dict[str, Any], others: dict[str, str], how: str) -> str:
+    """Where numbers come from.
+
+    Args:
+        document: has the machine, its versions and the command.
+        others: versions of other tools, by name.
+        how: the scores came about.
+    """
     versions, machine = document["versions"], document["machine"]
-    lines += [
-        "",
+    tools = {"onnxruntime": versions["onnxruntime"], **others, "edgepress": versions["edgepress"]}
+    return (
         f"{machine['cpu']}, {machine['cores']} cores, one thread, batch of one; "
-        f"onnxruntime {versions['onnxruntime']}, edgepress {versions['edgepress']}. "
-        f"Scores are on unseen rows. Made by `python {document['command']}`.",
-    ]
-    return "\n".join(lines)
+        f"{', '.join(f'{name} {version}' for name, version in tools.items())}. "
+        f"{how} Made by `python {document['command']}`."
+    )
 
 
 def _score(row: dict[str, Any]) -> str:
@@ -85,14 +95,8 @@ def render_peers(document: dict[str, Any]) -> str:
         name = bar["name"][0].upper() + bar["name"][1:]
         mean = f"geometric mean {bar['value']:.3g} over {bar['models']} models"
         lines += ["", f"{name}: {mean} (bar {sign} {bar['bound']:g}, {met})."]
-    versions, machine, peers = document["versions"], document["machine"], document["peers"]
-    lines += [
-        "",
-        f"{machine['cpu']}, {machine['cores']} cores, one thread, batch of one; "
-        f"onnxruntime {versions['onnxruntime']}, NNCF {peers.get('nncf', '–')}, edgepress {versions['edgepress']}. "
-        f"Budget {document['budget']:g} %, scores are on unseen rows. Made by `python {document['command']}`.",
-    ]
-    return "\n".join(lines)
+    how = f"Budget {document['budget']:g} %, scores are on unseen rows."
+    return "\n".join([*lines, "", _origin(document, {"NNCF": document["peers"].get("nncf", "–")}, how)])
 
 
 def _beside(row: dict[str, Any]) -> str:

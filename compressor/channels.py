@@ -18,7 +18,7 @@ from edgepress.compressor.dimensions import HANDED_ON
 from edgepress.compressor.model import captured
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.recurrent import Recurrence, always_zero, recurrence_of
-from edgepress.compressor.sites import Site, constant, exclusive, int_attribute, site_name, site_of
+from edgepress.compressor.sites import Site, constant, exclusive, has_body, int_attribute, site_name, site_of
 from edgepress.compressor.units import Channels, Track
 
 __all__ = ["Channels", "Group", "Track", "analyse", "groups_of"]
@@ -137,9 +137,7 @@ def _visit(channels: Channels, node: ir.Node) -> None:
     op, tracks = node.op_type, channels.tracks
     site = site_of(node)
     seen = [v for v in node.inputs if v is not None and v in tracks]
-    if node.domain not in ("", "ai.onnx") or any(
-        a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
-    ):
+    if node.domain not in ("", "ai.onnx") or has_body(node):
         channels.pin([*seen, *_captured(node)], f"{op} {site_name(node)} reads them in a way not understood")
         return
     if site is not None:

@@ -5,6 +5,7 @@ NaN and infinity in an output are a broken model: wrong, infinite loss, fidelity
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from edgepress.compressor.protocols import Array, Matrix
 
@@ -119,8 +120,25 @@ def _log_scores(values: Array, original: Array, threshold: float) -> Matrix:
         scores = np.hstack([1 - scores, scores] if threshold else [-scores, scores])
         probable = bool(threshold)
     else:
-        probable = reference.min() >= 0 and np.allclose(reference.sum(axis=1), 1.0, atol=1e-3)
+        probable = _probabilities(reference)
     return np.log(np.maximum(scores, 1e-30)) if probable else scores
+
+
+def log_probabilities(scores: Matrix) -> Matrix:
+    """Logarithms of the probabilities that scores stand for; [n, classes] both.
+
+    Args:
+        scores: probabilities, or else what softmax makes some of.
+    """
+    if _probabilities(scores):
+        return np.log(np.maximum(scores, 1e-12))
+    logs: Matrix = scipy.special.log_softmax(scores, axis=1)
+    return logs
+
+
+def _probabilities(scores: Array) -> bool:
+    """Whether each row of [n, classes] scores is a distribution."""
+    return bool(scores.size and scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3))
 
 
 def squared_error(output: Array, target: Array) -> Matrix:

@@ -11,6 +11,11 @@ import onnx_ir as ir
 from edgepress.compressor.protocols import Array, Target
 
 
+def exactly(site: str) -> str:
+    """The regular expression of one site's name alone, as `sites` and `--leave` take it."""
+    return f"^{re.escape(site)}$"
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A site that was left alone.

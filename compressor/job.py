@@ -20,9 +20,8 @@ from edgepress.compressor.normalize import Normalized
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.protocols import Engine, Feeds, Latency, Matrix, ModelFile, Stopwatch, Target
+from edgepress.compressor.protocols import Engine, Feeds, Latency, Matrix, ModelFile, Stopwatch, Target, Tell
 from edgepress.compressor.scoring import BuiltIn
-from edgepress.compressor.search import Progress
 from edgepress.compressor.serialize import Serialized
 
 BATCH_BYTES = 192 << 20
@@ -107,7 +106,7 @@ class Host:
     target: Target
     stopwatch: Stopwatch | None
     memory: Callable[[ModelFile, Feeds], int] | None
-    progress: Progress
+    progress: Tell
     environment: Mapping[str, JsonValue] = field(default_factory=dict)
     workers: int = 1
     scheduler: str = ""

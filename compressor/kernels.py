@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from edgepress.compressor.protocols import KernelTimes
-from edgepress.compressor.sites import int_attribute, ints_attribute
+from edgepress.compressor.sites import has_body, int_attribute, ints_attribute
 
 Sizes = tuple[str, float, float, float]
 """Kind of kernel, inputs, outputs and positions."""
@@ -75,9 +75,7 @@ def _sizes(
 ) -> Sizes | None:
     x = inputs[0] if inputs else None
     w = inputs[1] if len(inputs) > 1 else None
-    if y is None or any(
-        a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
-    ):
+    if y is None or has_body(node):
         return None
     values = math.prod(y)
     if node.op_type in ("Conv", "ConvTranspose"):

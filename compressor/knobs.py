@@ -5,7 +5,6 @@ trials from a weak to a strong one; strengths between are interpolated, damage a
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -14,12 +13,14 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Knob
 from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.context import exactly
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.numerics.rounding import Rounding
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.shrink import group_curve, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights
+from edgepress.compressor.protocols import Target
 from edgepress.compressor.sites import Site
 from edgepress.compressor.structures import MOST_LEFT, Structure, compared, numbers, splits, structures
 
@@ -53,6 +54,11 @@ LEAST_SHARED = 2048
 
 LADDER = 14
 """Most strengths offered per knob."""
+
+
+def half_lanes(target: Target) -> int:
+    """What widths and ranks are multiples of where latency counts: half of a kernel's lanes."""
+    return max(1, target.channel_multiple // 2)
 
 
 def ladder(full: int, multiple: int, lowest: int = 1) -> list[int]:
@@ -147,7 +153,7 @@ def bits_knob(
     if not values:
         return None
     errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
-    context, only = context.apart(), (f"^{re.escape(site.name)}$",)
+    context, only = context.apart(), (exactly(site.name),)
 
     def trial(bits: int, share: bool = False) -> float:
         candidate = model.clone()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import scipy.special
 
+from edgepress.compressor.compare import log_probabilities
 from edgepress.compressor.context import Context
 from edgepress.compressor.model import needed, prefix
 from edgepress.compressor.numerics.least_squares import Moments
-from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner
+from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.sites import Site, sampled_rows
 
@@ -315,7 +315,7 @@ def distance(model: ir.Model, context: Context) -> float:
         for name in names:
             a, b = now[name].astype(np.float64), then[name].astype(np.float64)
             if b.ndim == 2 and b.shape[1] > 1:
-                p, q = _log_probabilities(b), _log_probabilities(a)
+                p, q = log_probabilities(b), log_probabilities(a)
                 sums[name] += (np.exp(p) * (p - q)).sum(), 0, len(b), 1
             else:
                 sums[name] += ((a - b) ** 2).sum(), b.sum(), (b**2).sum(), b.size
@@ -324,10 +324,3 @@ def distance(model: ir.Model, context: Context) -> float:
         spread = squares - total**2 / max(count, 1)
         worst = max(worst, moved / (spread if spread > 0 else 1.0))
     return float(worst)
-
-
-def _log_probabilities(scores: Matrix) -> Matrix:
-    if scores.size and scores.min() >= 0 and np.allclose(scores.sum(1), 1.0, atol=1e-3):
-        return np.log(np.maximum(scores, 1e-12))
-    logs: Matrix = scipy.special.log_softmax(scores, axis=1)
-    return logs

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.allocate import Knob, Layer
 from edgepress.compressor.channels import Channels, Group
+from edgepress.compressor.compare import log_probabilities
 from edgepress.compressor.cost import Shapes, positions
 from edgepress.compressor.knobs import TRIAL_ERRORS, bits_knob, rank_knob, width_knob
 from edgepress.compressor.layers import layer_of
@@ -99,21 +100,13 @@ def divergence(reference: dict[str, Array], outputs: dict[str, Array]) -> float:
             continue
         a, b = before.astype(np.float64), outputs[name].astype(np.float64)
         if a.ndim == 2 and a.shape[1] > 1:
-            p, q = _log_probabilities(a), _log_probabilities(b)
+            p, q = log_probabilities(a), log_probabilities(b)
             moved = float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
         else:
             spread = float(np.mean((a - a.mean(0)) ** 2)) or float(np.mean(a**2)) or 1.0
             moved = float(np.mean((a - b) ** 2)) / spread
         worst = max(worst, moved if math.isfinite(moved) else math.inf)
     return worst
-
-
-def _log_probabilities(scores: Array) -> Array:
-    if scores.min() >= 0 and np.allclose(scores.sum(1), 1.0, atol=1e-3):
-        return np.log(np.maximum(scores, 1e-12))
-    shifted = scores - scores.max(1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
 
 
 def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict[str, Array]:
@@ -143,6 +136,11 @@ class Comparison:
 
     reference: dict[str, Array]
     context: Context
+
+    @classmethod
+    def of(cls, original: ir.Model, context: Context) -> "Comparison":
+        """With what the original gives on the context's samples, as many as a trial has."""
+        return cls(stacked_outputs(original, context, TRIAL_ROWS), context)
 
     def __call__(self, model: ir.Model) -> float:
         """What `divergence` says of a model's outputs."""
@@ -175,7 +173,7 @@ class Gauge:
 
     @cached_property
     def _compare(self) -> Comparison:
-        return Comparison(stacked_outputs(self.model, self.shown, TRIAL_ROWS), self.shown)
+        return Comparison.of(self.model, self.shown)
 
     @cached_property
     def shrinking(self) -> tuple[Channels, list[Group], list[Skipped]]:

@@ -67,6 +67,27 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
                 _clean(work, () if done else made, done)
 
 
+def write_file(path: Path, text: str, hint: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Args:
+        path: of the file; folders that are not there are made.
+        text: UTF-8.
+        hint: what the user can do where that fails.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX) as folder:
+            whole = Path(folder) / path.name
+            whole.write_text(text, encoding="utf-8")
+            whole.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}.", hint) from error
+
+
 def _check(out: Path, force: bool, inputs: Iterable[Path]) -> None:
     """Refuse what must not be replaced."""
     choose = "Choose another --out."

@@ -1,16 +1,65 @@
-"""How few of the sites that 8 bits hurt must be spared, and where 8-bit arithmetic can hardly pay."""
+"""What 8 bits do to the structure as it is, and how few of the sites that they hurt must be spared.
 
-import math
+Where 8 bits break the budget, the sites they hurt most are spared: float arithmetic, weights in half precision.
+"""
+
 from collections.abc import Callable, Sequence
 
-import onnx_ir as ir
-
+from edgepress.compressor.allocate import Precision
 from edgepress.compressor.choice import Candidate
-from edgepress.compressor.cost import Shapes, kernel_ns, node_macs
-from edgepress.compressor.kernels import FLOAT, table_ns
-from edgepress.compressor.passes.base import site_name
-from edgepress.compressor.protocols import Target
-from edgepress.compressor.sites import Site, find_sites
+from edgepress.compressor.context import exactly
+from edgepress.compressor.passes import Pass, Quantize, StoreWeights
+from edgepress.compressor.passes.rounding import HALF
+from edgepress.compressor.passes.store import weights_of
+from edgepress.compressor.search import Search
+from edgepress.compressor.sites import find_sites
+from edgepress.compressor.tails import dynamic_pays
+from edgepress.compressor.tasks import most_harmed
+
+
+def settle(search: Search) -> None:
+    """Judge 8 bits on the structure as it is: cheap to know, and good to have whatever time is left after.
+
+    Args:
+        search: that has not run; what is spared here is in all that follows.
+    """
+    original, target = search.trials.original, search.target
+    stored = search.judge("weights in 8 bits", search.tail("float"))
+    if not search.accepts(stored):
+        names = sorted({weight.readers[0] for weight in weights_of(original)})
+        worst = most_harmed(search.trials, names, lambda name: StoreWeights(HALF, ((name, 8),)))
+        stored, search.half = _sparing(search, stored, worst, lambda some: search.tail("float", half=some))
+    integer = search.judge("8-bit arithmetic", search.tail("int8"))
+    if not search.accepts(integer):
+        bits, names = target.weight_bits, [site.name for site in find_sites(original)]
+        worst = most_harmed(search.trials, names, lambda name: Quantize(bits, sites=(exactly(name),)))
+        # All but one, at most: without any it is the other candidate.
+        spared = _sparing(search, integer, worst[:-1], lambda some: search.tail("int8", leave=some))
+        integer, search.leave = spared
+    found: dict[Precision, Candidate] = {"float": stored, "int8": integer}
+    enough = search.trials.dear and search.accepts(integer)
+    if not enough and dynamic_pays(original, search.shapes, target, search.trials.full.leave):
+        found["dynamic"] = search.judge("8-bit products by ranges of each input", search.tail("dynamic"))
+    kept = {precision: c for precision, c in found.items() if search.accepts(c)}
+    search.settled = tuple(kept.values())
+    search.integer = {precision: c for precision, c in kept.items() if precision != "float"}
+
+
+def _sparing(
+    search: Search,
+    none: Candidate,
+    worst: Sequence[str],
+    tail: Callable[[tuple[str, ...]], tuple[Pass, ...]],
+) -> tuple[Candidate, tuple[str, ...]]:
+    """The candidate that spares the fewest sites, and those; where none keeps the budget, that without any."""
+
+    def spared(sites: Sequence[str]) -> Candidate:
+        label = f"{none.label} but for {len(sites)} sites"
+        search.progress("precision", 0.0, label)
+        return search.judge(label, tail(tuple(sorted(sites))))
+
+    best, sites = fewest(worst, spared, search.accepts, search.late)
+    return best or none, tuple(sorted(sites))
 
 
 def fewest(
@@ -45,25 +94,3 @@ def fewest(
         else:
             tried = middle
     return (best, worst[:count]) if best is not None else (None, [])
-
-
-def hardly_faster(model: ir.Model, shapes: Shapes, target: Target) -> list[str]:
-    """Sites whose predicted gain by 8-bit arithmetic is below the cost of going there and back."""
-    slow = []
-    for site in find_sites(model):
-        if site.depthwise or _gain(site, shapes, target) < 0:
-            slow.append(site_name(site.node))
-    return slow
-
-
-def _gain(site: Site, shapes: Shapes, target: Target) -> float:
-    """Predicted nanoseconds that 8-bit arithmetic saves at a site, less the way there and back."""
-    if target.table is not None:
-        times = [table_ns(site.node, shapes, target.table, integer=integer) for integer in (False, True)]
-        values = math.prod(shapes.get(site.y.name or "", ()))
-        way = target.table.ns("quantize", FLOAT, 1, 1, values)
-        if times[0] is not None and times[1] is not None and way is not None:
-            return times[0] - times[1] - way
-    macs = node_macs(site.node, shapes)
-    gain = kernel_ns(target, macs, 0, integer=False) - kernel_ns(target, macs, 0, integer=True)
-    return gain - target.node_overhead_ns

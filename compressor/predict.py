@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.cost import Shapes, node_costs, peak_activation_bytes, takes_bytes, value_bytes
 from edgepress.compressor.protocols import Target
+from edgepress.compressor.sites import has_body
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid"})
 _INTEGER_KERNELS = frozenset(
@@ -77,10 +78,7 @@ def computed_at_load(model: ir.Model) -> set[ir.Node]:
     """Nodes that depend on constants alone."""
     found: set[ir.Node] = set()
     for node in model.graph:
-        random = node.op_type.startswith("Random") or any(
-            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for attribute in node.attributes.values()
-        )
+        random = node.op_type.startswith("Random") or has_body(node)
         constant = all(
             value is None or value.const_value is not None or value.producer() in found
             for value in node.inputs

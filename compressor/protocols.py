@@ -1,6 +1,6 @@
 """What the compressor needs from outside, as Protocols; `runtime` fits them, `cli` passes them in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Protocol
@@ -14,6 +14,8 @@ Feeds = Mapping[str, Array]
 """One batch: input name → array whose first axis is the rows (where the model has a batch axis)."""
 ModelFile = bytes | PathLike[str]
 """A serialized model: its bytes, or its path (over 2 GB, with external data)."""
+Tell = Callable[[str, float, str], None]
+"""Told what goes on: stage, share done, detail."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 1. Allocation gives, for each precision, a path of ever smaller models (allocate.py).
 2. Each path is bisected by real evaluation for its smallest model within the budget (trials.py), then refined.
-3. Where 8 bits break the budget, the sites they hurt most are spared: float arithmetic, weights in half precision.
+3. Where 8 bits break the budget, the sites they hurt most are spared (precision.py).
 4. The finalists are fitted to all samples and timed against the original, interleaved, on the device; what does
    not pay is dropped, and if nothing pays the original stays.
 """
 
 import math
-import re
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,22 +19,17 @@ from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.layers import unchanged
 from edgepress.compressor.options import Options
-from edgepress.compressor.passes import Pass, Quantize, StoreWeights
+from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.rounding import HALF
-from edgepress.compressor.passes.store import weights_of
-from edgepress.compressor.precision import fewest
-from edgepress.compressor.protocols import Target
+from edgepress.compressor.protocols import Target, Tell
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
-from edgepress.compressor.sites import find_sites
-from edgepress.compressor.tails import Tail, dynamic_pays, exchanged, few_bits, structure_of, without
-from edgepress.compressor.tasks import Built, Final, Slow, most_harmed
+from edgepress.compressor.tails import Tail, exchanged, few_bits, structure_of, without
+from edgepress.compressor.tasks import Built, Final, Slow
 from edgepress.compressor.trials import Stopped, Trials
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
-Progress = Callable[[str, float, str], None]
-"""Stage, share done, detail."""
 
 FIRST_GUESS = 0.005
 """Predicted damage per percent of budget at which bisection begins."""
@@ -84,11 +78,11 @@ class Border:
 
 @dataclass
 class Search:
-    """One search; `run` gives all candidates, the kept one among them.
+    """One search; once `precision.settle` has been at it, `run` gives all candidates, the kept one among them.
 
     Attributes:
         trials: builds and judges.
-        options: what can be turned down where; `settle` does without.
+        options: what can be turned down where; `precision.settle` does without.
         target: the device.
         objective: what is to become small.
         budget_percent: Z.
@@ -114,7 +108,7 @@ class Search:
     budget_percent: float
     shapes: Shapes
     timer: Timer
-    progress: Progress
+    progress: Tell
     deadline: float = math.inf
     memory: Weigher = lambda name, data: len(data)
     limits: Limits = NONE
@@ -134,53 +128,13 @@ class Search:
             self.broken_off = True
             return self._choose(self._so_far())
 
-    def settle(self) -> None:
-        """What 8 bits do to the structure as it is: cheap to know, and good to have whatever time is left after."""
-        original = self.trials.original
-        stored = self._judge("weights in 8 bits", self._tail("float"))
-        if not self._accepts(stored):
-            names = sorted({weight.readers[0] for weight in weights_of(original)})
-            worst = most_harmed(self.trials, names, lambda name: StoreWeights(HALF, ((name, 8),)))
-            stored, self.half = self._fewest(stored, worst, lambda some: self._tail("float", half=some))
-        integer = self._judge("8-bit arithmetic", self._tail("int8"))
-        if not self._accepts(integer):
-            bits, names = self.target.weight_bits, [site.name for site in find_sites(original)]
-            worst = most_harmed(
-                self.trials, names, lambda name: Quantize(bits, sites=(f"^{re.escape(name)}$",))
-            )
-            # All but one, at most: without any it is the other candidate.
-            spared = self._fewest(integer, worst[:-1], lambda sites: self._tail("int8", leave=sites))
-            integer, self.leave = spared
-        found: dict[Precision, Candidate] = {"float": stored, "int8": integer}
-        enough = self.trials.dear and self._accepts(integer)
-        if not enough and dynamic_pays(original, self.shapes, self.target, self.trials.full.leave):
-            found["dynamic"] = self._judge("8-bit products by ranges of each input", self._tail("dynamic"))
-        kept = {precision: c for precision, c in found.items() if self._accepts(c)}
-        self.settled = tuple(kept.values())
-        self.integer = {precision: c for precision, c in kept.items() if precision != "float"}
-
-    def _fewest(
-        self, none: Candidate, worst: Sequence[str], tail: Callable[[tuple[str, ...]], tuple[Pass, ...]]
-    ) -> tuple[Candidate, tuple[str, ...]]:
-        """The candidate that spares the fewest sites, and those; where none keeps the budget, that without any."""
-
-        def spared(sites: Sequence[str]) -> Candidate:
-            label = f"{none.label} but for {len(sites)} sites"
-            self.progress("precision", 0.0, label)
-            return self._judge(label, tail(tuple(sorted(sites))))
-
-        best, sites = fewest(worst, spared, self._accepts, self.late)
-        return best or none, tuple(sorted(sites))
-
     def _so_far(self) -> list[Candidate]:
         """What there is to choose from where the search was broken off: paths lead to ever smaller models."""
-        accepted = [c for c in self.seen.values() if self._accepts(c)]
+        accepted = [c for c in self.seen.values() if self.accepts(c)]
         return [*self.settled, *accepted[-LAST:]]
 
     def _finalists(self) -> list[Candidate]:
         """The candidates that are worth fitting to all samples."""
-        if not self.seen:
-            self.settle()
         finalists = [*self.settled, *(self._variants(self.integer["int8"]) if "int8" in self.integer else ())]
         borders = self._borders()
         for border in self._promising(borders):
@@ -223,7 +177,7 @@ class Search:
         if self.objective == "latency":
             # Integer kernels gain where there is much to compute: never more than on the structure as it is.
             kinds: tuple[Precision, ...] = ("float", *self.integer)
-            files = self.trials.results([Built(self._tail(name)) for name in kinds])
+            files = self.trials.results([Built(self.tail(name)) for name in kinds])
             named = [(f"fold {name}", data) for name, data in zip(kinds, files, strict=True)]
             times = dict(zip(kinds, self.timer(named), strict=True))
             near = [name for name in self.integer if times[name] <= (1 + CLOSE) * times["float"]]
@@ -233,9 +187,9 @@ class Search:
     def _recipe(self, state: State, precision: Precision) -> tuple[Pass, ...]:
         """All passes of a state."""
         bits = self.options.bits(state, self.half)
-        return self.options.recipe(state) + self._tail(precision, bits=bits)
+        return self.options.recipe(state) + self.tail(precision, bits=bits)
 
-    def _tail(
+    def tail(
         self, precision: Precision, bits: tuple[tuple[str, int], ...] | None = None,
         leave: tuple[str, ...] = (), half: tuple[str, ...] = (),
     ) -> tuple[Pass, ...]:  # fmt: skip
@@ -277,8 +231,8 @@ class Search:
         probe, stride = max(bisect_right(damages, guess) - 1, 0), max(len(path) // 16, 1)
         while high - low > len(path) // FINE and not self.late():
             label = f"{precision}, step {probe} of {len(path) - 1}"
-            candidate = self._judge(label, self._recipe(path[probe], precision))
-            if self._accepts(candidate):
+            candidate = self.judge(label, self._recipe(path[probe], precision))
+            if self.accepts(candidate):
                 found, low = Border(precision, descent, path[probe], candidate), probe + 1
             else:
                 high = probe
@@ -328,8 +282,8 @@ class Search:
             if following == state or failures == patience or self.late():
                 break
             label = f"{border.precision}, refinement {number + 1}"
-            candidate = self._judge(label, self._recipe(following, border.precision))
-            if self._accepts(candidate):
+            candidate = self.judge(label, self._recipe(following, border.precision))
+            if self.accepts(candidate):
                 state, best, stride, failures = following, candidate, 2 * stride, 0
             else:
                 failures += 1
@@ -352,14 +306,15 @@ class Search:
             return names
 
         others = [p for p in self.integer if searched and p not in searched and self.objective != "size"]
-        tails = [(f"by {p}", self._tail(p, few_bits(best.recipe))) for p in others]
+        tails = [(f"by {p}", self.tail(p, few_bits(best.recipe))) for p in others]
         for label, recipe in [*without(best.recipe, slow), *exchanged(best.recipe, tails)]:
             if not self.late():
-                candidate = self._judge(f"{best.label}, {label}", recipe)
-                if self._accepts(candidate):
+                candidate = self.judge(f"{best.label}, {label}", recipe)
+                if self.accepts(candidate):
                     yield candidate
 
-    def _judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
+    def judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
+        """The candidate of a recipe, judged on held-out samples unless it has been."""
         key = digest(recipe)
         if key not in self.seen:
             estimate = self.trials.estimate(recipe, self.budget_percent)
@@ -369,12 +324,13 @@ class Search:
             self.seen[key] = Candidate(label, recipe, estimate, why=why)
         return self.seen[key]
 
-    def _accepts(self, candidate: Candidate) -> bool:
+    def accepts(self, candidate: Candidate) -> bool:
+        """Whether a candidate keeps the budget."""
         return candidate.estimate is not None and candidate.estimate.within(self.budget_percent)
 
     def binding_output(self) -> str:
         """The output outside the metric that stopped most candidates; empty where the metric itself stopped more."""
-        stopped = [c.estimate.output for c in self.seen.values() if c.estimate and not self._accepts(c)]
+        stopped = [c.estimate.output for c in self.seen.values() if c.estimate and not self.accepts(c)]
         return max(sorted(set(stopped)), key=stopped.count, default="")
 
     def late(self) -> bool:

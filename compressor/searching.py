@@ -4,9 +4,10 @@ from edgepress.compressor.cache import Cache
 from edgepress.compressor.finish import make_scale, make_timer
 from edgepress.compressor.front import points
 from edgepress.compressor.job import Findings
-from edgepress.compressor.knobs import TRIAL_ERRORS
+from edgepress.compressor.knobs import half_lanes
 from edgepress.compressor.limits import search_within
 from edgepress.compressor.options import Options
+from edgepress.compressor.precision import settle
 from edgepress.compressor.search import Search
 from edgepress.compressor.tasks import collect_with
 from edgepress.compressor.trials import Stopped, Trials
@@ -22,7 +23,9 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
         deadline: `time.monotonic()` after which nothing new is begun.
     """
     host, job = found.host, found.job
-    name = identity(trials.original, trials.setup)
+    # Nobody else asks, and to hash all samples takes a while.
+    named = host.cache is not None or bool(host.scheduler)
+    name = identity(trials.original, trials.setup) if named else ""
     found.stored = Cache.open(host.cache, name) if host.cache is not None else None
     crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
     search = Search(
@@ -42,14 +45,12 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
     with crew.at_work():
         try:
             with found.stage("precision"):
-                search.settle()
+                settle(search)
             if trials.setup.folds > 1:
                 with found.stage("options"):
-                    multiple = max(1, host.target.channel_multiple // 2) if job.objective == "latency" else 4
-                    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-                    search.options = collect_with(
-                        trials, found.shapes, multiple, errors, indices=job.objective == "size"
-                    )
+                    multiple = half_lanes(host.target) if job.objective == "latency" else 4
+                    small = job.objective == "size"
+                    search.options = collect_with(trials, found.shapes, multiple, indices=small)
             else:
                 found.warnings.append(
                     f"{trials.setup.data.rows} samples say too little of what a structure loses: only 8 bits were "

@@ -5,7 +5,6 @@ arithmetic. Gains are those of the search's cost model (`allocate.layer_cost`), 
 with nothing else turned down.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,17 +12,17 @@ from functools import partial
 import onnx_ir as ir
 
 from edgepress.compressor.allocate import Descent, Knob, Layer, State, Weighing
+from edgepress.compressor.context import exactly
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.errors import EdgepressError
-from edgepress.compressor.knobs import TRIAL_ERRORS
 from edgepress.compressor.model import tensor_bytes
-from edgepress.compressor.options import TRIAL_ROWS, Comparison, Options, stacked_outputs
+from edgepress.compressor.options import Options
 from edgepress.compressor.parallel import one_thread_each, side_by_side, within_memory
 from edgepress.compressor.passes import Pass, Quantize, StoreWeights
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import weights_of
-from edgepress.compressor.protocols import Target
+from edgepress.compressor.protocols import Target, Tell
 from edgepress.compressor.sites import Site, find_sites
 from edgepress.compressor.structures import Structure
 from edgepress.compressor.tasks import collect_with
@@ -95,10 +94,6 @@ class Sensitivity:
     ns: float
 
 
-Tell = Callable[[str, float, str], None]
-"""Stage, share done, detail."""
-
-
 def measure(
     trials: Trials,
     shapes: Shapes,
@@ -120,8 +115,7 @@ def measure(
     original = trials.original
     with within_memory(tensor_bytes(original)):
         bits, arithmetic, skipped = _eight_bits(trials, target, partial(tell, "precision"), late)
-        errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
-        options = collect_with(trials, shapes, multiple, errors)
+        options = collect_with(trials, shapes, multiple)
     gains = _Gains.of(original, options, bits, shapes, target)
     found = [*gains.bearings(), *(gains.arithmetic(name, damage) for name, damage in arithmetic.items())]
     order = {cost.name: place for place, cost in enumerate(node_costs(original, shapes, None))}
@@ -135,11 +129,10 @@ def _eight_bits(
 ) -> tuple[dict[str, float], dict[str, float], tuple[Skipped, ...]]:
     """Damage of 8 bits at each site alone: of its weights, and of arithmetic; and what could not be tried."""
     original, context = trials.original, trials.probe
-    compare = Comparison(stacked_outputs(original, context, TRIAL_ROWS), context)
     stored = sorted({weight.readers[0] for weight in weights_of(original)})
-    jobs: list[tuple[int, str, Pass]] = [(0, name, StoreWeights(sites=(_only(name),))) for name in stored]
+    jobs: list[tuple[int, str, Pass]] = [(0, name, StoreWeights(sites=(exactly(name),))) for name in stored]
     jobs += [
-        (1, site.name, Quantize(target.weight_bits, sites=(_only(site.name),)))
+        (1, site.name, Quantize(target.weight_bits, sites=(exactly(site.name),)))
         for site in find_sites(original)
     ]
     jobs = [job for job in jobs if not context.left_by_user(job[1])]
@@ -149,11 +142,10 @@ def _eight_bits(
         if late():
             return Skipped(name, "no time was left to try 8 bits")
         tell(place / len(jobs), name)
-        candidate = original.clone()
         try:
-            outcome = step.apply(candidate, context.apart())
+            outcome, damage = trials.alone(step)
             if name in outcome.changed:
-                return compare(candidate)
+                return damage
             reasons = [s.reason for s in outcome.skipped if s.site == name]
             return Skipped(name, reasons[0] if reasons else "8 bits save nothing here")
         except EdgepressError as error:  # one site that an engine refuses must not hide the others
@@ -167,11 +159,6 @@ def _eight_bits(
             damages[which][name] = result
     skipped = tuple(dict.fromkeys(result for result in results if isinstance(result, Skipped)))
     return *damages, skipped
-
-
-def _only(name: str) -> str:
-    """The regular expression of one name."""
-    return f"^{re.escape(name)}$"
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ def ints_attribute(node: ir.Node, name: str, default: Sequence[int]) -> tuple[in
     return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else tuple(default)
 
 
+def has_body(node: ir.Node) -> bool:
+    """Whether a node has graphs in its attributes (If, Loop, Scan)."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer that nobody can feed, or None."""
     if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:

@@ -1,19 +1,22 @@
 """How precision is settled once the structure stands: the last passes of every candidate's recipe."""
 
-import re
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from edgepress.compressor.allocate import Precision
-from edgepress.compressor.cost import Shapes, node_costs
+from edgepress.compressor.context import exactly
+from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
+from edgepress.compressor.kernels import FLOAT, table_ns
 from edgepress.compressor.knobs import ROUNDING, SHARED_BITS
 from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, StoreWeights
-from edgepress.compressor.passes.base import Context
+from edgepress.compressor.passes.base import Context, site_name
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.protocols import Target
 from edgepress.compressor.recipe import Recipe
+from edgepress.compressor.sites import Site, find_sites
 
 WORTH_DYNAMIC = 0.1
 """Share of the predicted time that products must take. What a small one gains by 8 bits is foretold too badly."""
@@ -48,7 +51,7 @@ class Tail:
         indices = tuple((name, width) for name, width in few if width <= SHARED_BITS and name in self.shared)
         if not indices:
             return (store,)
-        names = tuple(f"^{re.escape(name)}$" for name, _ in indices)
+        names = tuple(exactly(name) for name, _ in indices)
         rest = tuple(pair for pair in self.bits if pair not in indices)
         return (Cluster(site_bits=indices, sites=names), replace(store, bits=rest))
 
@@ -104,3 +107,25 @@ def without(recipe: Recipe, slow: Callable[[], list[str]]) -> Iterator[tuple[str
             fewer = replace(step, leave=tuple(sorted({*step.leave, *slow()})))
             if fewer != step:
                 yield "small sites in float", (*recipe[:place], fewer, *recipe[place + 1 :])
+
+
+def hardly_faster(model: ir.Model, shapes: Shapes, target: Target) -> list[str]:
+    """Sites whose predicted gain by 8-bit arithmetic is below the cost of going there and back."""
+    slow = []
+    for site in find_sites(model):
+        if site.depthwise or _gain(site, shapes, target) < 0:
+            slow.append(site_name(site.node))
+    return slow
+
+
+def _gain(site: Site, shapes: Shapes, target: Target) -> float:
+    """Predicted nanoseconds that 8-bit arithmetic saves at a site, less the way there and back."""
+    if target.table is not None:
+        times = [table_ns(site.node, shapes, target.table, integer=integer) for integer in (False, True)]
+        values = math.prod(shapes.get(site.y.name or "", ()))
+        way = target.table.ns("quantize", FLOAT, 1, 1, values)
+        if times[0] is not None and times[1] is not None and way is not None:
+            return times[0] - times[1] - way
+    macs = node_macs(site.node, shapes)
+    gain = kernel_ns(target, macs, 0, integer=False) - kernel_ns(target, macs, 0, integer=True)
+    return gain - target.node_overhead_ns

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import onnx_ir as ir
 from pydantic import TypeAdapter
@@ -10,13 +10,13 @@ from pydantic import TypeAdapter
 from edgepress.compressor.allocate import Knob
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
-from edgepress.compressor.options import TRIAL_ROWS, Gauge, Options, collect, divergence, stacked_outputs
+from edgepress.compressor.knobs import TRIAL_ERRORS
+from edgepress.compressor.options import Gauge, Options, collect
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.precision import hardly_faster
-from edgepress.compressor.protocols import Array
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized, parse, serialize
+from edgepress.compressor.tails import hardly_faster
 from edgepress.compressor.trials import Judge, Task, Trials
 
 __all__ = ["Built", "Final", "Harm", "Judge", "Measure", "Slow", "Task", "gauge_of"]
@@ -42,20 +42,8 @@ def gauge_of(trials: Trials, multiple: int, errors: Sequence[float], indices: bo
     return found
 
 
-class _Plain:
-    """A task whose result is JSON as it is, or is not kept."""
-
-    def pack(self, result: Any) -> Any:
-        """As it is."""
-        return result
-
-    def unpack(self, packed: Any) -> Any:
-        """As it is."""
-        return packed
-
-
 @dataclass(frozen=True)
-class Measure:
+class Measure(Task):
     """Measure a knob.
 
     Attributes:
@@ -71,9 +59,8 @@ class Measure:
     multiple: int
     errors: tuple[float, ...]
     indices: bool = True
-    optional: ClassVar[bool] = True
-    stage: ClassVar[str] = "options"
-    home: ClassVar[int | None] = None
+    optional = True
+    stage = "options"
 
     @property
     def label(self) -> str:
@@ -99,7 +86,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Harm(_Plain):
+class Harm(Task):
     """See how far one pass alone moves the outputs.
 
     Attributes:
@@ -109,9 +96,8 @@ class Harm(_Plain):
 
     site: str
     step: Pass
-    optional: ClassVar[bool] = True
-    stage: ClassVar[str] = "precision"
-    home: ClassVar[int | None] = None
+    optional = True
+    stage = "precision"
 
     @property
     def label(self) -> str:
@@ -124,29 +110,20 @@ class Harm(_Plain):
         return f"harm {digest((self.step,))}"
 
     def do(self, trials: Trials) -> float:
-        """`options.divergence` on the samples of `Trials.probe`."""
-        context = trials.probe
-        reference: dict[str, Array]
-        if "outputs" not in context.memo:
-            context.memo["outputs"] = stacked_outputs(trials.original, context, TRIAL_ROWS)
-        reference = context.memo["outputs"]  # type: ignore[assignment]
-        candidate = trials.original.clone()
-        self.step.apply(candidate, context)
-        return divergence(reference, stacked_outputs(candidate, context, TRIAL_ROWS))
+        """As `Trials.alone` measures it."""
+        return trials.alone(self.step)[1]
 
 
-def collect_with(
-    trials: Trials, shapes: Shapes, multiple: int, errors: tuple[float, ...], indices: bool = True
-) -> Options:
+def collect_with(trials: Trials, shapes: Shapes, multiple: int, indices: bool = True) -> Options:
     """Every knob of the model, measured by whoever does these trials' work.
 
     Args:
-        trials: of the model.
+        trials: of the model; where runs are dear, one trial a knob must do.
         shapes: observed for a batch of one.
         multiple: as for `gauge_of`.
-        errors: likewise.
         indices: likewise.
     """
+    errors = TRIAL_ERRORS[1:2] if trials.dear else TRIAL_ERRORS
     return collect(
         gauge_of(trials, multiple, errors, indices),
         shapes,
@@ -172,7 +149,7 @@ def most_harmed(trials: Trials, names: Sequence[str], alone: Callable[[str], Pas
 
 
 @dataclass(frozen=True)
-class Slow(_Plain):
+class Slow(Task):
     """Find the sites where 8-bit arithmetic can hardly pay.
 
     Attributes:
@@ -182,11 +159,7 @@ class Slow(_Plain):
 
     recipe: tuple[Pass, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    key: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = 0
+    home = 0
 
     def do(self, trials: Trials) -> list[str]:
         """Their names."""
@@ -195,7 +168,7 @@ class Slow(_Plain):
 
 
 @dataclass(frozen=True)
-class Built(_Plain):
+class Built(Task):
     """Build what a recipe makes from the samples of the first fold.
 
     Attributes:
@@ -203,11 +176,7 @@ class Built(_Plain):
     """
 
     recipe: tuple[Pass, ...]
-    key: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = 0
+    home = 0
 
     def do(self, trials: Trials) -> Serialized:
         """The file, as it would be exported."""
@@ -215,7 +184,7 @@ class Built(_Plain):
 
 
 @dataclass(frozen=True)
-class Final:
+class Final(Task):
     """Build what a recipe makes from all samples.
 
     Attributes:
@@ -227,9 +196,6 @@ class Final:
     recipe: tuple[Pass, ...]
     stage: str = "fit"
     optional: bool = False
-    key: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = None
 
     def do(self, trials: Trials) -> tuple[ir.Model, Serialized, tuple[Skipped, ...]]:
         """The model, the file as it would be exported, and the sites that were left alone on the way."""

@@ -5,9 +5,11 @@ the fold: no sample is judged by a model that was fitted to it. The model that i
 them, so these judgements are a little too strict rather than too mild.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,9 +19,10 @@ from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.estimate import Answers, Estimate, estimate
 from edgepress.compressor.model import copies_within
 from edgepress.compressor.observe import TARGETS, Streamer
+from edgepress.compressor.options import Comparison
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Separable, Shrink
-from edgepress.compressor.passes.base import Context, Pass, Skipped
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
 from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.scoring import BuiltIn, Metric, score_all
@@ -138,45 +141,43 @@ class Stopped(Exception):  # noqa: N818  nothing is wrong
     """The user wants what there is so far."""
 
 
-class Task(Protocol):
-    """A piece of a search's work: the same wherever it is done.
+class Task(ABC):
+    """A piece of a search's work: the same wherever it is done. A frozen dataclass, for it travels.
 
     Attributes:
-        key: names it among all of one model, samples and settings; empty where its result is not worth keeping.
         optional: whether it may be left out when time is over.
         stage: under which its end is told; empty: it is not.
-        label: what it is about, for people.
-        home: of those that work, the one that may have something at hand for it; None: any.
     """
+
+    optional: bool = False
+    stage: str = ""
 
     @property
     def key(self) -> str:
-        """See above."""
-
-    @property
-    def optional(self) -> bool:
-        """See above."""
-
-    @property
-    def stage(self) -> str:
-        """See above."""
+        """Names it among all of one model, samples and settings; empty where its result is not worth keeping."""
+        return ""
 
     @property
     def label(self) -> str:
-        """See above."""
+        """What it is about, for people."""
+        return ""
 
     @property
     def home(self) -> int | None:
-        """See above."""
+        """Of those that work, the one that may have something at hand for it; None: any."""
+        return None
 
+    @abstractmethod
     def do(self, trials: "Trials") -> Any:
         """Do it."""
 
     def pack(self, result: Any) -> Any:
         """The result as it travels; of a task with a key it is JSON."""
+        return result
 
     def unpack(self, packed: Any) -> Any:
         """The result again."""
+        return packed
 
 
 @dataclass
@@ -260,6 +261,16 @@ class Trials:
             fold.built[key] = model
         return fold.built[key]
 
+    @cached_property
+    def _probed(self) -> Comparison:
+        return Comparison.of(self.original, self.probe)
+
+    def alone(self, step: Pass) -> tuple[Outcome, float]:
+        """What a pass alone does to the original on the samples of `probe`, and how far that moves the outputs."""
+        candidate = self.original.clone()
+        outcome = step.apply(candidate, self.probe.apart())
+        return outcome, self._probed(candidate) if outcome.modified else 0.0
+
     def final(self, recipe: tuple[Pass, ...]) -> tuple[ir.Model, list[Skipped]]:
         """The model fitted to all samples, and the sites that were left alone on the way."""
         model, context = self.original.clone(), self.full.apart()
@@ -270,7 +281,7 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Task):
     """Run what a recipe makes on a fold's samples.
 
     Attributes:
@@ -280,9 +291,6 @@ class Judge:
 
     recipe: tuple[Pass, ...]
     fold: int
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
 
     @property
     def home(self) -> int:

@@ -36,6 +36,7 @@ from edgepress.compressor.columns import ArrayColumn, FileColumn
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.images import ImageColumn
 from edgepress.compressor.parallel import at_most, one_thread_each
+from edgepress.compressor.protocols import Tell
 from edgepress.compressor.scoring import UserMetric
 from edgepress.compressor.serialize import parse, serialize
 from edgepress.compressor.trials import Setup, Stopped, Task, Trials, make_trials
@@ -66,7 +67,7 @@ class Package:
     """What another process needs to know.
 
     Attributes:
-        identity: as `identity` gives it.
+        identity: as `identity` gives it; empty where each process sees one package alone.
         model: the normalised original.
         setup: all else.
     """
@@ -156,7 +157,7 @@ class Crew:
     Attributes:
         trials: of this process.
         count: pieces of work side by side.
-        identity: of model, samples and settings, where results are kept or sent.
+        identity: of model, samples and settings, where results are kept or a cluster does the work.
         cache: keeps results; None: nothing is kept.
         stopped: whether the user wants what there is so far.
         late: whether the time limit is over.
@@ -172,7 +173,7 @@ class Crew:
     cache: Cache | None = None
     stopped: Callable[[], bool] = lambda: False
     late: Callable[[], bool] = lambda: False
-    progress: Callable[[str, float, str], None] = lambda *_: None
+    progress: Tell = lambda *_: None
     scheduler: str = ""
     over: bool = False
     hired: int = field(init=False, default=0)

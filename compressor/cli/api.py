@@ -8,12 +8,12 @@ import numpy as np
 
 from edgepress.compressor.choice import Objective
 from edgepress.compressor.cli.host import make_host
-from edgepress.compressor.cli.run import TIMING_SECONDS, Tell, input_paths
+from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths
 from edgepress.compressor.data import Source
 from edgepress.compressor.errors import UsageError, nearest
 from edgepress.compressor.job import Job
 from edgepress.compressor.outdir import staged
-from edgepress.compressor.protocols import Array
+from edgepress.compressor.protocols import Array, Tell
 from edgepress.compressor.recipe import Recipe
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.record import Report

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepress.compressor.cli.host import find_target, user_profiles
-from edgepress.compressor.errors import DeviceError, OutputError, UsageError
+from edgepress.compressor.errors import DeviceError, UsageError
+from edgepress.compressor.outdir import write_file
 from edgepress.devices.profile import (
     LOCAL,
     DeviceSpec,
@@ -86,7 +86,8 @@ def profile(
         raise DeviceError(str(error), getattr(error, "hint", "")) from error
     words = f"{machine.cpu}, {threads} thread{'' if threads == 1 else 's'}"
     cpu = "" if machine.cpu == "unknown" else machine.cpu.lower()
-    _write(path, dump_profile(measured_spec(replace(spec, cpu=cpu, description=words), table)))
+    measured = measured_spec(replace(spec, cpu=cpu, description=words), table)
+    write_file(path, dump_profile(measured), "Name another file with --out.")
     if not quiet:
         word = name or LOCAL
         used = str(path) if out is not None else word
@@ -109,20 +110,6 @@ def _path(name: str | None, out: Path | None) -> Path:
         except UsageError as error:
             raise UsageError(f"{out} is no profile; it is not overwritten.", "Name another file.") from error
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".edgepress-") as folder:
-            whole = Path(folder) / path.name
-            whole.write_text(text, encoding="utf-8")
-            whole.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror}.", "Name another file with --out."
-        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import click
 
 from edgepress.compressor.errors import DeviceError, UsageError, nearest
 from edgepress.compressor.job import Host
-from edgepress.compressor.protocols import Array, Feeds, Latency, ModelFile, Runner
+from edgepress.compressor.protocols import Array, Feeds, Latency, ModelFile, Runner, Tell
 from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.environment import describe
@@ -74,7 +74,7 @@ def make_host(
     threads: int,
     seed: int,
     seconds: float,
-    progress: Callable[[str, float, str], None],
+    progress: Tell,
     *,
     workers: int | None = None,
     scheduler: str | None = None,

@@ -20,7 +20,9 @@ from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_byte
 from edgepress.compressor.errors import OutputError, UsageError
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings, Job
+from edgepress.compressor.knobs import half_lanes
 from edgepress.compressor.model import dims, parameters
+from edgepress.compressor.outdir import write_file
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
 from edgepress.compressor.report import sensitivity as told
@@ -91,7 +93,7 @@ def inspect(
         found, trials = look(job, host, unseen=False)
         measured = None
         if trials is not None:
-            multiple = max(1, host.target.channel_multiple // 2)
+            multiple = half_lanes(host.target)
             with Crew(trials, host.workers, late=late, progress=tell).at_work():
                 measured = measure(trials, found.shapes, host.target, multiple, tell, late)
             if late():
@@ -100,7 +102,7 @@ def inspect(
                 )
     facts = _facts(found, measured, by)
     if html is not None:
-        _write(html, told.page(facts))
+        write_file(html, told.page(facts), "Name another file.")
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return 0
@@ -127,18 +129,6 @@ def _check_page(path: Path, job: Job) -> None:
         raise OutputError(f"--html: {path} is an input of this run.", "Name another file.")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise OutputError(f"--html: {path} is no file in a folder that exists.", "Name a file.")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the page, whole or not at all."""
-    staged = path.with_name(f".{path.name}.new")
-    try:
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}.", "Name another file.") from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def _rows(found: Findings, measured: Sensitivity | None) -> list[dict[str, Any]]:

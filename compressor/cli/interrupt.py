@@ -8,13 +8,13 @@ from types import FrameType
 
 import click
 
+from edgepress.compressor.protocols import Tell
+
 INTERRUPTED = 130
 """Exit code."""
 
 SEARCHING = frozenset(["precision", "options", "search"])
 """Stages after which there may be something to keep."""
-
-Tell = Callable[[str, float, str], None]
 
 
 @contextmanager

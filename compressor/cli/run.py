@@ -23,6 +23,7 @@ from edgepress.compressor.cli.units import size_option, time_option
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Job
 from edgepress.compressor.outdir import staged
+from edgepress.compressor.protocols import Tell
 from edgepress.compressor.recipe import parse
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.console import summary
@@ -36,8 +37,6 @@ STAGES = tuple(dict.fromkeys(stage.name for plan in (APPLY, SEARCH) for stage in
 
 TIMING_SECONDS = 10.0
 """Time limit of one interleaved timing."""
-
-Tell = Callable[[str, float, str], None]
 
 
 def shape_option(

@@ -5,7 +5,6 @@ terminal sees no control characters.
 """
 
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgepress.compressor.context import exactly
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.html import template
 from edgepress.compressor.report.words import UNKNOWN, Kind, number, printable, quantity
@@ -108,7 +108,7 @@ def worst(rows: Sequence[Row]) -> dict[str, Any] | None:
             site = max(damages, key=lambda name: damages[name])
             others = [damage for name, damage in damages.items() if name != site]
             ratio = damages[site] / max(others) if others and max(others) > 0 else None
-            leave = f"^{re.escape(site)}$"
+            leave = exactly(site)
             return {"site": site, "kind": kind, "damage": damages[site], "times_next": ratio, "leave": leave}
     return None
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgepress.compressor.errors import OutputError
-from edgepress.compressor.outdir import staged
+from edgepress.compressor.outdir import staged, write_file
 from edgepress.compressor.report import manifest as manifests
 
 
@@ -267,7 +267,7 @@ def test_an_old_folder_that_cannot_be_put_back_is_not_thrown_away(
 CHILD = """
 import sys, time
 from pathlib import Path
-from edgepress.compressor.outdir import staged
+from edgepress.compressor.outdir import staged, write_file
 with staged(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print("ready", flush=True)
@@ -318,3 +318,20 @@ def test_handlers_are_put_back_and_other_threads_may_stage(tmp_path: Path) -> No
     thread.start()
     thread.join()
     assert (tmp_path / "other" / "model.onnx").read_text() == "one"
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "new" / "page.html"
+    write_file(place, "one", "")
+    write_file(place, "größer", "")
+    assert tree(tmp_path / "new") == {"page.html": "größer"}
+
+    def half(path: Path, text: str, **_: Any) -> None:
+        path.write_bytes(text.encode()[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OutputError, match="Cannot write") as caught:
+        write_file(place, "three", "Name another file.")
+    assert caught.value.hint == "Name another file."
+    assert tree(tmp_path / "new") == {"page.html": "größer"}

@@ -23,11 +23,12 @@ from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.passes.quantize import Quantize
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.store import StoreWeights
-from edgepress.compressor.precision import fewest, hardly_faster
+from edgepress.compressor.precision import fewest, settle
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites
+from edgepress.compressor.tails import hardly_faster
 from edgepress.compressor.tasks import Harm
 from edgepress.compressor.trials import Setup, Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
@@ -55,7 +56,7 @@ def settled(trials: Trials, budget: float) -> Search:
         trials, Options((), (), ()), oracles.Board(), "latency", budget, {},
         lambda named: [1.0 for _ in named], lambda *_: None,
     )  # fmt: skip
-    found.settle()
+    settle(found)
     return found
 
 

@@ -15,6 +15,7 @@ from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
 from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
 from edgepress.compressor.passes.base import Pass
+from edgepress.compressor.precision import settle
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
@@ -79,7 +80,7 @@ def search(
 ) -> Search:  # fmt: skip
     made, found = prepared
     shapes = shapes_in_one_run(made.original, made.setup.engine, models.feeds(made.original, 1))
-    return Search(
+    unsettled = Search(
         made,
         options or found,
         oracles.Board(),
@@ -90,6 +91,8 @@ def search(
         lambda *_: None,
         deadline,
     )
+    settle(unsettled)
+    return unsettled
 
 
 def kept(candidates: Sequence[Candidate]) -> Candidate:

@@ -16,6 +16,7 @@ from edgepress.compressor.model import input_specs
 from edgepress.compressor.options import Options, collect
 from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, Shrink, StoreWeights
 from edgepress.compressor.passes.rounding import HALF
+from edgepress.compressor.precision import settle
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
@@ -42,7 +43,9 @@ def searched(
     trials = make_trials(model, Setup(OrtEngine(), metric, told, data, BOARD, 0, (), batch=64, folds=2))
     shapes = shapes_in_one_run(model, OrtEngine(), models.feeds(model, 1))
     options = collect(gauge_of(trials, 4, TRIAL_ERRORS), shapes)
-    return Search(trials, options, BOARD, "latency", budget, shapes, timer, lambda *_: None).run()
+    search = Search(trials, options, BOARD, "latency", budget, shapes, timer, lambda *_: None)
+    settle(search)
+    return search.run()
 
 
 def kept(candidates: Sequence[Candidate]) -> Candidate:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,15 +78,10 @@ def test_processes_give_the_same_bits(expected: list[Any], monkeypatch: pytest.M
 
 
 @dataclass(frozen=True)
-class Die:
+class Die(Task):
     """A task that kills its process the first time."""
 
     folder: Path
-    key: ClassVar[str] = ""
-    optional: ClassVar[bool] = False
-    stage: ClassVar[str] = ""
-    label: ClassVar[str] = ""
-    home: ClassVar[int | None] = None
 
     def do(self, trials: Trials) -> int:
         """Number of the attempt."""
@@ -95,14 +90,6 @@ class Die:
         if not attempts:
             os.kill(os.getpid(), signal.SIGKILL)
         return attempts
-
-    def pack(self, result: int) -> int:
-        """As it is."""
-        return result
-
-    def unpack(self, packed: int) -> int:
-        """As it is."""
-        return packed
 
 
 def test_a_lost_process_costs_its_task_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
