@@ -61,13 +61,13 @@ def fully_connected(
         return array if transposed else array.T
 
     codes = emit.codes(w)
-    data_on_grid = codes is not None and emit.grid(x) is not None
     if integer and codes is not None and scale is not None and data.grid is not None:
         weights = packed(emit, w, arrange(codes.integers), scale)
         offset: Tensor | None = integer_bias(emit, bias, data.grid, scale, outputs)
     elif (
         scale is not None
-        and data_on_grid
+        and codes is not None
+        and emit.grid(x) is not None
         and _exactly(emit, ending, x, (w, arrange(codes.integers), scale), bias)
     ):
         return
