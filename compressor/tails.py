@@ -9,7 +9,7 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Precision
 from edgepress.compressor.cost import Shapes, node_costs
 from edgepress.compressor.knobs import ROUNDING, SHARED_BITS
-from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, StoreWeights
+from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, Shrink, StoreWeights
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.protocols import Target
@@ -98,7 +98,8 @@ def without(recipe: Recipe, slow: Callable[[], list[str]]) -> Iterator[tuple[str
     for label, kind in (("without low rank", LowRank), ("without separable", Separable)):
         plain = tuple(p for p in recipe if not isinstance(p, kind))
         if plain != recipe:
-            yield label, plain
+            split = any(isinstance(p, LowRank | Separable) for p in plain)
+            yield label, tuple(replace(p, refit=not split) if isinstance(p, Shrink) else p for p in plain)
     for place, step in enumerate(recipe):
         if isinstance(step, Quantize):
             fewer = replace(step, leave=tuple(sorted({*step.leave, *slow()})))

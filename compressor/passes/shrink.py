@@ -28,7 +28,13 @@ from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_mo
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.cutting import remove_units
 from edgepress.compressor.passes.readers import fold, too_wide
-from edgepress.compressor.passes.refitting import refit_following, refit_site, refittable, write_fit
+from edgepress.compressor.passes.refitting import (
+    left_to_refit,
+    refit_following,
+    refit_site,
+    refittable,
+    write_fit,
+)
 from edgepress.compressor.passes.saliency import (
     BY_ACTIVITY,
     Criterion,
@@ -58,6 +64,8 @@ class Shrink(Pass):
     Attributes:
         widths: (group, channels to keep) pairs; a group bears the name of the first site that makes it.
         compensate: refit the dense sites that read changed values.
+        refit: False leaves that to the next pass that splits sites, which walks over all of them as well; what no
+            refit can put back is put back here.
         criterion: which go first: those whose loss is least once readers are refitted (`obs`), those that are most
             often zero (`zeros`) or weakest (`outliers`), those that others of the layer span (`qr`), or those of least
             Fisher information (`fisher`).
@@ -73,6 +81,7 @@ class Shrink(Pass):
     kind: ClassVar[str] = "shrink"
     widths: tuple[tuple[str, int], ...] = ()
     compensate: bool = True
+    refit: bool = True
     criterion: Criterion = "obs"
     share: float | None = None
     zero_rate: float = 1.0
@@ -224,9 +233,11 @@ class Shrink(Pass):
         dead = {int(u) for group, found in seen for u in group.units[found.zero_rate() == 1]}
         if not self.compensate or removed <= dead:
             return remove_units(model, channels, removed)
-        return removed_and_made_good(
-            model, channels, removed, context, own=own_fold_pays(model, removed, context)
-        )
+        own = own_fold_pays(model, removed, context)
+        if self.refit:
+            return removed_and_made_good(model, channels, removed, context, own=own)
+        fold(model, channels, removed, context, own=own)
+        return left_to_refit(model, remove_units(model, channels, removed))
 
 
 def removed_and_made_good(
