@@ -23,6 +23,7 @@ from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.shrink import Shrink, left_by_user, shrinkable
 from edgepress.compressor.passes.store import weights_of
 from edgepress.compressor.protocols import Array
+from edgepress.compressor.resume import resuming
 from edgepress.compressor.sites import Site, find_sites
 from edgepress.compressor.structures import Structure, parts_of, recipe_of, splittable
 
@@ -174,7 +175,7 @@ class Gauge:
 
     @cached_property
     def _compare(self) -> Comparison:
-        return Comparison(stacked_outputs(self.model, self.shown, TRIAL_ROWS), self.shown)
+        return Comparison(stacked_outputs(self.model, self.shown, TRIAL_ROWS), resuming(self.shown))
 
     @cached_property
     def shrinking(self) -> tuple[Channels, list[Group], list[Skipped]]:
