@@ -179,7 +179,7 @@ def best_strength(fit: Moments, held: Moments, old: Matrix) -> float | None:
     return STRENGTHS[best] * scale if error(best) < held.error(old, fit.bias_for(old)) else None
 
 
-def solve_ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
+def solve_ridge(gram: Array, right: Array, strength: float) -> Array:
     """(G + strength · I)⁻¹ right, with G positive semidefinite up to rounding; the strength grows until that is gone.
 
     Where all inputs have a large mean, and products are summed in single precision, rounding comes to more than the
@@ -199,7 +199,7 @@ def solve_ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
                 raise
             strength *= 10
             continue
-        solved: Matrix = scipy.linalg.cho_solve(factor, right, check_finite=False)
+        solved: Array = scipy.linalg.cho_solve(factor, right, check_finite=False)
         return solved
 
 
