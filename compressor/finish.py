@@ -24,6 +24,10 @@ SLOWER = 1.02
 """A result that takes longer than the input by this factor, whatever the noise, is taken back."""
 
 
+INPUT, OUTPUT = "input", "output "
+"""What timers call the file that came in, and the one that goes out, with its recipe's digest behind."""
+
+
 def make_timer(found: Findings, glance: bool = False) -> Timer:
     """Times models by what `--timings` says, by the stopwatch (or the host's quicker one), or by prediction.
 
@@ -41,6 +45,7 @@ def make_timer(found: Findings, glance: bool = False) -> Timer:
                 host.progress("time", 0.0, f"{len(models)} models")
                 latencies = stopwatch([data for _, data in models], found.one_row)
                 times = [latency.median_ns for latency in latencies]
+                found.timed = {name: each for (name, _), each in zip(models, latencies, strict=True)}
             else:
                 times = [predicted(found, data) for _, data in models]
             pairs = list(zip((name for name, _ in models), times, strict=True))
@@ -142,9 +147,10 @@ def take_back_if_slower(found: Findings, timer: Timer) -> None:
     if best is None or found.job.recipe is not None or not found.one_row:
         return
     name = digest(best.recipe)
-    times = timer([("input", serialize(found.source)), (f"output {name}", found.exported)])
+    times = timer([(INPUT, serialize(found.source)), (f"{OUTPUT}{name}", found.exported)])
     if times[1] <= SLOWER * times[0]:
         return
+    found.timed = {}  # of a file that does not go out
     why = f"slower than the file that came in ({times[1] / times[0]:.2f} times its latency)"
     kept = replace(original(found), kept=True, why="what was found is slower than the file that came in")
     if best.recipe:
@@ -170,7 +176,10 @@ def measure(found: Findings) -> None:
         return
     pair = (serialize(found.source), found.exported)
     found.predicted_ns = (predicted(found, pair[0]), predicted(found, pair[1]))
-    if host.stopwatch is not None:
+    names = (INPUT, f"{OUTPUT}{digest(found.best.recipe)}") if found.best is not None else ()
+    if names and all(name in found.timed for name in names):  # both were timed together just before
+        found.latencies = (found.timed[names[0]], found.timed[names[1]])
+    elif host.stopwatch is not None:
         first, second = host.stopwatch(pair, found.one_row)
         found.latencies = (first, second)
     if host.memory is not None:

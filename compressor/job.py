@@ -145,6 +145,7 @@ class Findings:
         memory: peak bytes, or None.
         one_row: feeds of one row; empty where none is known.
         timings: nanoseconds by candidate, as the search used them.
+        timed: measurements of what came in and what goes out, by the name under which a timer took them.
         memories: bytes of peak memory by candidate, likewise.
         seconds: wall time by stage.
         warnings: what the user should know.
@@ -178,6 +179,7 @@ class Findings:
     memory: tuple[int | None, int | None] = (None, None)
     one_row: Feeds = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    timed: dict[str, Latency] = field(default_factory=dict)
     memories: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

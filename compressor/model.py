@@ -235,7 +235,13 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 def tensor_bytes(model: ir.Model) -> int:
     """Bytes of all tensors together, every type and every graph."""
-    return sum(tensor.nbytes for _, tensor, _ in _weights(model))
+    total = 0
+    for graph in model.graphs():
+        values = graph.initializers.values()
+        total += sum(value.const_value.nbytes for value in values if value.const_value is not None)
+        constants = (node.attributes.get("value") for node in graph if node.op_type == "Constant")
+        total += sum(attribute.as_tensor().nbytes for attribute in constants if attribute is not None)
+    return total
 
 
 def copies_within(limit_bytes: int, model: ir.Model) -> int:
@@ -259,6 +265,11 @@ def to_bytes(model: ir.Model) -> bytes:
             f"The model holds {tensor_bytes(model)} bytes of weights; one file ends at 2 GB.",
             "Save it with external data.",
         )
+    return inlined(model)
+
+
+def inlined(model: ir.Model) -> bytes:
+    """`to_bytes` of a model that is known to fit."""
     data: bytes = to_proto(model).SerializeToString(deterministic=True)
     return data
 
@@ -301,6 +312,9 @@ def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) 
         view.clone(), ir_version=model.ir_version, functions=[f.clone() for f in model.functions.values()]
     )
     cut.graph.opset_imports.update(model.graph.opset_imports)
+    ends = {*cut.graph.inputs, *cut.graph.outputs}
+    for value in (value for node in cut.graph for value in node.outputs if value not in ends):
+        value.shape, value.type = None, None  # engines infer them, and to write them down takes longer
     return cut
 
 

@@ -24,6 +24,7 @@ from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.passes.shrink import Shrink, left_by_user, shrinkable
 from edgepress.compressor.passes.store import weights_of
 from edgepress.compressor.protocols import Array
+from edgepress.compressor.resume import resuming
 from edgepress.compressor.sites import Site, find_sites
 from edgepress.compressor.structures import Structure, parts_of, recipe_of, splittable
 
@@ -50,12 +51,11 @@ class Options:
 
     def recipe(self, state: Sequence[int]) -> tuple[Pass, ...]:
         """The passes that bring the structure of the full model into `state`."""
-        passes: list[Pass] = []
-        if widths := self._turned("width", state):
-            passes.append(Shrink(widths=widths))
         forms = self._forms
-        splits = [(name, value, forms[name]) for name, value in self._turned("rank", state)]
-        return (*passes, *recipe_of(splits))
+        splits = recipe_of([(name, value, forms[name]) for name, value in self._turned("rank", state)])
+        widths = self._turned("width", state)
+        # What is split is refitted all the same, and the sites between with it: twice takes longer and is no better.
+        return (Shrink(widths=widths, refit=not splits), *splits) if widths else splits
 
     def bits(self, state: Sequence[int], half: Sequence[str] = ()) -> tuple[tuple[str, int], ...]:
         """Sites with other than 8 bits in `state`; both parts of one that is split.
@@ -173,7 +173,7 @@ class Gauge:
 
     @cached_property
     def _compare(self) -> Comparison:
-        return Comparison.of(self.model, self.shown)
+        return Comparison(stacked_outputs(self.model, self.shown, TRIAL_ROWS), resuming(self.shown))
 
     @cached_property
     def shrinking(self) -> tuple[Channels, list[Group], list[Skipped]]:

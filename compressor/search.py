@@ -89,6 +89,7 @@ class Search:
         shapes: observed for a batch of one.
         timer: times serialized models.
         progress: told what goes on.
+        glance: times in less time and with more error, for what is only sorted out; None: the timer does.
         memory: peak bytes of a named serialized model, asked where memory is the objective.
         limits: what the result may take.
         deadline: `time.monotonic()` after which no new candidate is begun.
@@ -110,6 +111,7 @@ class Search:
     timer: Timer
     progress: Tell
     deadline: float = math.inf
+    glance: Timer | None = None
     memory: Weigher = lambda name, data: len(data)
     limits: Limits = NONE
     seen: dict[str, Candidate] = field(default_factory=dict)
@@ -179,7 +181,7 @@ class Search:
             kinds: tuple[Precision, ...] = ("float", *self.integer)
             files = self.trials.results([Built(self.tail(name)) for name in kinds])
             named = [(f"fold {name}", data) for name, data in zip(kinds, files, strict=True)]
-            times = dict(zip(kinds, self.timer(named), strict=True))
+            times = dict(zip(kinds, (self.glance or self.timer)(named), strict=True))
             near = [name for name in self.integer if times[name] <= (1 + CLOSE) * times["float"]]
             self.integer = {name: self.integer[name] for name in sorted(near, key=lambda name: times[name])}
         return ("float", *tuple(self.integer)[:1])
@@ -257,7 +259,7 @@ class Search:
         if self.objective != "latency":
             sizes = [self.memory(*each) if self.objective == "memory" else len(each[1]) for each in named]
             return [borders[sizes.index(min(sizes))]]
-        costs = self.timer(named)
+        costs = (self.glance or self.timer)(named)
         return [b for b, cost in zip(borders, costs, strict=True) if cost <= (1 + CLOSE) * min(costs)]
 
     def _with_fewer_bits(self, border: Border) -> Border:

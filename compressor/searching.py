@@ -28,6 +28,7 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
     name = identity(trials.original, trials.setup) if named else ""
     found.stored = Cache.open(host.cache, name) if host.cache is not None else None
     crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
+    glance = crew.alone(make_timer(found, glance=True))
     search = Search(
         trials,
         Options((), (), ()),
@@ -38,6 +39,7 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
         crew.alone(make_timer(found)),
         host.progress,
         deadline,
+        glance,
         make_scale(found),
         job.limits,
     )
@@ -61,7 +63,7 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
         with found.stage("search"):
             search_within(search)
         with found.stage("front"):
-            found.front = points(search, crew.alone(make_timer(found, glance=True)))
+            found.front = points(search, glance)
     found.candidates = list(search.seen.values())
     found.time_limit_hit, found.stopped, found.hired = search.time_limit_hit, search.broken_off, crew.hired
     if found.stopped:

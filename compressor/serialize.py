@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
-from edgepress.compressor.model import fits_protobuf, map_external, tensor_bytes, to_bytes
+from edgepress.compressor.model import fits_protobuf, inlined, map_external, tensor_bytes
 
 __all__ = ["Serialized", "StoredModel", "files", "parse", "proto_of", "serialize", "write"]
 
@@ -79,7 +79,7 @@ def serialize(model: ir.Model, edit: Callable[[bytes], bytes] = bytes) -> Serial
     Raises:
         OutputError: it is over 2 GB, and the folder for temporary files has no room.
     """
-    return edit(to_bytes(model)) if fits_protobuf(model) else StoredModel(model, edit)
+    return edit(inlined(model)) if fits_protobuf(model) else StoredModel(model, edit)
 
 
 def proto_of(data: Serialized) -> onnx.ModelProto:

@@ -40,6 +40,15 @@ BUILT_BYTES = 4 << 30
 Answering = tuple[Metric, Metric | None] | None
 """What `metrics.answers` gives, where the model gives classes."""
 
+REFITTING = Shrink | LowRank | Separable
+"""Passes that refit site by site."""
+
+FINALS = 4
+"""So many structures fitted to all samples are kept for the candidates that begin with them."""
+
+Fitted = tuple[ir.Model, dict[str, object], tuple[Skipped, ...]]
+"""A model, what its passes left behind, and the sites that they left alone."""
+
 PROBE_ROWS = 32
 """Samples of a trial of one site where runs are dear."""
 
@@ -194,6 +203,7 @@ class Trials:
         probe: a context over fewer samples where runs are dear, for trials of single sites.
         perform: does tasks, here or elsewhere; results in order, None for what was left out at a time limit.
         known: results by key.
+        finals: the last structures fitted to all samples, by recipe.
     """
 
     original: ir.Model
@@ -205,6 +215,7 @@ class Trials:
     shown: Context
     perform: Callable[[Sequence[Task]], list[Any]] = field(init=False)
     known: dict[str, Any] = field(default_factory=dict)
+    finals: dict[str, Fitted] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.perform = lambda tasks: side_by_side(lambda task: task.do(self), tasks)
@@ -223,7 +234,7 @@ class Trials:
 
     def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
         """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
-        refits = any(isinstance(step, Shrink | LowRank | Separable) for step in recipe)
+        refits = any(isinstance(step, REFITTING) for step in recipe)
         if self.dear and refits:
             return self._judged(recipe, 1)
         half = self._judged(recipe, (len(self.folds) + 1) // 2)
@@ -273,11 +284,27 @@ class Trials:
 
     def final(self, recipe: tuple[Pass, ...]) -> tuple[ir.Model, list[Skipped]]:
         """The model fitted to all samples, and the sites that were left alone on the way."""
-        model, context = self.original.clone(), self.full.apart()
-        skipped: list[Skipped] = []
-        for step in recipe:
-            skipped += step.apply(model, context).skipped
-        return model, skipped
+        model, _, skipped = self._fitted(recipe)
+        return model, list(skipped)
+
+    def _fitted(self, recipe: tuple[Pass, ...]) -> Fitted:
+        """The same, and what is left behind; a structure is kept for the candidates that have it in common.
+
+        Each begins with what its own steps left behind: it does not hang on what was built before it.
+        """
+        if not recipe:
+            return self.original, {}, ()
+        key = digest(recipe)
+        if (known := self.finals.get(key)) is not None:
+            return known
+        start, left_behind, skipped = self._fitted(recipe[:-1])
+        model, context = start.clone(), replace(self.full, left_behind=dict(left_behind))
+        found = model, context.left_behind, (*skipped, *recipe[-1].apply(model, context).skipped)
+        if isinstance(recipe[-1], REFITTING):
+            while len(self.finals) >= min(FINALS, copies_within(BUILT_BYTES, self.original)):
+                self.finals.pop(next(iter(self.finals), ""), None)
+            self.finals[key] = found
+        return found
 
 
 @dataclass(frozen=True)

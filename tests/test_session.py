@@ -163,6 +163,25 @@ def test_a_result_slower_than_the_very_file_is_taken_back(model: Path) -> None:
     assert "taken back" in found.warnings[-1]
 
 
+def test_what_comes_in_and_goes_out_is_timed_once(model: Path) -> None:
+    calls = []
+
+    def stopwatch(datas: Any, feeds: Feeds) -> list[Latency]:
+        calls.append(tuple(map(len, datas)))
+        return [Latency(ns := float(len(data)), (ns, ns), (int(ns),)) for data in datas]
+
+    job = Job(model, data=rows(1, 80)["x"], test=rows(2, 60)["x"])
+    found = run(job, replace(host.make_host("arm", 1, 0, 1.0, silent), stopwatch=stopwatch, memory=None))
+    pair = (len(model.read_bytes()), len(found.exported))
+    assert sum(len(call) == 2 and call[1] == pair[1] for call in calls) == 1
+    assert [each.median_ns for each in found.latencies if each] == [calls[-1][0], pair[1]]
+    given = replace(job, timings=found.timings)  # nothing is timed for choices, but what is reported is
+    calls.clear()
+    again = run(given, replace(found.host))
+    assert again.exported == found.exported
+    assert len(calls) == 1
+
+
 def test_times_once_used_stay_and_new_ones_are_put_on_their_scale(model: Path) -> None:
     readings = iter([[100.0, 50.0], [220.0, 60.0]])
 

@@ -11,6 +11,7 @@ With X [rows, in] and Y [rows, out], everything here needs only means and second
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import scipy.linalg
@@ -141,26 +142,44 @@ def refit(fit: Moments, held: Moments, old: Matrix) -> tuple[Matrix, Matrix]:
     Returns:
         W [in, out] and b [out] fitted to all rows; `old` with a corrected bias where no strength beats it.
     """
+    strength = best_strength(fit, held, old)
     total = fit + held
-    scale = float(np.trace(fit.xx)) / max(fit.rows, 1) / max(fit.inputs, 1) or 1.0
-    best, strength = held.error(old, fit.bias_for(old)), np.inf
-    gram, cross, _ = fit.centred()
-    residual = cross - gram @ old
-    for candidate in STRENGTHS:
-        weights = old + solve_ridge(gram, residual, candidate * scale)
-        error = held.error(weights, fit.bias_for(weights))
-        if error < best:
-            best, strength = error, candidate
-        elif np.isfinite(strength):
-            break  # the error falls, then rises: too little of it fits noise, too much nothing
-    if not np.isfinite(strength):
+    if strength is None:
         return old, total.bias_for(old)
     gram, cross, _ = total.centred()
-    weights = old + solve_ridge(gram, cross - gram @ old, strength * scale)
+    weights = old + solve_ridge(gram, cross - gram @ old, strength)
     return weights, total.bias_for(weights)
 
 
-def solve_ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
+def best_strength(fit: Moments, held: Moments, old: Matrix) -> float | None:
+    """The ridge strength whose fit to one part errs least on the other; None where all err more than W₀.
+
+    From the middle on: the error falls, then rises, for too little of it fits noise, too much nothing. It is told
+    from single precision, in units in which that neither overflows nor vanishes; what is kept is fitted in double.
+
+    Args:
+        fit: moments of most rows.
+        held: moments of the others.
+        old: W₀ [in, out].
+    """
+    scale = float(np.trace(fit.xx)) / max(fit.rows, 1) / max(fit.inputs, 1) or 1.0
+    gram, cross, _ = fit.centred()
+    right = ((cross - gram @ old) / scale).astype(np.float32)
+    gram = (gram / scale).astype(np.float32)
+
+    @cache
+    def error(place: int) -> float:
+        weights = old + solve_ridge(gram, right, STRENGTHS[place])
+        return held.error(weights, fit.bias_for(weights))
+
+    best = (len(STRENGTHS) - 1) // 2
+    for step in (1, -1):
+        while 0 <= best + step < len(STRENGTHS) and error(best + step) < error(best):
+            best += step
+    return STRENGTHS[best] * scale if error(best) < held.error(old, fit.bias_for(old)) else None
+
+
+def solve_ridge(gram: Array, right: Array, strength: float) -> Array:
     """(G + strength · I)⁻¹ right, with G positive semidefinite up to rounding; the strength grows until that is gone.
 
     Where all inputs have a large mean, and products are summed in single precision, rounding comes to more than the
@@ -180,7 +199,7 @@ def solve_ridge(gram: Matrix, right: Matrix, strength: float) -> Matrix:
                 raise
             strength *= 10
             continue
-        solved: Matrix = scipy.linalg.cho_solve(factor, right, check_finite=False)
+        solved: Array = scipy.linalg.cho_solve(factor, right, check_finite=False)
         return solved
 
 

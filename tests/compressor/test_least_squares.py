@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compressor.numerics.least_squares import STRENGTHS, Consumer, Moments, eliminate, refit
+from edgepress.compressor.numerics.least_squares import (
+    STRENGTHS,
+    Consumer,
+    Moments,
+    best_strength,
+    eliminate,
+    refit,
+)
 
 RIDGE = 0.05
 seeds = st.integers(0, 10_000)
@@ -102,6 +109,29 @@ def test_refit_is_ridge_regression_towards_the_old_weights(seed: int, bias: bool
     expected, expected_bias = oracles.ridge(x, y, old, best * scale, bias=bias)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(offset, expected_bias, atol=1e-6)
+
+
+@given(seeds, st.integers(20, 60), st.sampled_from([0.0, 0.3, 3.0]), st.sampled_from([1e-9, 1.0, 1e9]))
+@settings(max_examples=25, deadline=None)
+def test_the_strength_errs_as_little_as_the_best_of_all(
+    seed: int, wide: int, noise: float, unit: float
+) -> None:
+    """Inputs that hardly differ, of any magnitude, so that single precision has a hard time."""
+    rng = np.random.default_rng(seed)
+    x = unit * (rng.normal(size=(200, 4)) @ rng.normal(size=(4, wide)) + 0.01 * rng.normal(size=(200, wide)))
+    w = rng.normal(size=(wide, 3)) / unit
+    y, old = x @ w + noise * rng.normal(size=(200, 3)), w + 0.3 * rng.normal(size=w.shape) / unit
+    fit, held = moments(x[:160], y[:160]), moments(x[160:], y[160:])
+    scale = np.mean(x[:160] ** 2)
+
+    def error(strength: float) -> float:
+        weights, b = oracles.ridge(x[:160], y[:160], old, strength * scale, bias=True)
+        return float(np.mean(np.sum((x[160:] @ weights + b - y[160:]) ** 2, axis=1)))
+
+    found = best_strength(fit, held, old)
+    least = min(error(strength) for strength in STRENGTHS)
+    assert found is not None
+    assert error(found / scale) <= 1.02 * least + 1e-9
 
 
 def test_without_noise_refit_finds_what_made_the_rows() -> None:

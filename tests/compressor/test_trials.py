@@ -108,6 +108,23 @@ def test_the_final_model_is_fitted_to_all_samples_and_tells_what_it_left() -> No
     assert to_bytes(model) == to_bytes(trials().final(recipe)[0])
 
 
+def test_a_final_model_does_not_hang_on_those_fitted_before_it() -> None:
+    shrunk = Shrink((("h", 12),), refit=False)
+    structure: tuple[Pass, ...] = (shrunk, LowRank((("y", 2),)))
+    recipe = (*structure, StoreWeights(weight_bits=4))
+    made = trials()
+    made.final((Shrink((("h", 8),)),))
+    made.final((*structure, StoreWeights(weight_bits=3)))
+    loaded = len(made.setup.engine.loaded)  # type: ignore[attr-defined]
+    model, _ = made.final(recipe)
+    again = len(made.setup.engine.loaded) - loaded  # type: ignore[attr-defined]
+    alone = trials()
+    begun = len(alone.setup.engine.loaded)  # type: ignore[attr-defined]
+    assert to_bytes(model) == to_bytes(alone.final(recipe)[0])
+    assert again < len(alone.setup.engine.loaded) - begun  # type: ignore[attr-defined]
+    assert to_bytes(made.final(structure)[0]) == to_bytes(alone.final(structure)[0])
+
+
 def test_equal_seeds_part_equally() -> None:
     one, same, other = trials(seed=1), trials(seed=1), trials(seed=2)
     parts = [t.folds[0].judged.dataset.index.tolist() for t in (one, same, other)]
