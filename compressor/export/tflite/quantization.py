@@ -44,6 +44,18 @@ def common_grid(value: ir.Value, constants: Constants) -> Grid | None:
     return grids.pop() if len(grids) == 1 else None
 
 
+def held_grid(value: ir.Value, constants: Constants) -> Grid | None:
+    """The grid of an input in 8-bit integers, where every reader dequantizes it alike; else None."""
+    if value.is_graph_output() or not value.uses():
+        return None
+    grids = set()
+    for use in value.uses():
+        if use.node.op_type != "DequantizeLinear" or use.idx != 0:
+            return None
+        grids.add(grid_of(use.node, constants))
+    return grids.pop() if len(grids) == 1 else None
+
+
 def covers(bounds: tuple[float, float], grid: Grid) -> bool:
     """Whether every level of a grid lies within bounds, so that clipping to them before rounding changes nothing.
 
