@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter
 from edgepress.compressor.export.tflite.layout import arranged
-from edgepress.compressor.export.tflite.ops.maths import Maths, numbers, write
+from edgepress.compressor.export.tflite.ops.maths import Maths, numbers, widened, write
 from edgepress.compressor.export.tflite.ops.patterns import fused
 from edgepress.compressor.export.tflite.ops.powers import power, quotient
 from edgepress.compressor.export.tflite.schema import options
@@ -28,6 +28,8 @@ def operands(emit: Emitter, node: ir.Node) -> tuple[list[Tensor], bool]:
 
 def binary(emit: Emitter, node: ir.Node, code: str) -> None:
     """ADD, SUB, MUL or DIV; of integers, a quotient is cut off towards 0."""
+    if fused(emit, node):
+        return
     if emit.dtype(node.outputs[0]) != "FLOAT32":
         (a, b), last = operands(emit, node)
         maths = Maths(emit.builder)
@@ -39,6 +41,7 @@ def binary(emit: Emitter, node: ir.Node, code: str) -> None:
     integer = code in _INTEGER and emit.integral(ending, *node.inputs)
     last = emit.last(*node.inputs)
     tensors = [emit.operand(value, len(shape), integer=integer, last=last) for value in node.inputs]
+    tensors = [widened(emit.builder, each, tensors[1 - at]) for at, each in enumerate(tensors)]
     grid, dtype = (ending.grid, "INT8") if integer else (None, tensors[0].dtype)
     made = options(_KINDS[code], fusedActivationFunction=ending.activation)
     result = emit.builder.op(code, tensors, arranged(shape, last), dtype, grid, made)

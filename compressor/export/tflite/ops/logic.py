@@ -1,4 +1,4 @@
-"""Comparisons, truth values, choices between two values, and changes of type."""
+"""Comparisons, truth values, choices between two values, changes of type, and what is left of Dropout."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,7 @@ from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
 from edgepress.compressor.export.tflite.ops.elementwise import operands
 from edgepress.compressor.export.tflite.ops.maths import Maths, plain, write
 from edgepress.compressor.export.tflite.ops.shaping import identity
+from edgepress.compressor.export.tflite.schema import DTYPES
 
 Handler = Callable[[Emitter, ir.Node], None]
 
@@ -73,6 +74,15 @@ def dropout(emit: Emitter, node: ir.Node) -> None:
         emit.write(node.outputs[1], maths.binary("EQUAL", truth, truth), last=last)
 
 
+def constant(emit: Emitter, node: ir.Node) -> None:
+    """A constant that is an output of the graph; all others are initializers by now."""
+    held = ir.convenience.get_const_tensor(node.outputs[0])
+    array = held.numpy() if held is not None else None
+    if array is None or array.dtype.name not in DTYPES:
+        raise UnsupportedError("dtype: the constant is of a type that TFLite lacks")
+    emit.write(node.outputs[0], emit.builder.constant(array))
+
+
 HANDLERS: dict[str, Handler] = {
     "Equal": partial(compare, code="EQUAL"),
     "Greater": partial(compare, code="GREATER"),
@@ -86,5 +96,6 @@ HANDLERS: dict[str, Handler] = {
     "Where": where,
     "Cast": cast,
     "CastLike": cast,
+    "Constant": constant,
     "Dropout": dropout,
 }

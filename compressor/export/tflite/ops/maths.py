@@ -54,6 +54,7 @@ class Maths:
         """A kernel of two operands; comparisons give BOOL."""
         dtype = next(each.dtype for each in (a, b) if isinstance(each, Tensor))
         x, y = (each if isinstance(each, Tensor) else self.constant(each, dtype) for each in (a, b))
+        x, y = widened(self.builder, x, y), widened(self.builder, y, x)
         fields = {"fusedActivationFunction": activation} if code in {"ADD", "SUB", "MUL", "DIV"} else {}
         shape = np.broadcast_shapes(x.shape, y.shape)
         kind = "BOOL" if code in _TRUTHS else dtype
@@ -107,6 +108,17 @@ class Maths:
             return self.builder.constant(x.array.astype(numpy_dtype(dtype)))
         made = options("Cast", inDataType=x.dtype, outDataType=dtype)
         return self.builder.op("CAST", [x], x.shape, dtype, options=made)
+
+
+def widened(builder: Builder, x: Tensor, other: Tensor) -> Tensor:
+    """An operand with as many dimensions as a constant of one element has that goes with it.
+
+    XNNPACK takes such a constant for a scalar, and gives the result too few dimensions.
+    """
+    missing = len(other.shape) - len(x.shape)
+    if missing <= 0 or other.array is None or other.array.size != 1:
+        return x
+    return builder.reshaped(x, (1,) * missing + x.shape)
 
 
 def working(dtype: str) -> str:

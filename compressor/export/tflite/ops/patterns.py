@@ -49,21 +49,24 @@ def fused(emit: Emitter, node: ir.Node) -> bool:
 
     Args:
         emit: the emitter; nodes that the kernel takes in are marked as done.
-        node: an Erf, Tanh, HardSigmoid or Clip.
+        node: any; an Erf, Tanh, HardSigmoid or Clip, or an Add before a Clip, which its kernel would take in.
 
     Returns:
         Whether it was one.
     """
-    if node.op_type not in {"Erf", "Tanh", "HardSigmoid", "Clip"}:
+    after = _only_reader(node.outputs[0]) if node.op_type == "Add" else None
+    start = after if after is not None and after.op_type == "Clip" else node
+    if start.op_type not in {"Erf", "Tanh", "HardSigmoid", "Clip"}:
         return False
-    way = [node]
+    way, factors = [start], list[ir.Value]()
     for _ in range(_LENGTH):
         after = _only_reader(way[-1].outputs[0])
         if after is None or after.op_type not in {"Add", "Mul", "Div"}:
             return False
         other = after.inputs[1] if after.inputs[0] is way[-1].outputs[0] else after.inputs[0]
         way.append(after)
-        for x in _candidates(emit, other):
+        factors += _candidates(emit, other)
+        for x in factors:
             found = _kernel(emit, after.outputs[0], x)
             if found is not None:
                 _emit(emit, x, after.outputs[0], *found)
@@ -109,7 +112,7 @@ def _evaluated(emit: Emitter, value: ir.Value | None, x: ir.Value, depth: int) -
     maker = value.producer() if value is not None else None
     if maker is None or depth > 2 * _LENGTH + 2:
         return None
-    if maker.op_type in {"HardSigmoid"}:
+    if maker.op_type == "HardSigmoid":
         inner = _evaluated(emit, maker.inputs[0], x, depth + 1)
         alpha, beta = (
             maker.attributes.get_float(name, default) for name, default in (("alpha", 0.2), ("beta", 0.5))
