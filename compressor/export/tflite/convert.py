@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError, UsageError
 from edgepress.compressor.export.tflite.builder import Builder
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, where
+from edgepress.compressor.export.tflite.emitter import CONTAINERS, Emitter, UnsupportedError, where
 from edgepress.compressor.export.tflite.ops import HANDLERS
 from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, stand_ins
 from edgepress.compressor.export.tflite.quantization import common_grid, held_grid
@@ -139,7 +139,12 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
     }
     said = {"tool": f"edgepress {version('edgepress')}", "io": io, "channels_last": turned}
     data = builder.finish(inputs, outputs, {METADATA: json.dumps(said, sort_keys=True).encode()})
-    return Converted(data, turned["inputs"], turned["outputs"], builder.counts(outputs.values()))
+    notes = tuple(
+        f"{value.name!r} is {value.dtype.name.lower()}; the file has it as {emit.dtype(value).lower()}."
+        for value in (*model.graph.inputs, *model.graph.outputs)
+        if value.dtype in CONTAINERS and not value.is_initializer()
+    )
+    return Converted(data, turned["inputs"], turned["outputs"], builder.counts(outputs.values()), notes)
 
 
 def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:

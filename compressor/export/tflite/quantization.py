@@ -18,6 +18,8 @@ def grid_of(node: ir.Node, constants: Constants) -> Grid | None:
     if scale is None or scale.size != 1 or scale.dtype.name != "float32":
         return None
     if given is None:
+        if node.attributes.get_int("output_dtype", 0) not in {0, ir.DataType.UINT8, ir.DataType.INT8}:
+            return None
         unsigned, zero = node.attributes.get_int("output_dtype", 2) in {0, 2}, 0
         if node.op_type == "DequantizeLinear":
             kind = node.inputs[0].dtype if node.inputs[0] is not None else None

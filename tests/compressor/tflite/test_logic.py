@@ -3,7 +3,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import assert_same, assert_same_integers, graph, one_op
+from tflite import assert_same, assert_same_integers, by_tflite, graph, one_op
 
 from edgepress.compressor.export.tflite.convert import NotConvertibleError, convert
 
@@ -98,6 +98,15 @@ def test_floats_are_cut_off_towards_0(before):
 def test_integers_wrap_around(after):
     feeds = {"x": np.array([-300, -1, 70000, 2**31 - 1], np.int32)}
     assert_same(one_op("Cast", feeds, to=after), feeds, rtol=0, atol=0)
+
+
+def test_narrow_integers_wrap_around():
+    """Held against numpy: onnxruntime's bindings hand out no such arrays."""
+    x = np.array([-9, -8, -1, 0, 7, 8, 15, 16], np.int32)
+    for kind, bits, low in (("int4", 4, -8), ("uint4", 4, 0)):
+        to = {"int4": 22, "uint4": 21}[kind]
+        model = graph(f"g (int32[8] x) => ({kind}[8] y) {{ y = Cast <to={to}> (x) }}")
+        np.testing.assert_array_equal(by_tflite(convert(model), {"x": x})["y"], (x - low) % 2**bits + low)
 
 
 def test_the_type_of_another_value():

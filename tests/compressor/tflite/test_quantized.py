@@ -120,9 +120,32 @@ def test_integers_that_are_read_as_such_are_the_ones_of_onnx():
     assert_same(model, {"x": _floats(6, 1, 3, 4, 5)}, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("kind", "low", "high"), [("int4", -8, 7), ("uint4", 0, 15)])
+def test_narrow_integers_are_held_in_8_bits(kind, low, high):
+    """Held against numpy: onnxruntime's bindings hand out no such arrays."""
+    model = graph(
+        f"g (float[2,9] x) => ({kind}[2,9] y, float[2,9] z) <float s = {{0.5}}, {kind} zero = {{1}}>"
+        " { y = QuantizeLinear(x, s, zero) z = DequantizeLinear(y, s, zero) }"
+    )
+    x = np.linspace(-9, 9, 18, dtype=np.float32).reshape(2, 9)
+    converted = convert(model)
+    got = by_tflite(converted, {"x": x})
+    expected = np.clip(np.round(x / 0.5) + 1, low, high)
+    np.testing.assert_array_equal(got["y"], expected)
+    np.testing.assert_array_equal(got["z"], (expected - 1) * 0.5)
+    assert converted.notes == (f"'y' is {kind}; the file has it as {kind.replace('4', '8')}.",)
+
+
 def test_a_type_without_a_container_is_refused():
     model = graph(
-        "g (float[2] x) => (int4[2] y) <float s = {0.05}, int4 z = {0}> { y = QuantizeLinear(x, s, z) }"
+        "g (float[2] x) => (float8e4m3fn[2] y) <float s = {0.05}> { y = QuantizeLinear <output_dtype=17> (x, s) }",
+        opset=23,
     )
     with pytest.raises(NotConvertibleError, match="dtype"):
         convert(model)
+
+
+def test_a_type_given_by_attribute():
+    feeds = {"x": _floats(7, 2, 3) * 1000}
+    model = one_op("QuantizeLinear", feeds, constants={"s": np.float32(0.5)}, output_dtype=4)
+    assert_same(model, feeds, rtol=0, atol=0)

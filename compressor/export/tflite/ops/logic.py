@@ -13,6 +13,8 @@ from edgepress.compressor.export.tflite.schema import DTYPES
 
 Handler = Callable[[Emitter, ir.Node], None]
 
+_NARROW = {ir.DataType.INT4: 4, ir.DataType.UINT4: 4, ir.DataType.INT2: 2, ir.DataType.UINT2: 2}
+
 
 def compare(emit: Emitter, node: ir.Node, code: str) -> None:
     """LESS, EQUAL and the like."""
@@ -56,7 +58,12 @@ def cast(emit: Emitter, node: ir.Node) -> None:
     for value in (x, node.outputs[0]):
         if value is not None and emit.dtype(value) == "UINT64":
             raise UnsupportedError(f"dtype: {value.name!r} is uint64, which CAST does not know")
-    write(emit, node.outputs[0], plain(emit, x, last=last), last=last)
+    data, bits = plain(emit, x, last=last), _NARROW.get(node.outputs[0].dtype or ir.DataType.FLOAT)
+    if bits is not None:
+        maths, low = Maths(emit.builder), 0 if emit.dtype(node.outputs[0]) == "UINT8" else -(1 << bits - 1)
+        above = maths.binary("FLOOR_MOD", maths.sub(maths.cast(data, "INT32"), low), 1 << bits)
+        data = maths.add(above, low)
+    write(emit, node.outputs[0], data, last=last)
 
 
 def dropout(emit: Emitter, node: ir.Node) -> None:
