@@ -161,3 +161,10 @@ def test_a_batch_of_any_size_broadcasts():
     x = _floats(9, (3, 2, 4))
     model = one_op("Mul", {"x": x}, constants={"k": _floats(10, (2, 1))}, dynamic=True)
     assert not assert_same(model, {"x": x}, rtol=1e-5, atol=1e-6).notes
+
+
+@pytest.mark.parametrize("shapes", [((), (1,)), ((2,), (1, 1)), ((2, 3), (1, 1, 1))])
+@pytest.mark.parametrize("op", ["Add", "Max"])
+def test_a_constant_of_one_element_gives_its_dimensions_to_the_result(op, shapes):
+    feeds, held = {"a": _floats(11, shapes[0])}, {"b": np.full(shapes[1], 2, np.float32)}
+    assert_same_integers(one_op(op, feeds, constants=held), feeds)
