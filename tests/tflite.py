@@ -34,7 +34,7 @@ def by_tflite(converted: Converted, feeds: Feeds) -> dict[str, Array]:
     interpreter = Interpreter(model_content=converted.data, num_threads=1)
     run = interpreter.get_signature_runner()
     turned = {k: np.moveaxis(v, 1, -1) if converted.inputs[k] else v for k, v in feeds.items()}
-    outputs = run(**{k: np.ascontiguousarray(v) for k, v in turned.items()})
+    outputs = run(**{k: np.array(v, order="C") for k, v in turned.items()})
     return {k: np.moveaxis(v, -1, 1) if converted.outputs[k] else v for k, v in outputs.items()}
 
 
@@ -163,3 +163,9 @@ def assert_same_integers(
     """As 8-bit integers between pairs both runtimes lie at most `steps` of the output's grid apart."""
     quantized, step = between_pairs(model, feeds, weights=weights)
     return assert_same(quantized, feeds, rtol=0, atol=steps * step)
+
+
+def graph(text: str, opset: int = 21) -> ir.Model:
+    """A model in onnx's own text format; `text` is its graph: `g (float[2,3] x) => (float[2,3] y) {...}`."""
+    head = f'<ir_version: 10, opset_import: ["" : {opset}]>'
+    return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(f"{head}\n{text}")))

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError, UsageError
 from edgepress.compressor.export.tflite.builder import Builder
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, where
+from edgepress.compressor.export.tflite.emitter import CONTAINERS, Emitter, UnsupportedError, where
 from edgepress.compressor.export.tflite.ops import HANDLERS
 from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, stand_ins
-from edgepress.compressor.export.tflite.quantization import common_grid
+from edgepress.compressor.export.tflite.quantization import common_grid, held_grid
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
 
 BORDERS = ("float32", "int8", "uint8")
@@ -102,11 +102,14 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
     builder = Builder(batch)
     emit = Emitter(builder)
     problems: list[Problem] = []
-    inputs = {
-        value.name or "": _input(emit, value, io, keep_layout)
-        for value in model.graph.inputs
-        if not value.is_initializer()
-    }
+    inputs = {}
+    for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
+        try:
+            inputs[value.name or ""] = _input(emit, value, io, keep_layout)
+        except UnsupportedError as error:
+            problems.append(Problem(f"input {value.name}", str(error), error.hint))
     for node in model.graph:
         if node in emit.done or all(emit.constants.known(output) for output in node.outputs):
             continue
@@ -128,12 +131,20 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
     if problems:
         raise NotConvertibleError(problems)
     turned = {
-        kind: {v.name or "": _turned(emit, v, keep_layout) for v in values if not v.is_initializer()}
-        for kind, values in (("inputs", model.graph.inputs), ("outputs", model.graph.outputs))
+        kind: {v.name or "": _turned(emit, v, keep_layout) for v in values if v.name in ports}
+        for kind, values, ports in (
+            ("inputs", model.graph.inputs, inputs),
+            ("outputs", model.graph.outputs, outputs),
+        )
     }
     said = {"tool": f"edgepress {version('edgepress')}", "io": io, "channels_last": turned}
     data = builder.finish(inputs, outputs, {METADATA: json.dumps(said, sort_keys=True).encode()})
-    return Converted(data, turned["inputs"], turned["outputs"], builder.counts(outputs.values()))
+    notes = tuple(
+        f"{value.name!r} is {value.dtype.name.lower()}; the file has it as {emit.dtype(value).lower()}."
+        for value in (*model.graph.inputs, *model.graph.outputs)
+        if value.dtype in CONTAINERS and not value.is_initializer()
+    )
+    return Converted(data, turned["inputs"], turned["outputs"], builder.counts(outputs.values()), notes)
 
 
 def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:
@@ -168,6 +179,8 @@ def _input(emit: Emitter, value: ir.Value, io: str, keep_layout: bool) -> Tensor
                 "Leave out --io, or quantize first.",
             )
         return _integers(emit, value, sizes, grid, io, last=last)
+    if emit.dtype(value) in {"INT8", "UINT8"} and (held := held_grid(value, emit.constants)) is not None:
+        return _integers(emit, value, sizes, held, emit.dtype(value).lower(), last=last)
     tensor = emit.builder.tensor(sizes, emit.dtype(value), name=value.name or "")
     emit.write(value, tensor, last=last)
     return tensor
@@ -188,7 +201,9 @@ def _integers(emit: Emitter, value: ir.Value, sizes: list[int], grid: Grid, io: 
 def _output(emit: Emitter, value: ir.Value, io: str, keep_layout: bool) -> Tensor:
     last = _turned(emit, value, keep_layout)
     grid = emit.grid(value)
-    if io == "float32" or emit.dtype(value) != "FLOAT32":
+    if grid is not None and emit.dtype(value) in {"INT8", "UINT8"}:
+        io = emit.dtype(value).lower()
+    elif io == "float32" or emit.dtype(value) != "FLOAT32":
         return emit.read(value, last=last)
     if grid is None:
         raise ModelError(

@@ -38,6 +38,15 @@ class UnsupportedError(Exception):
         self.hint = hint
 
 
+CONTAINERS = {
+    ir.DataType.INT4: ir.DataType.INT8,
+    ir.DataType.INT2: ir.DataType.INT8,
+    ir.DataType.UINT4: ir.DataType.UINT8,
+    ir.DataType.UINT2: ir.DataType.UINT8,
+}
+"""What holds the same numbers, of types whose values kernels do not take."""
+
+
 @dataclass
 class Place:
     """Where a value stands in the file.
@@ -100,8 +109,8 @@ class Emitter:
         return tuple(int(size) for size in sizes)  # type: ignore[arg-type]
 
     def dtype(self, value: ir.Value) -> str:
-        """The schema's name of a value's type; raises `UnsupportedError` for types that TFLite lacks."""
-        kind = value.dtype
+        """The schema's name of a value's type, or of its container; `UnsupportedError` where there is neither."""
+        kind = CONTAINERS.get(value.dtype, value.dtype) if value.dtype is not None else None
         name = DTYPES.get(kind.numpy().name) if kind is not None and kind not in _NARROW else None
         if name is None:
             raise UnsupportedError(
@@ -280,11 +289,7 @@ class Emitter:
         return self.builder.op("DEQUANTIZE", [tensor], tensor.shape, "FLOAT32")
 
 
-_NARROW = frozenset(
-    kind
-    for kind in ir.DataType
-    if kind.name.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2"))
-) | {
+_NARROW = frozenset(kind for kind in ir.DataType if kind.name.startswith(("FLOAT8", "FLOAT4"))) | {
     ir.DataType.BFLOAT16,
     ir.DataType.STRING,
     ir.DataType.COMPLEX64,

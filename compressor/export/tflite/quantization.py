@@ -18,6 +18,8 @@ def grid_of(node: ir.Node, constants: Constants) -> Grid | None:
     if scale is None or scale.size != 1 or scale.dtype.name != "float32":
         return None
     if given is None:
+        if node.attributes.get_int("output_dtype", 0) not in {0, ir.DataType.UINT8, ir.DataType.INT8}:
+            return None
         unsigned, zero = node.attributes.get_int("output_dtype", 2) in {0, 2}, 0
         if node.op_type == "DequantizeLinear":
             kind = node.inputs[0].dtype if node.inputs[0] is not None else None
@@ -39,6 +41,18 @@ def common_grid(value: ir.Value, constants: Constants) -> Grid | None:
     grids = set()
     for use in value.uses():
         if use.node.op_type != "QuantizeLinear" or use.idx != 0:
+            return None
+        grids.add(grid_of(use.node, constants))
+    return grids.pop() if len(grids) == 1 else None
+
+
+def held_grid(value: ir.Value, constants: Constants) -> Grid | None:
+    """The grid of an input in 8-bit integers, where every reader dequantizes it alike; else None."""
+    if value.is_graph_output() or not value.uses():
+        return None
+    grids = set()
+    for use in value.uses():
+        if use.node.op_type != "DequantizeLinear" or use.idx != 0:
             return None
         grids.add(grid_of(use.node, constants))
     return grids.pop() if len(grids) == 1 else None

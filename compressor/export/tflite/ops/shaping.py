@@ -65,5 +65,4 @@ HANDLERS: dict[str, Handler] = {
     "Transpose": transpose,
     "Concat": concat,
     "Identity": identity,
-    "Dropout": identity,
 }
