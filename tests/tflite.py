@@ -34,7 +34,7 @@ def by_tflite(converted: Converted, feeds: Feeds) -> dict[str, Array]:
     interpreter = Interpreter(model_content=converted.data, num_threads=1)
     run = interpreter.get_signature_runner()
     turned = {k: np.moveaxis(v, 1, -1) if converted.inputs[k] else v for k, v in feeds.items()}
-    outputs = run(**{k: np.ascontiguousarray(v) for k, v in turned.items()})
+    outputs = run(**{k: np.array(v, order="C") for k, v in turned.items()})
     return {k: np.moveaxis(v, -1, 1) if converted.outputs[k] else v for k, v in outputs.items()}
 
 

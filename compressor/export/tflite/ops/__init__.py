@@ -9,11 +9,15 @@ from edgepress.compressor.export.tflite.ops import (
     activations,
     convolution,
     elementwise,
+    gathering,
+    padding,
     pooling,
     products,
     quantized,
     reductions,
+    resize,
     shaping,
+    slicing,
 )
 
 Handler = Callable[[Emitter, ir.Node], None]
@@ -22,9 +26,13 @@ HANDLERS: dict[str, Handler] = {
     **activations.HANDLERS,
     **convolution.HANDLERS,
     **elementwise.HANDLERS,
+    **gathering.HANDLERS,
     **pooling.HANDLERS,
+    **padding.HANDLERS,
     **products.HANDLERS,
     **quantized.HANDLERS,
     **reductions.HANDLERS,
+    **resize.HANDLERS,
     **shaping.HANDLERS,
+    **slicing.HANDLERS,
 }
