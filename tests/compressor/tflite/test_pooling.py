@@ -24,8 +24,10 @@ def pools(draw: st.DrawFn, *, dims: tuple[int, ...] = (1, 2, 2, 3)) -> dict:
     }
     if draw(st.booleans()):
         form["pads"] = [draw(st.integers(0, (k - 1))) for k in kernel * 2]
-    elif not form["ceil_mode"]:
+    elif not form["ceil_mode"] and all(s <= r for s, r in zip(form["strides"], reach, strict=True)):
         form["auto_pad"] = draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]))
+    if all(dilation == 1 for dilation in dilations):
+        del form["dilations"]
     return {"x": (draw(st.integers(1, 2)), 3, *(r + draw(st.integers(0, 5)) for r in reach)), **form}
 
 
@@ -52,7 +54,9 @@ def test_the_largest_number_of_a_window(form):
 def test_the_mean_of_a_window(form, count_include_pad):
     model, feeds = build("AveragePool", form, count_include_pad=count_include_pad)
     assert_same(model, feeds, rtol=1e-5, atol=1e-6)
-    assert_same_integers(model, feeds)
+    counts_what_is_not_there = form["ceil_mode"] and count_include_pad  # onnxruntime, of integers alone
+    if "dilations" not in form and not counts_what_is_not_there:
+        assert_same_integers(model, feeds)
 
 
 @settings(deadline=None, max_examples=30)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import assert_same, assert_same_integers, one_op
+from tflite import assert_same, assert_same_integers, behind_a_pool, one_op
 
 OPS = [
     "ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2",
@@ -38,6 +38,7 @@ def test_a_reduction(op, form):
     if op.startswith(("ReduceL", "ReduceSumS")) and not form["axes"]:
         form = {**form, "noop_with_empty_axes": 0}  # onnxruntime and ONNX differ
     assert_same(_model(op, form, feeds), feeds, rtol=1e-5, atol=1e-6)
+    assert_same(behind_a_pool(_model(op, form, feeds)), feeds, rtol=1e-5, atol=1e-6)
     if op in {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"}:
         assert_same_integers(_model(op, form, feeds), feeds)
 
@@ -74,6 +75,7 @@ def test_where_an_extreme_lies(shape, op, dtype, data):
     feeds = {"x": numbers}
     model = one_op(op, feeds, axis=axis, keepdims=keep, select_last_index=backwards)
     assert_same(model, feeds, rtol=0, atol=0)
+    assert_same(behind_a_pool(model), feeds, rtol=0, atol=0)
 
 
 @settings(deadline=None, max_examples=20)
@@ -89,6 +91,7 @@ def test_running_sums(shape, exclusive, reverse, dtype, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     model = one_op("CumSum", feeds, constants={"a": np.array(axis)}, exclusive=exclusive, reverse=reverse)
     assert_same(model, feeds, rtol=0, atol=1e-6)
+    assert_same(behind_a_pool(model), feeds, rtol=0, atol=1e-6)
 
 
 def test_a_mean_over_a_map_with_any_batch():

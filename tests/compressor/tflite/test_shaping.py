@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import assert_same, assert_same_integers, one_op
+from tflite import assert_same, assert_same_integers, behind_a_pool, one_op
 
 DTYPES = st.sampled_from(["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"])
 
@@ -21,6 +21,8 @@ def shapes(low=1, high=5, longest=4):
 def check(model, feeds, *, integers=True):
     """Exact as reals; and as integers, which a kernel that moves numbers leaves alone."""
     converted = assert_same(model, feeds, rtol=0, atol=0)
+    if any(array.ndim in {3, 5} for array in feeds.values()):
+        assert_same(behind_a_pool(model), feeds, rtol=0, atol=0)
     if integers and all(array.dtype == np.float32 for array in feeds.values()):
         assert_same_integers(model, feeds)
     return converted

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import STEP, assert_same, assert_same_integers, one_op
+from tflite import STEP, assert_same, assert_same_integers, behind_a_pool, one_op
 
 DTYPES = st.sampled_from(["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"])
 FAR = [-(2**63), -(2**31), 2**31 - 1, 2**63 - 1]
@@ -18,6 +18,8 @@ def example(shape, dtype="float32", seed=0):
 def check(model, feeds, steps=STEP):
     """Exact as reals; and as integers, which a kernel that moves numbers leaves alone."""
     converted = assert_same(model, feeds, rtol=0, atol=0)
+    if any(array.ndim in {3, 5} for array in feeds.values()):
+        assert_same(behind_a_pool(model), feeds, rtol=0, atol=0)
     if all(array.dtype == np.float32 for array in feeds.values()):
         assert_same_integers(model, feeds, steps=steps)
     return converted

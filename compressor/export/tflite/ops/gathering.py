@@ -81,7 +81,9 @@ def gather_nd(emit: Emitter, node: ir.Node) -> None:
         )
     data = moved(emit, x, MOVED, last=False)
     made = options("GatherNd")
-    result = emit.builder.op("GATHER_ND", [data, indices], (*places[:-1], *shape[batches + depth :]), "", data.grid, made)
+    result = emit.builder.op(
+        "GATHER_ND", [data, indices], (*places[:-1], *shape[batches + depth :]), "", data.grid, made
+    )
     write_moved(emit, node.outputs[0], result, last=False)
 
 

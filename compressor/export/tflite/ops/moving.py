@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
+from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import to_last
 from edgepress.compressor.export.tflite.schema import DTYPES, numpy_dtype, options
 from edgepress.compressor.export.tflite.tensors import Array, Tensor
@@ -56,6 +56,12 @@ def carried(emit: Emitter, tensor: Tensor, kinds: Collection[str] = MOVED) -> Te
 def moved(emit: Emitter, value: ir.Value | None, kinds: Collection[str] = MOVED, *, last: bool) -> Tensor:
     """A value for a kernel that leaves numbers as they are: integers where it has them."""
     return carried(emit, emit.read(value, integer=emit.grid(value) is not None, last=last), kinds)
+
+
+def keeps_grid(emit: Emitter, value: ir.Value | None, ending: Ending) -> bool:
+    """Whether a kernel that averages integers on their own grid stays within one step of the result's."""
+    own = emit.grid(value)
+    return own is not None and ending.grid is not None and ending.grid.scale[0] >= own.scale[0]
 
 
 def write_moved(emit: Emitter, value: ir.Value, tensor: Tensor, *, last: bool) -> None:

@@ -110,8 +110,9 @@ def surrounded(
         here[place] = pads[axis]
     shape = [size + sum(each) for size, each in zip(source.shape, here, strict=True)]
     amounts = vector(emit, np.reshape(here, (-1, 2)))
-    if value is None and _filler(x, fill) is not None:
-        value = emit.builder.constant(np.reshape(_filler(x, fill), 1), x.grid)
+    filler = _filler(x, fill) if value is None else None
+    if filler is not None:
+        value = emit.builder.constant(np.reshape(filler, 1), x.grid)
     made = _padded(emit, source, amounts, shape, value)
     return emit.builder.reshaped(made, whole)
 
@@ -133,7 +134,9 @@ def _filler(x: Tensor, fill: float) -> np.generic | None:
     if x.dtype == "FLOAT32":
         most = np.finfo(np.float32).max
         return np.float32(np.clip(fill, -most, most) if np.isinf(fill) and fill < 0 else fill)
-    made: np.generic = numpy_dtype(x.dtype).type(fill)
+    kind = numpy_dtype(x.dtype)
+    lowest = kind.kind in "iu" and np.isinf(fill)
+    made: np.generic = kind.type(np.iinfo(kind).min if lowest else fill)
     return made
 
 

@@ -10,7 +10,14 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
 from edgepress.compressor.export.tflite.ops.gathering import taken
-from edgepress.compressor.export.tflite.ops.moving import arithmetic, carried, moved, vector, write_moved
+from edgepress.compressor.export.tflite.ops.moving import (
+    arithmetic,
+    carried,
+    keeps_grid,
+    moved,
+    vector,
+    write_moved,
+)
 from edgepress.compressor.export.tflite.ops.padding import surrounded
 from edgepress.compressor.export.tflite.ops.reductions import extreme, reduce
 from edgepress.compressor.export.tflite.schema import options
@@ -222,7 +229,7 @@ def average_pool(emit: Emitter, node: ir.Node) -> None:
     ratio = np.float32(prod(pool.kernel)) / np.maximum(counts, 1)
     uneven = not alone and bool(np.any(ratio != 1))
     ending = emit.ending(node.outputs[0])
-    integer = not uneven and len(pool.size) < 3 and emit.grid(x) is not None and emit.grid(x) == ending.grid
+    integer = not uneven and len(pool.size) < 3 and keeps_grid(emit, x, ending)
     data = carried(emit, emit.read(x, integer=integer, last=True), _KERNELS)
     data = data if alone else _filled(emit, data, pool, 0.0)
     made = pooled(emit, "AVERAGE_POOL_2D", data, pool, "SAME" if alone else "VALID")

@@ -13,6 +13,7 @@ from edgepress.compressor.export.tflite.ops.gathering import taken
 from edgepress.compressor.export.tflite.ops.moving import (
     arithmetic,
     carried,
+    keeps_grid,
     known_ints,
     moved,
     vector,
@@ -135,7 +136,8 @@ def resize(emit: Emitter, node: ir.Node) -> None:
     matrices = {at: _matrix(node, axis, how, mode) for at, axis in axes.items()}
     flags = _flags(emit, axes, matrices) if last and len(shape) == 4 and mode == "linear" else None
     if flags is not None:
-        data = moved(emit, x, ("FLOAT32", "INT8"), last=last)
+        integer = keeps_grid(emit, x, emit.ending(result))
+        data = carried(emit, emit.read(x, integer=integer, last=last), ("FLOAT32", "INT8"))
         write_moved(
             emit, result, _kernel(emit, "RESIZE_BILINEAR", "ResizeBilinear", data, axes, flags), last=last
         )
