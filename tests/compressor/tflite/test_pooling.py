@@ -24,7 +24,11 @@ def pools(draw: st.DrawFn, *, dims: tuple[int, ...] = (1, 2, 2, 3)) -> dict:
     }
     if draw(st.booleans()):
         form["pads"] = [draw(st.integers(0, (k - 1))) for k in kernel * 2]
-    elif not form["ceil_mode"] and all(s <= r for s, r in zip(form["strides"], reach, strict=True)):
+    elif (
+        max(dilations) == 1
+        and not form["ceil_mode"]
+        and all(s <= r for s, r in zip(form["strides"], reach, strict=True))
+    ):
         form["auto_pad"] = draw(st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]))
     if all(dilation == 1 for dilation in dilations):
         del form["dilations"]

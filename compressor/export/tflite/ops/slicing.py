@@ -46,6 +46,10 @@ def slice_(emit: Emitter, node: ir.Node) -> None:
 def cut(emit: Emitter, tensor: Tensor, ranges: Mapping[int, range]) -> Tensor:
     """Part of a tensor: for some of its dimensions, which indices are taken, in which order."""
     ranges = {axis: taken for axis, taken in ranges.items() if taken != range(tensor.shape[axis])}
+    if len(tensor.shape) > RANK and len(ranges) > 1:
+        for axis, taken in ranges.items():
+            tensor = cut(emit, tensor, {axis: taken})
+        return tensor
     if not ranges:
         return tensor
     whole = [len(ranges[axis]) if axis in ranges else size for axis, size in enumerate(tensor.shape)]
