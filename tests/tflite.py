@@ -100,6 +100,25 @@ def _port(name: str, array: Array, dynamic: bool) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), shape)
 
 
+def behind_a_pool(model: ir.Model) -> ir.Model:
+    """The same model with a pooling that changes nothing behind float inputs of rank 3 to 5.
+
+    Such a value is stored with its channels last, whatever its rank.
+    """
+    proto = ir.to_proto(model)
+    graph = proto.graph
+    for port in list(graph.input):
+        kind = port.type.tensor_type
+        rank = len(kind.shape.dim)
+        if kind.elem_type == onnx.TensorProto.FLOAT and 3 <= rank <= 5:
+            for node in graph.node:
+                node.input[:] = [f"{port.name}_p" if name == port.name else name for name in node.input]
+            ones = [1] * (rank - 2)
+            pool = onnx.helper.make_node("MaxPool", [port.name], [f"{port.name}_p"], kernel_shape=ones)
+            graph.node.insert(0, pool)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+
+
 def between_pairs(
     model: ir.Model, feeds: Feeds, *, weights: Mapping[str, int] | None = None
 ) -> tuple[ir.Model, float]:

@@ -157,8 +157,8 @@ class Builder:
         code, sources = self.maker(tensor)
         if code == "TRANSPOSE" and sources[0] is not None and sources[1] is not None:
             before = sources[1].array
-            if before is not None and [int(before[axis]) for axis in order] == list(range(len(order))):
-                return sources[0]
+            if before is not None:
+                return self.transposed(sources[0], [int(before[axis]) for axis in order])
         permutation = self.constant(np.array(order, np.int32))
         return self.op(
             "TRANSPOSE", [tensor, permutation], shape, tensor.dtype, tensor.grid, options("Transpose")

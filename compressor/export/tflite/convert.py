@@ -152,9 +152,14 @@ def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:
 
 
 def _check_sizes(emit: Emitter, node: ir.Node) -> None:
+    empty_lists = {value for value in node.inputs[1:] if value is not None and _sizes(value) == (0,)}
     for value in (*node.inputs, *node.outputs):
-        if value is not None and value.shape is not None and 0 in value.shape.numpy():
+        if value is not None and value not in empty_lists and 0 in _sizes(value):
             raise UnsupportedError(f"form: {value.name!r} has no elements", "Leave out what reads it.")
+
+
+def _sizes(value: ir.Value) -> tuple[object, ...]:
+    return () if value.shape is None else tuple(value.shape)
 
 
 def _stand_in(emit: Emitter, node: ir.Node) -> None:

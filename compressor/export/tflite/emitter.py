@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.builder import Builder
 from edgepress.compressor.export.tflite.constants import Constants
-from edgepress.compressor.export.tflite.layout import channels_first, channels_last
+from edgepress.compressor.export.tflite.layout import channels_first, channels_last, to_first
 from edgepress.compressor.export.tflite.quantization import common_grid, covers
 from edgepress.compressor.export.tflite.schema import DTYPES
 from edgepress.compressor.export.tflite.tensors import Array, Codes, Grid, Shape, Tensor
@@ -270,9 +270,13 @@ class Emitter:
         place = Place(last and len(tensor.shape) > 2, tensor.grid)
         place.tensors[tensor.grid is not None, place.last] = tensor
         self._places[value] = place
+        if value.shape is None:  # inference did not tell, the handler does
+            order = to_first(len(tensor.shape)) if place.last else range(len(tensor.shape))
+            value.shape = ir.Shape([tensor.shape[axis] for axis in order])
 
     def alias(self, value: ir.Value, source: ir.Value) -> None:
         """Let a value be another one, in all its forms."""
+        value.shape = value.shape if value.shape is not None else source.shape
         if source in self._places:
             self._places[value] = self._places[source]
         else:
@@ -310,8 +314,10 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def operand_of(node: ir.Node, index: int) -> ir.Value | None:
-    """An input of a node, or None where it is left out."""
-    return node.inputs[index] if index < len(node.inputs) else None
+    """An input of a node, or None where it is left out or an empty list."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    empty = index > 0 and value is not None and value.shape is not None and tuple(value.shape) == (0,)
+    return None if empty else value
 
 
 def where(node: ir.Node) -> str:

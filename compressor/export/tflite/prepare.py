@@ -70,10 +70,19 @@ def prepare(model: ir.Model, batch: int) -> ir.Model:
     fixed = model.clone()
     _fix(fixed, batch)
     raise_opset(fixed, OPSET)
+    declared = [] if dynamic_inputs(model) else [value.shape for value in fixed.graph.outputs]
     for value in _computed(fixed):
         value.shape = None
     infer_shapes(fixed)
+    for value, shape in zip(fixed.graph.outputs, declared, strict=False):
+        _declare(value, shape)
     return normalize(fixed).model
+
+
+def _declare(value: ir.Value, shape: ir.Shape | None) -> None:
+    """Take over the shape that the model says an output has, where what is computed does not tell."""
+    if shape is not None and shape.is_static() and (value.shape is None or not value.shape.is_static()):
+        value.shape = shape
 
 
 def _fix(model: ir.Model, batch: int) -> None:

@@ -9,12 +9,16 @@ from edgepress.compressor.export.tflite.ops import (
     activations,
     convolution,
     elementwise,
+    gathering,
     logic,
+    padding,
     pooling,
     products,
     quantized,
     reductions,
+    resize,
     shaping,
+    slicing,
 )
 
 Handler = Callable[[Emitter, ir.Node], None]
@@ -24,9 +28,13 @@ HANDLERS: dict[str, Handler] = {
     **convolution.HANDLERS,
     **elementwise.HANDLERS,
     **logic.HANDLERS,
+    **gathering.HANDLERS,
     **pooling.HANDLERS,
+    **padding.HANDLERS,
     **products.HANDLERS,
     **quantized.HANDLERS,
     **reductions.HANDLERS,
+    **resize.HANDLERS,
     **shaping.HANDLERS,
+    **slicing.HANDLERS,
 }
