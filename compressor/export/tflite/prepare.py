@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError
+from edgepress.compressor.export.tflite.lower import lower
 from edgepress.compressor.model import dims, tensor_bytes
 from edgepress.compressor.normalize import normalize
 from edgepress.compressor.passes.integer_forms import raise_opset
@@ -73,6 +74,7 @@ def prepare(model: ir.Model, batch: int) -> ir.Model:
     for value in _computed(fixed):
         value.shape = None
     infer_shapes(fixed)
+    lower(fixed)
     return normalize(fixed).model
 
 

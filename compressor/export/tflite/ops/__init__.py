@@ -9,11 +9,14 @@ from edgepress.compressor.export.tflite.ops import (
     activations,
     convolution,
     elementwise,
+    normalization,
     pooling,
     products,
     quantized,
+    recurrent,
     reductions,
     shaping,
+    transposed,
 )
 
 Handler = Callable[[Emitter, ir.Node], None]
@@ -22,9 +25,12 @@ HANDLERS: dict[str, Handler] = {
     **activations.HANDLERS,
     **convolution.HANDLERS,
     **elementwise.HANDLERS,
+    **normalization.HANDLERS,
     **pooling.HANDLERS,
     **products.HANDLERS,
     **quantized.HANDLERS,
+    **recurrent.HANDLERS,
     **reductions.HANDLERS,
     **shaping.HANDLERS,
+    **transposed.HANDLERS,
 }

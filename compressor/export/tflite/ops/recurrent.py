@@ -1,0 +1,4 @@
+"""LSTM, GRU and RNN."""
+
+
+HANDLERS = {}
