@@ -60,9 +60,9 @@ class Constants:
         self._arrays[value], self._codes[value] = self.array(source), self.codes(source)
 
     def half(self, value: ir.Value) -> bool:
-        """Whether a float32 constant is worked out of numbers in half precision, and has no more digits."""
+        """Whether a float32 constant has no more digits than half precision keeps, and is worth a DEQUANTIZE."""
         array = self.array(value)
-        if constant(value) is not None or array is None or array.dtype != np.float32 or array.size < _SMALL:
+        if array is None or array.dtype != np.float32 or array.size < _SMALL:
             return False
         with np.errstate(over="ignore"):
             return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
@@ -101,8 +101,6 @@ class Constants:
         if node.op_type == "DequantizeLinear":
             codes = self.codes(value)
             return None if codes is None or codes.bits > 8 else codes.factors()
-        if node.op_type == "Mul":
-            return self._multiplied(node)
         if node.op_type in _MOVING and node.inputs[0] is not None:
             inner = self._factored(node.inputs[0], depth + 1)
             shape, order = self.array(value, depth), node.attributes.get("perm")
@@ -112,35 +110,6 @@ class Constants:
                 perm = None if order is None else [int(axis) for axis in order.as_ints()]
                 return inner.moved(lambda array: array.transpose(perm))
             return inner.moved(lambda array: array.reshape(shape.shape))
-        return None
-
-    def _multiplied(self, node: ir.Node) -> Factors | None:
-        """(q − z) · s as float32 operators on constants, as runtimes fold it."""
-        for one, other in (node.inputs, node.inputs[::-1]):
-            scale = self.array(other)
-            maker = one.producer() if one is not None else None
-            if scale is None or scale.dtype != np.float32 or maker is None:
-                continue
-            whole, zero = one, None
-            if maker.op_type == "Sub":
-                whole, zero = maker.inputs[0], self.array(maker.inputs[1])
-            wide = self.array(whole)
-            if wide is None or wide.dtype != np.float32 or not wide.size:
-                continue
-            zeros = np.zeros(1, np.float32) if zero is None else zero
-            middle = 128 if wide.max() > 127 and wide.min() >= 0 else 0
-            if not _fits(wide - middle) or not _fits(zeros - middle * (zero is not None)):
-                continue
-            if middle and zero is None:
-                zeros = np.zeros(1, np.float32)
-            shape = np.broadcast_shapes(wide.shape, scale.shape)
-            if wide.shape != shape:
-                continue
-            return Factors(
-                (wide - middle).astype(np.int8),
-                np.broadcast_to(scale, shape),
-                np.broadcast_to((zeros - middle).astype(np.int8), shape),
-            )
         return None
 
     def _integers(self, value: ir.Value) -> Codes | None:
@@ -168,11 +137,6 @@ class Constants:
             axis % max(integers.ndim, 1),
             node.attributes.get_int("block_size", 0),
         )
-
-
-def _fits(array: Array) -> bool:
-    """Whether all numbers are integers of 8 bits."""
-    return bool((array == np.round(array)).all() and array.min() >= -128 and array.max() <= 127)
 
 
 def _plain(array: Array) -> Array:

@@ -14,6 +14,7 @@ from edgepress.compressor.export.tflite.ops import HANDLERS
 from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, stand_ins
 from edgepress.compressor.export.tflite.quantization import common_grid
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
+from edgepress.compressor.model import dims
 
 BORDERS = ("float32", "int8", "uint8")
 """Types that quantized inputs and outputs may have."""
@@ -142,7 +143,7 @@ def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:
 
 def _check_sizes(emit: Emitter, node: ir.Node) -> None:
     for value in (*node.inputs, *node.outputs):
-        if value is not None and value.shape is not None and 0 in value.shape.numpy():
+        if value is not None and 0 in (dims(value) or ()):
             raise UnsupportedError(f"form: {value.name!r} has no elements", "Leave out what reads it.")
 
 

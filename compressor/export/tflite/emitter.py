@@ -17,15 +17,12 @@ from edgepress.compressor.export.tflite.constants import Constants
 from edgepress.compressor.export.tflite.layout import channels_first, channels_last
 from edgepress.compressor.export.tflite.quantization import common_grid, covers
 from edgepress.compressor.export.tflite.schema import DTYPES
-from edgepress.compressor.export.tflite.tensors import Array, Codes, Factors, Grid, Shape, Tensor
+from edgepress.compressor.export.tflite.tensors import SHORTEST, Array, Codes, Factors, Grid, Shape, Tensor
 from edgepress.compressor.passes.integer_forms import clip_bounds
 from edgepress.compressor.sites import site_name
 
 FUSED = {(0.0, float("inf")): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 """Bounds that kernels apply to their own results."""
-
-_SHORTEST = 8
-"""Weights that share a scale below which int8 saves nothing: a scale and a zero point take 12 bytes."""
 
 
 class UnsupportedError(Exception):
@@ -220,7 +217,7 @@ class Emitter:
             grid = Grid(tuple(scale.tolist()), tuple(int(each) for each in zero), codes.axis)
             return self.dequantized(self.builder.constant(integers, grid))
         width = factors.run()
-        if width < _SHORTEST:
+        if width < SHORTEST:
             return None
         rows = integers.reshape(-1, width)
         scale, zero = (part.reshape(-1, width)[:, 0] for part in (factors.scale, factors.zero_point))

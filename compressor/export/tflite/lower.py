@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from edgepress.compressor.export.tflite.weights import dequantized_weights
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import attribute, ints_attribute
 
@@ -13,6 +14,8 @@ _SHAPED_LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization
 
 def lower(model: ir.Model) -> None:
     """Bring a model of fixed sizes into forms that the writer knows, in place; shapes are inferred again."""
+    if dequantized_weights(model):
+        infer_shapes(model)
     while True:
         stale = sum(_without_output_shape(node) for node in _nodes(model))
         if stale:

@@ -86,7 +86,7 @@ def conv_transpose(emit: Emitter, node: ir.Node) -> None:
     group = int_attribute(node, "group", 1)
     outputs = weight[1] * group
     spread = Spread.of(node, size, weight[2:], emit.shape(node.outputs[0])[2:])
-    ending = emit.ending(node.outputs[0])
+    ending = emit.ending(node.outputs[0], fuse=True)
     scale = integer_weights(emit, w, weight[1], axis=1)
     known = b is None or emit.constant(b) is not None
     integer = scale is not None and known and emit.integral(ending, x)
@@ -106,7 +106,7 @@ def conv_transpose(emit: Emitter, node: ir.Node) -> None:
     y = joined(
         emit,
         [
-            _scattered(emit, one, kernel, offset, spread, grid)
+            _scattered(emit, one, kernel, offset, spread, (ending.activation, grid))
             for one, kernel, offset in zip(
                 parts(emit, data, 3, group), filters, _biases(emit, bias, group), strict=True
             )
@@ -125,9 +125,19 @@ def conv_transpose(emit: Emitter, node: ir.Node) -> None:
 
 
 def _scattered(
-    emit: Emitter, x: Tensor, filters: Tensor, bias: Tensor, spread: Spread, grid: Grid | None
+    emit: Emitter, x: Tensor, filters: Tensor, bias: Tensor, spread: Spread, end: tuple[str, Grid | None]
 ) -> Tensor:
-    """One TRANSPOSE_CONV, either of the size that is wanted or with what is still to be cut off."""
+    """One TRANSPOSE_CONV, either of the size that is wanted or with what is still to be cut off.
+
+    Args:
+        emit: writes it.
+        x: [N, H, W, I].
+        filters: [O, kH, kW, I].
+        bias: [O].
+        spread: what it does to height and width.
+        end: the activation that the kernel applies, and the grid of the result.
+    """
+    activation, grid = end
     same, size = spread.is_same(x.shape[1:3]), x.shape[1:3]
     whole = [
         out if same else max(full, before + out)
@@ -139,11 +149,11 @@ def _scattered(
         padding="SAME" if same else "VALID",
         strideH=spread.strides[0],
         strideW=spread.strides[1],
+        fusedActivationFunction=activation,
     )
     inputs = [_sizes(emit, x, shape), filters, x, bias]
-    return emit.builder.op(
-        "TRANSPOSE_CONV", inputs, shape, "FLOAT32" if grid is None else "INT8", grid, made, version=3
-    )
+    dtype, version = "FLOAT32" if grid is None else "INT8", 3 if activation == "NONE" else 4
+    return emit.builder.op("TRANSPOSE_CONV", inputs, shape, dtype, grid, made, version)
 
 
 def _sizes(emit: Emitter, x: Tensor, shape: Sequence[int]) -> Tensor:
