@@ -1,20 +1,31 @@
 """What is said anew in the ONNX graph, before it is written: forms that inference or handlers do not know."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import onnx
+import onnx.inliner
 import onnx_ir as ir
 
+from edgepress.compressor.export.tflite.foreign import said_with_pairs
+from edgepress.compressor.export.tflite.ops import HANDLERS
 from edgepress.compressor.export.tflite.weights import dequantized_weights
+from edgepress.compressor.passes.integer_forms import rewrite
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import attribute, ints_attribute
 
 _SHAPED_LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"})
 """Operators with results like their first operand that inference passes by."""
 
+_LOOPS = frozenset({"Range", "SequenceMap"})
+"""Operators made of loops; a Range of constants is folded, a loop is not."""
+
 
 def lower(model: ir.Model) -> None:
     """Bring a model of fixed sizes into forms that the writer knows, in place; shapes are inferred again."""
-    if dequantized_weights(model):
+    if said_with_pairs(model) | dequantized_weights(model):
+        infer_shapes(model)
+    while _inlined(model):
         infer_shapes(model)
     while True:
         stale = sum(_without_output_shape(node) for node in _nodes(model))
@@ -26,6 +37,29 @@ def lower(model: ir.Model) -> None:
         if not sum(_give_shape(node) for node in _nodes(model)) and not stale:
             return
         infer_shapes(model)
+
+
+def _inlined(model: ir.Model) -> bool:
+    """Let operators without a handler be what ONNX itself says that they are made of, where that helps."""
+    kinds = {node.op_type for node in _nodes(model)} - HANDLERS.keys() - _LOOPS
+    found = [("", kind) for kind in sorted(kinds) if onnx.defs.has(kind) and _has_body(kind)]
+    if not found:
+        return False
+    try:
+        rewrite(
+            model,
+            lambda proto: onnx.inliner.inline_selected_functions(
+                proto, found, exclude=False, inline_schema_functions=True
+            ),
+        )
+    except RuntimeError:  # of types that onnx's inference misses; the handlers' loop names the operators
+        return False
+    return True
+
+
+def _has_body(kind: str) -> bool:
+    schema: Any = onnx.defs.get_schema(kind)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:

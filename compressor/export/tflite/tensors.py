@@ -111,6 +111,19 @@ class Factors:
         """All three after something that only moves numbers."""
         return Factors(move(self.integers), move(self.scale), move(self.zero_point))
 
+    def positive(self) -> "Factors":
+        """The same with no scale below 0, as kernels want it: −s (q − z) = s ((−1 − q + z) + 1)."""
+        negative = self.scale < 0
+        if not negative.any():
+            return self
+        distance = self.integers.astype(np.int16) - self.zero_point
+        zero = -1 if (distance[negative] < -127).any() else 0
+        return Factors(
+            np.where(negative, zero - distance, self.integers).astype(np.int8),
+            np.abs(self.scale),
+            np.where(negative, zero, self.zero_point),
+        )
+
     def codes(self) -> Codes | None:
         """The same with one scale, or one for each index of an axis; None where that is not enough."""
         if self.uniform(self.integers.ndim):

@@ -25,31 +25,39 @@ def dequantized_weights(model: ir.Model) -> bool:
         ):
             continue
         factors = _multiplied(constants, node)
-        if factors is not None and factors.integers.size >= SHORTEST:
-            changed = write_factors(model.graph, node, factors) or changed
+        if factors is None or factors.integers.size < SHORTEST:
+            continue
+        value = node.outputs[0]
+        found = from_integers(model.graph, node, value.name or "weight", factors)
+        if found is not None:
+            ir.convenience.replace_all_uses_with(value, found)
+            changed = True
     return changed
 
 
-def write_factors(graph: ir.Graph, node: ir.Node, factors: Factors) -> bool:
-    """Put a DequantizeLinear in a node's place; False where the scales would take more than is saved.
+def from_integers(graph: ir.Graph, before: ir.Node, name: str, factors: Factors) -> ir.Value | None:
+    """What factors stand for, from a DequantizeLinear; None where the scales would take more than is saved.
 
     Args:
-        graph: of the node.
-        node: gives what the factors stand for.
-        factors: of its first output.
+        graph: gets the nodes.
+        before: the node that they come before.
+        name: that names of new values begin with.
+        factors: of a weight.
     """
-    value, codes = node.outputs[0], factors.codes()
-    shape = factors.integers.shape
+    factors = factors.positive()
+    codes, shape = factors.codes(), factors.integers.shape
+    back = list(range(len(shape)))
     if codes is not None:
         rows, scale, zero, axis = codes.integers, codes.scale, codes.zero_point, codes.axis
     else:
-        width = factors.run()
-        if width < SHORTEST:
-            return False
-        rows, axis = factors.integers.reshape(-1, width), 0
-        scale, zero = (part.reshape(-1, width)[:, 0] for part in (factors.scale, factors.zero_point))
-    name = value.name or "weight"
-    parts = [rows.astype(np.int8), scale.astype(np.float32), zero.astype(np.int8)]
+        found = _rows(factors)
+        if found is None:
+            return None
+        moved, back, width = found
+        rows, axis = moved.integers.reshape(-1, width), 0
+        scale, zero = (part.reshape(-1, width)[:, 0] for part in (moved.scale, moved.zero_point))
+        shape = moved.integers.shape
+    parts: list[Array] = [rows.astype(np.int8), scale.astype(np.float32), zero.astype(np.int8)]
     if scale.size == 1:
         parts[1:] = [part.reshape(()) for part in parts[1:]]
     inputs = [new_constant(graph, f"{name}_{part}", array) for part, array in zip("qsz", parts, strict=True)]
@@ -57,13 +65,27 @@ def write_factors(graph: ir.Graph, node: ir.Node, factors: Factors) -> bool:
     if rows.shape != shape:
         target = new_constant(graph, f"{name}_shape", np.array(shape, np.int64))
         nodes.append(ir.Node("", "Reshape", [nodes[0].outputs[0], target]))
+    if back != sorted(back):
+        nodes.append(ir.Node("", "Transpose", nodes[-1].outputs, [ir.AttrInt64s("perm", back)]))
+        shape = tuple(shape[at] for at in back)
     for each in nodes:
         each.outputs[0].name = f"{name}_{each.op_type}"
         each.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     nodes[0].outputs[0].shape, nodes[-1].outputs[0].shape = ir.Shape(rows.shape), ir.Shape(shape)
-    graph.insert_before(node, nodes)
-    ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
-    return True
+    graph.insert_before(before, nodes)
+    return nodes[-1].outputs[0]
+
+
+def _rows(factors: Factors) -> tuple[Factors, list[int], int] | None:
+    """The factors with the axis last along which scales repeat, the way back, and how often; None for none."""
+    rank = factors.integers.ndim
+    for axis in reversed(range(rank)):
+        order = [*(at for at in range(rank) if at != axis), axis]
+        moved = factors.moved(lambda part, order=order: np.ascontiguousarray(part.transpose(order)))  # type: ignore[misc]
+        width = moved.run()
+        if width >= SHORTEST:
+            return moved, [order.index(at) for at in range(rank)], width
+    return None
 
 
 def _multiplied(constants: Constants, node: ir.Node) -> Factors | None:

@@ -50,12 +50,12 @@ def batch_normalization(emit: Emitter, node: ir.Node) -> None:
         _trained(emit, node, wide, epsilon)
         return
     data = real(emit, x, last=last)
-    held = [emit.constant(each) for each in (scale, bias, mean, variance)]
-    if held[0] is not None and held[1] is not None and held[2] is not None and held[3] is not None:
-        s, b, m, v = (np.asarray(each, np.float64) for each in held if each is not None)
-        factor = s / np.sqrt(v + epsilon)
+    known = [array for each in (scale, bias, mean, variance) if (array := emit.constant(each)) is not None]
+    if len(known) == 4:
+        weight, shift, middle, power = (array.astype(np.float64) for array in known)
+        factor = weight / np.sqrt(power + epsilon)
         slope = spread(emit, None, wide, last=last, array=factor)
-        offset = spread(emit, None, wide, last=last, array=b - m * factor)
+        offset = spread(emit, None, wide, last=last, array=shift - middle * factor)
         give(emit, node.outputs[0], scaled(emit, data, slope, offset), last=last)
         return
     s, b, m, v = (spread(emit, each, wide, last=last) for each in (scale, bias, mean, variance))
