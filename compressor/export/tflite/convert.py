@@ -103,13 +103,14 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
     builder = Builder(batch)
     emit = Emitter(builder)
     problems: list[Problem] = []
-    inputs: dict[str, Tensor] = {}
+    inputs = {}
     for value in model.graph.inputs:
-        if not value.is_initializer():
-            try:
-                inputs[value.name or ""] = _input(emit, value, io, keep_layout)
-            except UnsupportedError as error:
-                raise NotConvertibleError([Problem(f"input {value.name}", str(error), error.hint)]) from error
+        if value.is_initializer():
+            continue
+        try:
+            inputs[value.name or ""] = _input(emit, value, io, keep_layout)
+        except UnsupportedError as error:
+            problems.append(Problem(f"input {value.name}", str(error), error.hint))
     for node in model.graph:
         if node in emit.done or all(emit.constants.known(output) for output in node.outputs):
             continue
