@@ -24,19 +24,21 @@ _LOOPS = frozenset({"Range", "SequenceMap"})
 def lower(model: ir.Model) -> None:
     """Bring a model of fixed sizes into forms that the writer knows, in place; shapes are inferred again."""
     if said_with_pairs(model) | dequantized_weights(model):
-        infer_shapes(model)
+        _infer_anew(model)
     while _inlined(model):
+        _infer_anew(model)
+    while sum(_without_output_shape(node) for node in _nodes(model)):
+        _infer_anew(model)
+    while sum(_give_shape(node) for node in _nodes(model)):
         infer_shapes(model)
-    while True:
-        stale = sum(_without_output_shape(node) for node in _nodes(model))
-        if stale:
-            for node in model.graph:
-                for value in node.outputs:
-                    value.shape = None
-            infer_shapes(model)
-        if not sum(_give_shape(node) for node in _nodes(model)) and not stale:
-            return
-        infer_shapes(model)
+
+
+def _infer_anew(model: ir.Model) -> None:
+    """Infer all shapes from the inputs on: behind what was not known they are no more than guesses."""
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    infer_shapes(model)
 
 
 def _inlined(model: ir.Model) -> bool:
