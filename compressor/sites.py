@@ -98,7 +98,8 @@ def unique(name: str, names: set[str]) -> str:
 def new_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Add an initializer under a free name derived from `name`."""
     free = unique(name, set(ir.convenience.create_value_mapping(graph, include_subgraphs=True)))
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=free)
+    held = np.ascontiguousarray(array).reshape(array.shape)  # numpy makes a list of one number out of none
+    tensor = ir.Tensor(held, name=free)
     value = ir.Value(
         name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )

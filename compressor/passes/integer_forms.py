@@ -1,6 +1,7 @@
 """Equal forms that have integer kernels, where a model says the same in a way that has none."""
 
 import math
+from collections.abc import Callable
 
 import onnx
 import onnx_ir as ir
@@ -36,6 +37,23 @@ def raise_opset(model: ir.Model, version: int = PER_AXIS_OPSET) -> bool:
     now = model.opset_imports.get("", version)
     if now >= version:
         return False
+    try:
+        rewrite(model, lambda proto: onnx.version_converter.convert_version(proto, version))
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"The model cannot be converted from opset {now} to {version}: {error}",
+            f"Export it with opset {version} or later.",
+        ) from error
+    return True
+
+
+def rewrite(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
+    """Let a function of onnx's change a model, in place; large weights stay out of its way.
+
+    Args:
+        model: any.
+        change: gives another model with the same inputs and outputs.
+    """
     weights = {v.name: v.const_value for v in model.graph.initializers.values()}
     copy = model.clone()
     heavy = [v for v in copy.graph.initializers.values() if v.const_value and v.const_value.nbytes > HEAVY]
@@ -43,13 +61,7 @@ def raise_opset(model: ir.Model, version: int = PER_AXIS_OPSET) -> bool:
     for value in heavy:
         copy.graph.initializers.pop(value.name or "")
         copy.graph.inputs.append(value)
-    try:
-        new = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(copy), version))
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"The model cannot be converted from opset {now} to {version}: {error}",
-            f"Export it with opset {version} or later.",
-        ) from error
+    new = ir.from_proto(change(ir.to_proto(copy)))
     for value in heavy:
         moved = next(each for each in new.graph.inputs if each.name == value.name)
         new.graph.inputs.remove(moved)
@@ -61,7 +73,6 @@ def raise_opset(model: ir.Model, version: int = PER_AXIS_OPSET) -> bool:
     model.graph = new.graph
     model.opset_imports.update(new.opset_imports)
     model.ir_version = max(model.ir_version, new.ir_version)
-    return True
 
 
 def _keep_interface(old: ir.Graph, new: ir.Graph) -> None:

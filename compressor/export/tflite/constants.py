@@ -5,12 +5,17 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from edgepress.compressor.export.tflite.tensors import Array, Codes
+from edgepress.compressor.export.tflite.tensors import Array, Codes, Factors
 from edgepress.compressor.sites import constant
 
 _UNSIGNED = {ir.DataType.UINT8: 128, ir.DataType.UINT4: 8, ir.DataType.UINT2: 2}
+_SMALL = 64
+"""Numbers below which no DEQUANTIZE pays."""
 _DEPTH = 64
 """Nodes in a row that are worked out here; weights in odd widths take about six."""
+
+_MOVING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+"""Operators that leave numbers as they are."""
 
 
 class Constants:
@@ -19,6 +24,7 @@ class Constants:
     def __init__(self) -> None:
         self._arrays: dict[ir.Value, Array | None] = {}
         self._codes: dict[ir.Value, Codes | None] = {}
+        self._factors: dict[ir.Value, Factors | None] = {}
 
     def known(self, value: ir.Value | None, depth: int = 0) -> bool:
         """Whether a value hangs on constants alone; nothing is worked out."""
@@ -54,11 +60,12 @@ class Constants:
         self._arrays[value], self._codes[value] = self.array(source), self.codes(source)
 
     def half(self, value: ir.Value) -> bool:
-        """Whether a float32 constant is stored in float16."""
-        node = value.producer()
-        if node is None or node.op_type != "Cast" or node.inputs[0] is None:
+        """Whether a float32 constant has no more digits than half precision keeps, and is worth a DEQUANTIZE."""
+        array = self.array(value)
+        if array is None or array.dtype != np.float32 or array.size < _SMALL:
             return False
-        return node.inputs[0].dtype == ir.DataType.FLOAT16 and constant(node.inputs[0]) is not None
+        with np.errstate(over="ignore"):
+            return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
 
     def _worked_out(self, value: ir.Value, depth: int) -> Array | None:
         known = constant(value)
@@ -79,10 +86,39 @@ class Constants:
             return None if codes is None else codes.floats()
         return _evaluated(node, value, inputs)
 
+    def factors(self, value: ir.Value | None) -> Factors | None:
+        """A constant as integers of 8 bits, scales and zero points, where the graph works it out of such."""
+        if value is None:
+            return None
+        if value not in self._factors:
+            self._factors[value] = self._factored(value)
+        return self._factors[value]
+
+    def _factored(self, value: ir.Value, depth: int = 0) -> Factors | None:
+        node = value.producer()
+        if node is None or depth > _DEPTH or not self.known(value):
+            return None
+        if node.op_type == "DequantizeLinear":
+            codes = self.codes(value)
+            return None if codes is None or codes.bits > 8 else codes.factors()
+        if node.op_type in _MOVING and node.inputs[0] is not None:
+            inner = self._factored(node.inputs[0], depth + 1)
+            shape, order = self.array(value, depth), node.attributes.get("perm")
+            if inner is None or shape is None:
+                return None
+            if node.op_type == "Transpose":
+                perm = None if order is None else [int(axis) for axis in order.as_ints()]
+                return inner.moved(lambda array: array.transpose(perm))
+            return inner.moved(lambda array: array.reshape(shape.shape))
+        return None
+
     def _integers(self, value: ir.Value) -> Codes | None:
         node = value.producer()
-        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        if node is None:
             return None
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+            found = self.factors(value)
+            return None if found is None else found.codes()
         integers, scale = self.array(node.inputs[0]), self.array(node.inputs[1])
         if integers is None or scale is None or integers.dtype.kind not in "iu":
             return None

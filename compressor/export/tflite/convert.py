@@ -14,6 +14,7 @@ from edgepress.compressor.export.tflite.ops import HANDLERS
 from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, stand_ins
 from edgepress.compressor.export.tflite.quantization import common_grid, held_grid
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
+from edgepress.compressor.model import dims
 
 BORDERS = ("float32", "int8", "uint8")
 """Types that quantized inputs and outputs may have."""
@@ -154,7 +155,7 @@ def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:
 def _check_sizes(emit: Emitter, node: ir.Node) -> None:
     empty_lists = {value for value in node.inputs[1:] if value is not None and _sizes(value) == (0,)}
     for value in (*node.inputs, *node.outputs):
-        if value is not None and value not in empty_lists and 0 in _sizes(value):
+        if value is not None and value not in empty_lists and 0 in (dims(value) or ()):
             raise UnsupportedError(f"form: {value.name!r} has no elements", "Leave out what reads it.")
 
 

@@ -17,7 +17,7 @@ from edgepress.compressor.export.tflite.constants import Constants
 from edgepress.compressor.export.tflite.layout import channels_first, channels_last, to_first
 from edgepress.compressor.export.tflite.quantization import common_grid, covers
 from edgepress.compressor.export.tflite.schema import DTYPES
-from edgepress.compressor.export.tflite.tensors import Array, Codes, Grid, Shape, Tensor
+from edgepress.compressor.export.tflite.tensors import SHORTEST, Array, Codes, Factors, Grid, Shape, Tensor
 from edgepress.compressor.passes.integer_forms import clip_bounds
 from edgepress.compressor.sites import site_name
 
@@ -205,19 +205,33 @@ class Emitter:
         Returns:
             float32: a constant, or the result of a DEQUANTIZE of one in int8 or float16.
         """
-        codes, array = self.codes(value), self.constant(value)
+        array, factors = self.constant(value), self.constants.factors(value)
         if array is None:
             raise UnsupportedError(f"form: the weight {value.name!r} is not a constant")
-        if codes is not None and codes.bits <= 8 and not codes.block and codes.symmetric:
-            integers = np.ascontiguousarray(arrange(codes.integers.astype(np.int8)))
-            scale = codes.scale.reshape(-1)
-            if scale.size in {1, integers.shape[axis]}:
-                grid = Grid(tuple(scale.astype(np.float32).tolist()), (0,) * scale.size, axis)
-                return self.dequantized(self.builder.constant(integers, grid, name=value.name or ""))
+        if factors is not None:
+            narrow = self._narrow(factors.moved(lambda part: np.ascontiguousarray(arrange(part))), axis)
+            if narrow is not None:
+                return narrow
         arranged = np.ascontiguousarray(arrange(array))
         if self.constants.half(value):
             return self.dequantized(self.builder.constant(arranged.astype(np.float16), name=value.name or ""))
         return self.builder.constant(arranged.astype(np.float32), name=value.name or "")
+
+    def _narrow(self, factors: Factors, axis: int) -> Tensor | None:
+        """DEQUANTIZE of int8, by output where scales are so, else by rows that share one; None where that costs."""
+        integers = factors.integers
+        codes = factors.codes()
+        if codes is not None and codes.scale.size in {1, integers.shape[axis]} and codes.axis in {0, axis}:
+            scale, zero = codes.scale.reshape(-1), codes.zero_point.reshape(-1)
+            grid = Grid(tuple(scale.tolist()), tuple(int(each) for each in zero), codes.axis)
+            return self.dequantized(self.builder.constant(integers, grid))
+        width = factors.run()
+        if width < SHORTEST:
+            return None
+        rows = integers.reshape(-1, width)
+        scale, zero = (part.reshape(-1, width)[:, 0] for part in (factors.scale, factors.zero_point))
+        grid = Grid(tuple(scale.tolist()), tuple(int(each) for each in zero))
+        return self.builder.reshaped(self.dequantized(self.builder.constant(rows, grid)), integers.shape)
 
     # -- deciding ------------------------------------------------------------------------------------------
 

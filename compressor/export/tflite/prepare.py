@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError
+from edgepress.compressor.export.tflite.lower import lower
 from edgepress.compressor.model import dims, tensor_bytes
 from edgepress.compressor.normalize import normalize
 from edgepress.compressor.passes.integer_forms import raise_opset
@@ -74,6 +75,7 @@ def prepare(model: ir.Model, batch: int) -> ir.Model:
     for value in _computed(fixed):
         value.shape = None
     infer_shapes(fixed)
+    lower(fixed)
     for value, shape in zip(fixed.graph.outputs, declared, strict=False):
         _declare(value, shape)
     return normalize(fixed).model

@@ -1,5 +1,7 @@
 """What a tensor of a TFLite file is to the writer: a handle, and the grid that its integers lie on."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+SHORTEST = 8
+"""Weights that share a scale below which int8 saves nothing: a scale and a zero point take 12 bytes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,12 @@ class Codes:
         wide = self.integers.astype(np.float32) - zero.astype(np.float32)
         return (wide * scale.astype(np.float32)).astype(np.float32)
 
+    def factors(self) -> "Factors":
+        """The same with a scale and a zero point for each integer."""
+        shape = self.integers.shape
+        scale, zero = (np.broadcast_to(self._spread(part), shape) for part in (self.scale, self.zero_point))
+        return Factors(self.integers, scale.astype(np.float32), zero)
+
     def _spread(self, part: Array) -> Array:
         if part.ndim == 0 or part.size == 1:
             return part.reshape(())
@@ -81,6 +91,63 @@ class Codes:
         shape = [1] * self.integers.ndim
         shape[self.axis] = -1
         return part.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A constant as scale · (integer − zero point), all three of its own shape.
+
+    Attributes:
+        integers: int8.
+        scale: float32.
+        zero_point: integers.
+    """
+
+    integers: Array
+    scale: Array
+    zero_point: Array
+
+    def moved(self, move: Callable[[Array], Array]) -> "Factors":
+        """All three after something that only moves numbers."""
+        return Factors(move(self.integers), move(self.scale), move(self.zero_point))
+
+    def positive(self) -> "Factors":
+        """The same with no scale below 0, as kernels want it: −s (q − z) = s ((−1 − q + z) + 1)."""
+        negative = self.scale < 0
+        if not negative.any():
+            return self
+        distance = self.integers.astype(np.int16) - self.zero_point
+        zero = -1 if (distance[negative] < -127).any() else 0
+        return Factors(
+            np.where(negative, zero - distance, self.integers).astype(np.int8),
+            np.abs(self.scale),
+            np.where(negative, zero, self.zero_point),
+        )
+
+    def codes(self) -> Codes | None:
+        """The same with one scale, or one for each index of an axis; None where that is not enough."""
+        if self.uniform(self.integers.ndim):
+            first = (0,) * self.integers.ndim
+            return Codes(self.integers, self.scale[first].reshape(1), self.zero_point[first].reshape(1), 0)
+        for axis, size in enumerate(self.integers.shape):
+            if size > 1 and self.uniform(axis):
+                index = tuple(slice(None) if at == axis else 0 for at in range(self.integers.ndim))
+                return Codes(self.integers, self.scale[index], self.zero_point[index], axis)
+        return None
+
+    def uniform(self, axis: int) -> bool:
+        """Whether scale and zero point hang on the index of one axis alone (on none, where there is no such)."""
+        index = tuple(slice(None) if at == axis else slice(0, 1) for at in range(self.integers.ndim))
+        return bool(
+            (self.scale == self.scale[index]).all() and (self.zero_point == self.zero_point[index]).all()
+        )
+
+    def run(self) -> int:
+        """How many numbers in a row, in memory's order, always share scale and zero point."""
+        ends = []
+        for part in (self.scale.reshape(-1), self.zero_point.reshape(-1)):
+            ends += (np.flatnonzero(part[1:] != part[:-1]) + 1).tolist()
+        return math.gcd(self.integers.size, *ends)
 
 
 @dataclass(frozen=True, eq=False)

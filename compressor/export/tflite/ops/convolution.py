@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import arranged
+from edgepress.compressor.export.tflite.ops.arithmetic import give, real
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Shape, Tensor
 from edgepress.compressor.sites import conv_padding, int_attribute, ints_attribute
@@ -63,7 +65,7 @@ def _pair(sizes: Sequence[int], flat: bool) -> tuple[int, int]:
 
 def image(emit: Emitter, value: ir.Value | None, *, integer: bool) -> Tensor:
     """A value [N, C, W] or [N, C, H, W] as [N, H, W, C]."""
-    tensor = emit.read(value, integer=integer, last=True)
+    tensor = emit.read(value, integer=True, last=True) if integer else real(emit, value, last=True)
     if len(tensor.shape) == 3:
         n, w, c = tensor.shape
         return emit.builder.reshaped(tensor, (n, 1, w, c))
@@ -73,7 +75,11 @@ def image(emit: Emitter, value: ir.Value | None, *, integer: bool) -> Tensor:
 def finish(emit: Emitter, value: ir.Value, tensor: Tensor) -> None:
     """Write a result [N, H, W, C] as the value's own rank."""
     shape = arranged(emit.shape(value), last=True)
-    emit.write(value, emit.builder.reshaped(tensor, shape), last=True)
+    whole = emit.builder.reshaped(tensor, shape)
+    if whole.grid is not None:
+        emit.write(value, whole, last=True)
+    else:
+        give(emit, value, whole, last=True)
 
 
 def padded(emit: Emitter, x: Tensor, window: Window, fill: float = 0.0) -> tuple[Tensor, str]:
@@ -124,13 +130,20 @@ def float_bias(emit: Emitter, value: ir.Value | None, outputs: int) -> Tensor:
     """The bias [outputs] in float32; zeros where there is none."""
     known = emit.constant(value)
     if value is not None and known is None:
-        return emit.builder.reshaped(emit.read(value), (outputs,))
+        return emit.builder.reshaped(real(emit, value), (outputs,))
     array = np.zeros(outputs) if known is None else np.broadcast_to(known.reshape(-1), (outputs,))
     return emit.builder.constant(array.astype(np.float32))
 
 
-def integer_weights(emit: Emitter, value: ir.Value | None, outputs: int) -> Array | None:
-    """Scales [1] or [outputs] of a weight that integer kernels take (8 bits, symmetric); None for others."""
+def integer_weights(emit: Emitter, value: ir.Value | None, outputs: int, axis: int = 0) -> Array | None:
+    """Scales [1] or [outputs] of a weight that integer kernels take (8 bits, symmetric); None for others.
+
+    Args:
+        emit: knows it.
+        value: the weight.
+        outputs: how many.
+        axis: that counts them.
+    """
     codes = emit.codes(value)
     if (
         codes is None
@@ -138,6 +151,7 @@ def integer_weights(emit: Emitter, value: ir.Value | None, outputs: int) -> Arra
         or not codes.symmetric
         or codes.block
         or codes.scale.size not in {1, outputs}
+        or (codes.scale.size > 1 and codes.axis != axis)
     ):
         return None
     return codes.scale.reshape(-1)
@@ -145,40 +159,71 @@ def integer_weights(emit: Emitter, value: ir.Value | None, outputs: int) -> Arra
 
 def conv(emit: Emitter, node: ir.Node) -> None:
     """CONV_2D, DEPTHWISE_CONV_2D, or FULLY_CONNECTED for 1 × 1 with packed weights."""
-    x, w = node.inputs[0], node.inputs[1]
+    x, w, b = node.inputs[0], node.inputs[1], operand_of(node, 2)
     if w is None or x is None:
         raise UnsupportedError("form: an operand is missing")
-    if emit.constant(w) is None:
-        raise UnsupportedError("form: the weight is not a constant")
     weight = emit.shape(w)
     outputs, group = weight[0], int_attribute(node, "group", 1)
     window = window_of(node, emit.shape(x)[2:], weight[2:])
     ending = emit.ending(node.outputs[0], fuse=True)
     scale = integer_weights(emit, w, outputs)
-    integer = scale is not None and emit.integral(ending, x)
+    known = b is None or emit.constant(b) is not None
+    integer = scale is not None and known and emit.integral(ending, x)
     data, padding = padded(emit, image(emit, x, integer=integer), window)
     depthwise = group > 1 and weight[1] == 1
-    filters = _filters(emit, w, weight, depthwise=depthwise, integer=integer)
-    if integer and scale is not None and data.grid is not None:
-        bias = integer_bias(emit, operand_of(node, 2), data.grid, scale, outputs)
+    codes = emit.codes(w)
+    whole = group == 1 and window.kernel == window.strides == (1, 1) and not window.padded
+    few = integer and whole and codes is not None and codes.bits <= INT4_KERNEL
+    if emit.constant(w) is None:
+        filters = _computed_filters(emit, w, depthwise=depthwise)
+    elif few and codes is not None and scale is not None:
+        filters = packed(emit, w, codes.integers.reshape(outputs, -1), scale)
     else:
-        bias = float_bias(emit, operand_of(node, 2), outputs)
-    result = _result_shape(emit, ending.value)
+        filters = _filters(emit, w, weight, depthwise=depthwise, integer=integer)
+    if integer and scale is not None and data.grid is not None:
+        bias = integer_bias(emit, b, data.grid, scale, outputs)
+    else:
+        bias = float_bias(emit, b, outputs)
+    code, made = _kernel(window, padding, ending, few=few, multiplier=outputs // group if depthwise else 0)
+    result = (*_result_shape(emit, ending.value)[:3], outputs)
     grid, dtype = (ending.grid, "INT8") if integer else (None, "FLOAT32")
+    finish(emit, ending.value, emit.builder.op(code, [data, filters, bias], result, dtype, grid, made))
+
+
+def _kernel(window: Window, padding: str, ending: Ending, *, few: bool, multiplier: int) -> tuple[str, Any]:
+    """The operator and its options."""
+    activation = {"fusedActivationFunction": ending.activation}
+    if few:
+        return "FULLY_CONNECTED", options("FullyConnected", keepNumDims=True, **activation)
     fields = {
         "padding": padding,
         "strideH": window.strides[0],
         "strideW": window.strides[1],
         "dilationHFactor": window.dilations[0],
         "dilationWFactor": window.dilations[1],
-        "fusedActivationFunction": ending.activation,
+        **activation,
     }
-    if depthwise:
-        made = options("DepthwiseConv2D", depthMultiplier=outputs // group, **fields)
-        code = "DEPTHWISE_CONV_2D"
-    else:
-        code, made = "CONV_2D", options("Conv2D", **fields)
-    finish(emit, ending.value, emit.builder.op(code, [data, filters, bias], result, dtype, grid, made))
+    if multiplier:
+        return "DEPTHWISE_CONV_2D", options("DepthwiseConv2D", depthMultiplier=multiplier, **fields)
+    return "CONV_2D", options("Conv2D", **fields)
+
+
+def _computed_filters(emit: Emitter, value: ir.Value, *, depthwise: bool) -> Tensor:
+    """Weights [O, I/g, (H,) W] that are worked out while the model runs, as `_filters` gives them."""
+    w = real(emit, value)
+    if len(w.shape) == 3:
+        w = emit.builder.reshaped(w, (*w.shape[:2], 1, w.shape[2]))
+    return emit.builder.transposed(w, [1, 2, 3, 0] if depthwise else [0, 2, 3, 1])
+
+
+def packed(emit: Emitter, value: ir.Value, integers: Array, scale: Array) -> Tensor:
+    """Constant weights [O, I] in the fewest bits that FULLY_CONNECTED unpacks: 2, 4 or 8."""
+    codes = emit.codes(value)
+    bits = codes.bits if codes is not None else 8
+    dtype = {2: "INT2", 4: "INT4"}.get(bits, "INT8")
+    per_output = np.broadcast_to(scale, (integers.shape[0],)) if dtype != "INT8" else scale
+    grid = Grid(tuple(per_output.astype(np.float32).tolist()), (0,) * per_output.size)
+    return emit.builder.constant(integers.astype(np.int8), grid, dtype, value.name or "")
 
 
 def _filters(emit: Emitter, value: ir.Value, shape: Shape, *, depthwise: bool, integer: bool) -> Tensor:
@@ -205,15 +250,3 @@ def _result_shape(emit: Emitter, value: ir.Value) -> Shape:
 
 
 HANDLERS = {"Conv": conv}
-
-__all__ = [
-    "HANDLERS",
-    "Ending",
-    "Window",
-    "conv",
-    "finish",
-    "float_bias",
-    "image",
-    "integer_bias",
-    "window_of",
-]

@@ -6,8 +6,10 @@ sum, in whatever order it adds, when it is fed integers. One multiplication foll
 """
 
 import numpy as np
+import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter
+from edgepress.compressor.export.tflite.emitter import Emitter, Ending
+from edgepress.compressor.export.tflite.ops.convolution import integer_bias
 from edgepress.compressor.export.tflite.quantization import HIGH, LOW
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
@@ -37,3 +39,41 @@ def integers_of(emit: Emitter, x: Tensor) -> Tensor:
     factor = emit.builder.constant(np.array(1 / np.float32(x.grid.scale[0]), np.float32))
     near = emit.builder.op("MUL", [reals, factor], x.shape, options=options("Mul"))
     return emit.builder.op("ROUND", [near], x.shape)
+
+
+def sum_exactly(
+    emit: Emitter,
+    ending: Ending,
+    x: ir.Value | None,
+    weight: tuple[ir.Value, Array, Array],
+    bias: ir.Value | None,
+) -> bool:
+    """FULLY_CONNECTED of integers, where that is exact.
+
+    Args:
+        emit: of the file.
+        ending: what the result stands for.
+        x: [..., inputs], on a grid, of two dimensions or more.
+        weight: its value, integers [outputs, inputs] and scales [1] or [outputs].
+        bias: constant, or None.
+
+    Returns:
+        Whether it was written.
+    """
+    data, shape = emit.read(x, integer=True), emit.shape(ending.value)
+    value, integers, scale = weight
+    if data.grid is None or len(shape) < 2:
+        return False
+    held = integer_bias(emit, bias, data.grid, scale, len(integers)).array
+    if held is None or not is_exact(integers, held, data.grid):
+        return False
+    unit = Grid.of(1.0)
+    weights = emit.dequantized(emit.builder.constant(integers.astype(np.int8), unit, name=value.name or ""))
+    inputs = [integers_of(emit, data), weights, emit.builder.constant(held.astype(np.float32))]
+    kept = options("FullyConnected", keepNumDims=len(shape) > 2)
+    sums = emit.builder.op("FULLY_CONNECTED", inputs, shape, options=kept)
+    steps = np.float32(data.grid.scale[0]) * scale.astype(np.float32)
+    fused = options("Mul", fusedActivationFunction=ending.activation)
+    factor = emit.builder.constant(steps.astype(np.float32))
+    emit.write(ending.value, emit.builder.op("MUL", [sums, factor], shape, options=fused))
+    return True

@@ -1,33 +1,66 @@
-"""Gemm and MatMul: FULLY_CONNECTED where the weight is constant, else BATCH_MATMUL."""
+"""Gemm and MatMul: FULLY_CONNECTED where the weight is a constant matrix, else BATCH_MATMUL."""
+
+import math
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
-from edgepress.compressor.export.tflite.ops.convolution import float_bias, integer_bias, integer_weights
-from edgepress.compressor.export.tflite.ops.exact import integers_of, is_exact
+from edgepress.compressor.export.tflite.ops.arithmetic import binary, give, real
+from edgepress.compressor.export.tflite.ops.convolution import (
+    float_bias,
+    integer_bias,
+    integer_weights,
+    packed,
+)
+from edgepress.compressor.export.tflite.ops.exact import sum_exactly
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
 from edgepress.compressor.sites import int_attribute
 
+MOST_DIMENSIONS = 5
+"""Of BATCH_MATMUL's operands."""
+
 
 def gemm(emit: Emitter, node: ir.Node) -> None:
-    """Y = x W + b with a constant W and a bias for each output."""
+    """Y = α A B + β C, A and B as they are or transposed."""
     x, w, bias = node.inputs[0], node.inputs[1], operand_of(node, 2)
-    if w is None or emit.constant(w) is None:
-        raise UnsupportedError("form: the weight is not a constant")
     alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
-    if alpha != 1 or (bias is not None and beta != 1) or int_attribute(node, "transA", 0):
-        raise UnsupportedError("form: Gemm with alpha, beta or transA")
-    fully_connected(emit, x, w, bias, node.outputs[0], transposed=bool(int_attribute(node, "transB", 0)))
+    flipped, transposed = (bool(int_attribute(node, name, 0)) for name in ("transA", "transB"))
+    plain = alpha == 1 and not flipped and w is not None and emit.constant(w) is not None
+    outputs = emit.shape(w)[0 if transposed else 1]
+    if plain and w is not None and (bias is None or (beta == 1 and _is_row(emit, bias, outputs))):
+        fully_connected(emit, x, w, bias, node.outputs[0], transposed=transposed)
+        return
+    data = real(emit, x)
+    if w is not None and emit.constant(w) is not None:
+        data = emit.builder.transposed(data, [1, 0]) if flipped else data
+        weights = emit.stored(w, lambda array: array if transposed else array.T, 0)
+        made = options("FullyConnected")
+        y = emit.builder.op("FULLY_CONNECTED", [data, weights, None], (data.shape[0], outputs), options=made)
+    else:
+        made = options("BatchMatMul", adjX=flipped, adjY=transposed)
+        rows = data.shape[1 if flipped else 0]
+        y = emit.builder.op("BATCH_MATMUL", [data, real(emit, w)], (rows, outputs), options=made)
+    y = y if alpha == 1 else binary(emit, "MUL", y, alpha)
+    if bias is not None:
+        added = real(emit, bias)
+        y = binary(emit, "ADD", y, added if beta == 1 else binary(emit, "MUL", added, beta))
+    give(emit, node.outputs[0], y)
+
+
+def _is_row(emit: Emitter, bias: ir.Value, outputs: int) -> bool:
+    """Whether a bias has one number for each output, or one for all."""
+    shape, known = emit.shape(bias), emit.constant(bias) is not None
+    return math.prod(shape) == outputs == math.prod(shape[-1:]) or (known and math.prod(shape) == 1)
 
 
 def matmul(emit: Emitter, node: ir.Node) -> None:
     """A product; with a constant matrix on the right it takes in the Add of a bias behind it."""
     x, w = node.inputs[0], node.inputs[1]
     known = emit.constant(w)
-    if w is None or known is None or known.ndim != 2:
-        _batched(emit, node)
+    if w is None or known is None or known.ndim != 2 or x is None or x.dtype != ir.DataType.FLOAT:
+        batched(emit, node)
         return
     result, bias = node.outputs[0], None
     uses = list(result.uses())
@@ -53,9 +86,10 @@ def fully_connected(
     shape = emit.shape(w)
     outputs = shape[0 if transposed else 1]
     ending = emit.ending(result, fuse=True)
-    scale = integer_weights(emit, w, outputs)
-    integer = scale is not None and emit.integral(ending, x)
-    data = emit.read(x, integer=integer)
+    scale = integer_weights(emit, w, outputs, 0 if transposed else 1)
+    known = bias is None or emit.constant(bias) is not None
+    integer = scale is not None and known and emit.integral(ending, x)
+    data = emit.read(x, integer=True) if integer else real(emit, x)
 
     def arrange(array: Array) -> Array:
         return array if transposed else array.T
@@ -67,71 +101,62 @@ def fully_connected(
     elif (
         scale is not None
         and codes is not None
+        and known
         and emit.grid(x) is not None
-        and _exactly(emit, ending, x, (w, arrange(codes.integers), scale), bias)
+        and sum_exactly(emit, ending, x, (w, arrange(codes.integers), scale), bias)
     ):
         return
     else:
         weights = emit.stored(w, arrange, 0)
         offset = float_bias(emit, bias, outputs) if bias is not None else None
-    _write(emit, ending, [data, weights, offset], integer=integer)
+    lead = data.shape[:-1]
+    inputs = [data if lead else emit.builder.reshaped(data, (1, *data.shape)), weights, offset]
+    made = options("FullyConnected", fusedActivationFunction=ending.activation, keepNumDims=len(lead) > 1)
+    dtype, grid = ("INT8", ending.grid) if integer else ("FLOAT32", None)
+    y = emit.builder.op("FULLY_CONNECTED", inputs, (*(lead or (1,)), outputs), dtype, grid, made)
+    y = emit.builder.reshaped(y, (*lead, outputs))
+    if integer:
+        emit.write(ending.value, y)
+    else:
+        give(emit, ending.value, y)
 
 
-def _exactly(
-    emit: Emitter,
-    ending: Ending,
-    x: ir.Value | None,
-    weight: tuple[ir.Value, Array, Array],
-    bias: ir.Value | None,
-) -> bool:
-    """Sum integers in floats, where that is exact; see `exact`."""
-    data = emit.read(x, integer=True)
-    value, integers, scale = weight
-    held = integer_bias(emit, bias, data.grid, scale, len(integers)).array if data.grid is not None else None
-    if data.grid is None or held is None or not is_exact(integers, held, data.grid):
-        return False
-    unit = Grid.of(1.0)
-    weights = emit.dequantized(emit.builder.constant(integers.astype(np.int8), unit, name=value.name or ""))
-    offset = emit.builder.constant(held.astype(np.float32))
-    shape = emit.shape(ending.value)
-    made = options("FullyConnected", keepNumDims=len(shape) > 2)
-    sums = emit.builder.op("FULLY_CONNECTED", [integers_of(emit, data), weights, offset], shape, options=made)
-    steps = emit.builder.constant(
-        (np.float32(data.grid.scale[0]) * scale.astype(np.float32)).astype(np.float32)
-    )
-    result = options("Mul", fusedActivationFunction=ending.activation)
-    emit.write(ending.value, emit.builder.op("MUL", [sums, steps], shape, options=result))
-    return True
-
-
-def packed(emit: Emitter, value: ir.Value, integers: Array, scale: Array) -> Tensor:
-    """Constant weights [O, I] in the fewest bits that the kernel unpacks: 2, 4 or 8."""
-    codes = emit.codes(value)
-    bits = codes.bits if codes is not None else 8
-    dtype = {2: "INT2", 4: "INT4"}.get(bits, "INT8")
-    per_output = np.broadcast_to(scale, (integers.shape[0],)) if dtype != "INT8" else scale
-    grid = Grid(tuple(per_output.astype(np.float32).tolist()), (0,) * per_output.size)
-    return emit.builder.constant(integers.astype(np.int8), grid, dtype, value.name or "")
-
-
-def _write(emit: Emitter, ending: Ending, inputs: list[Tensor | None], *, integer: bool) -> None:
-    shape = emit.shape(ending.value)
-    made = options("FullyConnected", fusedActivationFunction=ending.activation, keepNumDims=len(shape) > 2)
-    grid, dtype = (ending.grid, "INT8") if integer else (None, "FLOAT32")
-    emit.write(ending.value, emit.builder.op("FULLY_CONNECTED", inputs, shape, dtype, grid, made))
-
-
-def _batched(emit: Emitter, node: ir.Node) -> None:
+def batched(emit: Emitter, node: ir.Node) -> None:
+    """BATCH_MATMUL; a vector is a matrix with one row or column."""
+    a, b = node.inputs[0], node.inputs[1]
     ending = emit.ending(node.outputs[0])
-    integer = emit.integral(ending, *node.inputs)
-    inputs = [emit.read(value, integer=integer) for value in node.inputs]
-    if min(len(each.shape) for each in inputs) < 2:
-        raise UnsupportedError("rank: a product with a vector")
-    shape = emit.shape(ending.value)
-    grid, dtype = (ending.grid, "INT8") if integer else (None, "FLOAT32")
-    emit.write(
-        ending.value, emit.builder.op("BATCH_MATMUL", inputs, shape, dtype, grid, options("BatchMatMul"))
+    integer = emit.integral(ending, a, b)
+    one, other = (
+        emit.read(value, integer=True) if integer else real(emit, value) for value in node.inputs[:2]
     )
+    write_product(emit, ending, one, other, integer=integer)
+
+
+def write_product(emit: Emitter, ending: Ending, one: Tensor, other: Tensor, *, integer: bool) -> None:
+    """The product of two tensors as a value's, after numpy's rules for vectors and leading dimensions."""
+    y = product(emit, one, other, ending.grid if integer else None)
+    if integer:
+        emit.write(ending.value, y)
+    else:
+        give(emit, ending.value, y)
+
+
+def product(emit: Emitter, one: Tensor, other: Tensor, grid: Grid | None = None) -> Tensor:
+    """A @ B of tensors, as numpy has it; in integers where there is a grid for the result."""
+    reshaped = emit.builder.reshaped
+    left = reshaped(one, (1, *one.shape)) if len(one.shape) == 1 else one
+    right = reshaped(other, (*other.shape, 1)) if len(other.shape) == 1 else other
+    lead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    rows, columns = left.shape[-2], right.shape[-1]
+    kept = (*lead, *[rows] * (len(one.shape) > 1), *[columns] * (len(other.shape) > 1))
+    if len(lead) > 1 and left.shape[:-2] == right.shape[:-2]:
+        left, right = (reshaped(each, (math.prod(lead), *each.shape[-2:])) for each in (left, right))
+        lead = (math.prod(lead),)
+    if len(lead) + 2 > MOST_DIMENSIONS:
+        raise UnsupportedError(f"rank: a product of {len(lead) + 2} dimensions; the kernel takes 5")
+    dtype, made = "FLOAT32" if grid is None else "INT8", options("BatchMatMul")
+    y = emit.builder.op("BATCH_MATMUL", [left, right], (*lead, rows, columns), dtype, grid, made)
+    return reshaped(y, kept)
 
 
 HANDLERS = {"Gemm": gemm, "MatMul": matmul}
