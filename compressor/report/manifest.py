@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from edgepress.compressor.errors import OutputError, UsageError
-from edgepress.compressor.report.record import Record, parse_record
+from edgepress.compressor.report.fields import Record
+from edgepress.compressor.report.record import parse_record
 
 FILE_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
