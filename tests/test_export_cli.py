@@ -12,7 +12,7 @@ from clicase import Case, files_below
 from tflite import between_pairs, one_op
 
 from edgepress.compressor.cli import export as command
-from edgepress.compressor.export.tflite import schema
+from edgepress.compressor.export.tflite import prepare, schema
 from edgepress.compressor.model import to_proto
 from edgepress.runtime.engines.litert import LiteRTEngine
 
@@ -163,6 +163,15 @@ def test_a_dimension_can_be_fixed(case):
     path = put(case, models.text("(float[N, 3, H] x) => (float[N, 3, H] y)", "y = Relu(x)"))
     assert case.run("export", path, "--shape", "x=1,3,5").code == 0
     assert LiteRTEngine().load(path.with_suffix(".tflite")).inputs[0].shape == (1, 3, 5)
+
+
+def test_more_weights_than_a_file_can_hold(case, monkeypatch):
+    monkeypatch.setattr(prepare, "LARGEST", 100)
+    before = files_below(case.folder)
+    done = case.run("export", case.model)
+    assert done.code == 2
+    assert "a TFLite file holds up to 2 GB" in done.err
+    assert files_below(case.folder) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x00" * 100])

@@ -187,4 +187,5 @@ def make_host(
         scheduler=scheduler or "",
         cache=cache,
         stopped=stopped,
+        tflite=tflite_engine,
     )

@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from edgepress.compressor.report.tflite import Certificate, GridDifference, OutputParity, Tflite
+from edgepress.compressor.report.words import quantity
+
+MOST_NAMED = 3
+"""Nodes that a line names at most."""
 
 
 def share(percent: float) -> str:
@@ -27,15 +31,22 @@ def counts(kinds: Mapping[str, int]) -> str:
 def output_text(output: OutputParity) -> str:
     """`y: 99.8 % bit-identical, at most 1 step apart, same class in 100 % of rows`."""
     text = f"{output.name}: {share(output.identical_percent)} bit-identical"
-    if output.largest_steps is not None and output.identical_percent < 100:
-        steps = f"{output.largest_steps:.3g}"
-        text += f", at most {steps} step{'' if steps == '1' else 's'} apart"
-    elif output.identical_percent < 100:
-        apart = output.largest_percent
-        text += ", apart beyond measure" if apart is None else f", at most {apart:.2g} % of its range apart"
+    text += f", {apart}" if (apart := _apart(output)) else ""
     if output.same_class_percent is not None:
         text += f", same class in {share(output.same_class_percent)} of rows"
     return text
+
+
+def _apart(output: OutputParity) -> str:
+    """The largest difference: `at most 1 step apart`; empty where there is none."""
+    if output.identical_percent == 100:
+        return ""
+    if output.step is not None and output.largest_steps is not None:
+        steps = f"{output.largest_steps:.3g}"
+        return f"at most {steps} step{'' if steps == '1' else 's'} apart"
+    if output.step is None and output.largest_percent is not None:
+        return f"at most {output.largest_percent:.2g} % of its range apart"
+    return "apart beyond measure"
 
 
 def delegate_text(certificate: Certificate) -> str:
@@ -74,10 +85,35 @@ def difference_text(each: GridDifference) -> str:
     )
 
 
+def brief(tflite: Tflite) -> str:
+    """One line: `92.9 kB; 99.2 % of outputs bit-identical, same class in 100 % of rows`."""
+    if tflite.reason:
+        return none_text(tflite)
+    text = quantity(tflite.size_bytes, "bytes")
+    if tflite.certificate is None:
+        return f"{text}; not compared with the ONNX file: {tflite.unproven}"
+    outputs = tflite.certificate.outputs
+    same = sum(each.identical_percent * each.elements for each in outputs)
+    text += f"; {share(same / max(sum(each.elements for each in outputs), 1))} of outputs bit-identical"
+    apart = [said for each in outputs if (said := _apart(each))]
+    text += f", {apart[0]}" if len(outputs) == 1 and apart else ""
+    classes = [each.same_class_percent for each in outputs if each.same_class_percent is not None]
+    return text + (f", same class in {share(min(classes))} of rows" if classes else "")
+
+
+def none_text(tflite: Tflite) -> str:
+    """Why there is no file, with the first few nodes that are to blame."""
+    text = f"none: {tflite.reason}"
+    if tflite.problems:
+        more = len(tflite.problems) - MOST_NAMED
+        text += f": {'; '.join(tflite.problems[:MOST_NAMED])}" + (f"; and {more} more" if more > 0 else "")
+    return text
+
+
 def lines(tflite: Tflite) -> Iterator[tuple[str, str]]:
     """(label, text) of all that is known; the first line stands for the file."""
     if tflite.reason:
-        yield "TFLite", f"none: {tflite.reason}"
+        yield "TFLite", none_text(tflite)
         return
     yield "TFLite", counts(tflite.operators) + ("" if tflite.transposes else "; no TRANSPOSE")
     for note in tflite.notes:

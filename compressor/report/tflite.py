@@ -82,6 +82,7 @@ class Tflite(Record):
 
     Attributes:
         reason: why there is none; empty where there is one.
+        problems: nodes that cannot be written, and why, one each.
         size_bytes: of the file.
         operators: kind → count.
         transposes: how many of them only turn dimensions round.
@@ -91,6 +92,7 @@ class Tflite(Record):
     """
 
     reason: str = ""
+    problems: tuple[str, ...] = ()
     size_bytes: int | None = None
     operators: dict[str, int] = Field(default_factory=dict)
     transposes: int = 0

@@ -52,32 +52,41 @@ def compare_grids(model: ir.Model, content: bytes) -> Compared:
     differing: list[GridDifference] = []
     for name, kind, found, sums in _file_grids(content):
         count += len(found[0])
-        expected = {sums} if sums is not None else known.get(name, set())
+        expected = (sums,) if sums is not None else known.get(name, ())
         if expected:
-            fitting = {_spread(grid, len(found[0])) for grid in expected}
+            fitting = [_spread(grid, len(found[0])) for grid in expected]
             if found not in fitting:
-                differing += _differences(name, min(fitting), found)
+                differing += _differences(name, fitting[0], found)
         elif kind == "INT32" or found not in anywhere:
             own += len(found[0])
     return Compared(count, own, tuple(differing[:MOST_SAID]))
 
 
-def grids_of(model: ir.Model) -> dict[str, set[Grid]]:
-    """The grids that each value's integers may lie on: what a pair says, or what came in and was moved along."""
+def grids_of(model: ir.Model) -> dict[str, tuple[Grid, ...]]:
+    """The grids that each value's integers may lie on: what a pair says first, then those that came in."""
     constants = Constants()
-    found: dict[ir.Value, set[Grid]] = {}
+    said: dict[ir.Value, tuple[Grid, ...]] = {}
+    carried: dict[ir.Value, tuple[Grid, ...]] = {}
     for node in model.graph:
-        source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+        source = node.inputs[0] if node.inputs else None
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and source is not None:
-            grid = _grid(node, constants)
-            found[result] = {grid} if grid is not None else set()
-            if grid is not None:
-                found.setdefault(source, set()).add(grid)
+            if (grid := _grid(node, constants)) is not None:
+                for value in (source, node.outputs[0]):
+                    said[value] = (*said.get(value, ()), grid)
             continue
-        carried = {grid for value in node.inputs if value is not None for grid in found.get(value, ())}
-        for value in node.outputs:
-            found.setdefault(value, set()).update(carried)
-    return {value.name: grids for value, grids in found.items() if value.name and grids}
+        come = {
+            grid: None
+            for value in node.inputs
+            if value is not None
+            for grid in (*said.get(value, ()), *carried.get(value, ()))
+            if len(grid[0]) == 1
+        }
+        carried |= dict.fromkeys(node.outputs, tuple(come))
+    return {
+        value.name: tuple(dict.fromkeys((*said.get(value, ()), *carried.get(value, ()))))
+        for value in (*said, *carried)
+        if value.name and (value in said or carried[value])
+    }
 
 
 def output_steps(model: ir.Model) -> dict[str, float]:
