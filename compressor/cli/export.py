@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from edgepress.compressor.cli.host import CheckedEngine, CheckedTflite
-from edgepress.compressor.cli.run import shape_option
+from edgepress.compressor.cli.remaining import Stage
+from edgepress.compressor.cli.run import progress_bar, shape_option
 from edgepress.compressor.data import Dataset, open_data
 from edgepress.compressor.errors import OutputError, UsageError
 from edgepress.compressor.export.onnx import save
@@ -113,7 +114,7 @@ def export(
         found = facts(converted)
         if samples is not None:
             found = found.model_copy(
-                update={"certificate": _certificate(source, converted, samples, threads)}
+                update={"certificate": _certificate(source, converted, samples, threads, as_json or quiet)}
             )
         _put(out, lambda path: path.write_bytes(converted.data))
     if as_json:
@@ -125,11 +126,16 @@ def export(
     return 0
 
 
-def _certificate(source: ir.Model, converted: Converted, samples: Dataset, threads: int) -> Certificate:
+def _certificate(
+    source: ir.Model, converted: Converted, samples: Dataset, threads: int, quiet: bool
+) -> Certificate:
     """Both files on all samples."""
     expected = CheckedEngine().load(serialize(source), threads)
     proof = Proof.of(source, converted, expected, CheckedTflite(), threads)
-    proof.comparison.run(samples.batches(VERIFY_ROWS))
+    with progress_bar(quiet, [Stage("verify", work=1.0)]) as tell:
+        for _ in proof.comparison.through(samples.batches(VERIFY_ROWS)):
+            rows = proof.comparison.rows
+            tell("verify", rows / samples.rows, f"{rows} of {samples.rows} samples")
     return proof.certificate()
 
 

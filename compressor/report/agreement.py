@@ -30,11 +30,18 @@ def counts(kinds: Mapping[str, int]) -> str:
 
 def output_text(output: OutputParity) -> str:
     """`y: 99.8 % bit-identical, at most 1 step apart, same class in 100 % of rows`."""
-    text = f"{output.name}: {share(output.identical_percent)} bit-identical"
-    text += f", {apart}" if (apart := _apart(output)) else ""
+    text = f"{output.name}: {_alike(output)}"
     if output.same_class_percent is not None:
         text += f", same class in {share(output.same_class_percent)} of rows"
     return text
+
+
+def _alike(output: OutputParity) -> str:
+    """Share and largest difference; the latter first where an output lies on no grid, and sums round as they come."""
+    same, apart = f"{share(output.identical_percent)} bit-identical", _apart(output)
+    if not apart:
+        return same
+    return f"{same}, {apart}" if output.step is not None else f"{apart}, {same}"
 
 
 def _apart(output: OutputParity) -> str:
@@ -86,17 +93,18 @@ def difference_text(each: GridDifference) -> str:
 
 
 def brief(tflite: Tflite) -> str:
-    """One line: `92.9 kB; 99.2 % of outputs bit-identical, same class in 100 % of rows`."""
+    """One line: `92.9 kB; 99.2 % bit-identical, at most 1 step apart, same class in 100 % of rows`."""
     if tflite.reason:
         return none_text(tflite)
     text = quantity(tflite.size_bytes, "bytes")
     if tflite.certificate is None:
         return f"{text}; not compared with the ONNX file: {tflite.unproven}"
     outputs = tflite.certificate.outputs
-    same = sum(each.identical_percent * each.elements for each in outputs)
-    text += f"; {share(same / max(sum(each.elements for each in outputs), 1))} of outputs bit-identical"
-    apart = [said for each in outputs if (said := _apart(each))]
-    text += f", {apart[0]}" if len(outputs) == 1 and apart else ""
+    if len(outputs) == 1:
+        text += f"; {_alike(outputs[0])}"
+    else:
+        same = sum(each.identical_percent * each.elements for each in outputs)
+        text += f"; {share(same / max(sum(each.elements for each in outputs), 1))} of outputs bit-identical"
     classes = [each.same_class_percent for each in outputs if each.same_class_percent is not None]
     return text + (f", same class in {share(min(classes))} of rows" if classes else "")
 

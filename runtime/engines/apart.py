@@ -5,13 +5,11 @@ TFLite's kernels trust a file's contents in places; a graph that nobody thought 
 
 from __future__ import annotations
 
-import os
 import signal
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from os import PathLike, fspath
 from typing import Any
 
@@ -61,10 +59,9 @@ class ApartRunner:
 
     def __init__(self, name: str, make: Callable[[], Engine], model: bytes | str, threads: int) -> None:
         # loky's way to start a process needs no `if __name__ == "__main__"` in a user's script.
-        executor = ProcessPoolExecutor(1, get_context("loky"))
+        executor = ProcessPoolExecutor(1, get_context("loky"), _begin)
         self._name, self._executor = name, executor
-        self._dismiss = weakref.finalize(self, _dismiss, executor, pid := self._ask(os.getpid))
-        self._pid = pid
+        self._dismiss = weakref.finalize(self, executor.shutdown, wait=False, cancel_futures=True)
         for fact, value in self._ask(_load, make, model, threads).items():
             setattr(self, fact, value)
 
@@ -91,6 +88,11 @@ class ApartRunner:
             ) from error
 
 
+def _begin() -> None:
+    """Ctrl-C goes to all processes of a terminal; this one ends with its owner."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 _loaded: list[Any] = []
 
 
@@ -105,9 +107,3 @@ def _load(make: Callable[[], Engine], model: bytes | str, threads: int) -> dict[
 def _run(feeds: Feeds, outputs: Sequence[str] | None) -> dict[str, Array]:
     found: dict[str, Array] = _loaded[0](feeds, outputs=outputs)
     return found
-
-
-def _dismiss(executor: ProcessPoolExecutor, pid: int) -> None:
-    executor.shutdown(wait=False, cancel_futures=True)
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

@@ -2,7 +2,9 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import models
 import numpy as np
@@ -221,4 +223,11 @@ def test_in_a_process_of_its_own_a_model_gives_the_same(content):
         run({"x": IMAGES.astype(np.float64)})
     with pytest.raises(EngineError, match="not a valid"):
         engine.load(b"nonsense")
+    pid = run._ask(os.getpid)
+    assert pid != os.getpid()
     run.close()
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()

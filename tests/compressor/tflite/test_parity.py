@@ -198,5 +198,5 @@ def test_an_output_in_words():
     )
     assert (
         output_text(real)
-        == "y: 0 % bit-identical, at most 0.12 % of its range apart, same class in 100 % of rows"
+        == "y: at most 0.12 % of its range apart, 0 % bit-identical, same class in 100 % of rows"
     )
