@@ -15,17 +15,31 @@ from edgepress.compressor.cache import Cache
 from edgepress.compressor.choice import Candidate, Limits, Objective
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.data import Dataset, Source
+from edgepress.compressor.errors import UsageError, nearest
 from edgepress.compressor.metrics import Metric
 from edgepress.compressor.normalize import Normalized
 from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
-from edgepress.compressor.protocols import Engine, Feeds, Latency, Matrix, ModelFile, Stopwatch, Target, Tell
+from edgepress.compressor.protocols import (
+    Engine,
+    Feeds,
+    Latency,
+    Matrix,
+    ModelFile,
+    Stopwatch,
+    Target,
+    Tell,
+    TfliteEngine,
+)
+from edgepress.compressor.report.tflite import Tflite
 from edgepress.compressor.scoring import BuiltIn
 from edgepress.compressor.serialize import Serialized
 
 BATCH_BYTES = 192 << 20
 MOST_ROWS = 64
+FORMATS = ("onnx", "tflite")
+"""Of files that a result may hold."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class Job:
         memories: bytes of peak memory by candidate, likewise.
         max_size_bytes: of the result; None: as many as it likes.
         max_latency_ns: of one inference of the result, likewise.
+        formats: of `FORMATS`; ONNX is always written, and TFLite alone means that it must be.
     """
 
     model: Path
@@ -73,10 +88,21 @@ class Job:
     memories: dict[str, int] = field(default_factory=dict)
     max_size_bytes: int | None = None
     max_latency_ns: float | None = None
+    formats: tuple[str, ...] = FORMATS
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing can keep to, before any work."""
+        """Refuse limits that nothing can keep to, and unknown formats, before any work."""
         Limits(self.max_size_bytes, self.max_latency_ns)
+        for name in self.formats:
+            if name not in FORMATS:
+                raise UsageError(f"unknown format {name!r}", nearest(name, FORMATS))
+        if not self.formats:
+            raise UsageError("No format is asked for.", nearest("", FORMATS))
+
+    @property
+    def needs_tflite(self) -> bool:
+        """Whether a result without a TFLite file is none."""
+        return set(self.formats) == {"tflite"}
 
     @property
     def limits(self) -> Limits:
@@ -100,6 +126,7 @@ class Host:
         cache: folder for what was worked out; None: nothing is kept.
         stopped: whether the user wants what there is so far.
         glance: a stopwatch that takes less time and errs more, for what is only shown; None: the same one.
+        tflite: gives what runs TFLite files, or None where nothing does.
     """
 
     engine: Engine
@@ -113,6 +140,7 @@ class Host:
     cache: Path | None = None
     stopped: Callable[[], bool] = lambda: False
     glance: Stopwatch | None = None
+    tflite: Callable[[], TfliteEngine | None] = lambda: None
 
 
 @dataclass
@@ -139,6 +167,8 @@ class Findings:
         front: those of them that no other beats in drop, latency and size (front.py).
         best: the one that goes out.
         exported: its file, or files.
+        tflite_file: the same as TFLite, or None.
+        tflite: what is known of that; None where it was not asked for.
         judgement: the verdict.
         latencies: measured, or None.
         predicted_ns: by the target's cost table.
@@ -173,6 +203,8 @@ class Findings:
     front: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None
     exported: Serialized = b""
+    tflite_file: bytes | None = None
+    tflite: Tflite | None = None
     judgement: Judgement | None = None
     latencies: tuple[Latency | None, Latency | None] = (None, None)
     predicted_ns: tuple[float, float] = (0.0, 0.0)
@@ -203,7 +235,9 @@ class Findings:
 
     @property
     def misses_limits(self) -> bool:
-        """Whether what goes out is larger or slower than the job allows."""
+        """Whether what goes out is larger or slower than the job allows, or a file is missing that must be there."""
+        if self.job.needs_tflite and self.tflite_file is None:
+            return True
         return self.job.limits.excess(len(self.exported), self.latency_ns) > 0
 
     @property

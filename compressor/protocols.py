@@ -108,3 +108,29 @@ class Target(Protocol):
     @property
     def table(self) -> KernelTimes | None:
         """What kernels were measured at; without it costs follow from the rates above."""
+
+
+class TfliteRunner(Runner, Protocol):
+    """A loaded TFLite file: takes and gives what the ONNX model does that it was made from."""
+
+    @property
+    def delegate(self) -> str:
+        """What runs its operators: `XNNPACK`, or `none`."""
+
+    @property
+    def partitions(self) -> int | None:
+        """Pieces that the delegate runs; None where the runtime does not tell."""
+
+    @property
+    def outside(self) -> Mapping[str, int] | None:
+        """Operators that no delegate took, kind → count; None likewise."""
+
+
+class TfliteEngine(Protocol):
+    """A runtime that loads TFLite files."""
+
+    name: str
+    version: str
+
+    def load(self, model: bytes, threads: int = 1) -> TfliteRunner:
+        """Load a file; raises `DeviceError` where the engine refuses it, or dies over it."""

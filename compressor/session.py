@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.budget import Budget, Scores, judge
 from edgepress.compressor.choice import Candidate
+from edgepress.compressor.companion import make_tflite, refuse_early
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
 from edgepress.compressor.errors import DataError, DeviceError, MetricError, ModelError, UsageError, nearest
@@ -71,6 +72,8 @@ def run(job: Job, host: Host) -> Findings:
         measure(found)
     with found.stage("judge"):
         found.judgement = verdict(found)
+    with found.stage("tflite"):
+        make_tflite(found)
     found.seconds["total"] = time.monotonic() - started
     return found
 
@@ -79,6 +82,7 @@ def _chosen(job: Job, host: Host, started: float) -> Findings:
     """Everything up to the choice; what was only needed to get there, models above all, is let go."""
     deadline = math.inf if job.time_limit_minutes is None else started + 60 * job.time_limit_minutes
     found, trials = look(job, host)
+    refuse_early(found)
     if job.data is not None and job.test is None:
         found.warnings.append("No --test: half of --data was set aside for the verdict before the search.")
     context = trials.full if trials is not None else Context(None, host.target, job.seed, job.leave)

@@ -82,7 +82,14 @@ def test_the_readmes_commands_run_and_end_as_it_says(place: Path) -> None:
         ran.append(words[1])
     assert len(ran) >= 4
     written = {path.name for path in (place / "demo-out").iterdir()}
-    assert written == {"model.onnx", "report.html", "report.json", "pareto.json", "manifest.json"}
+    assert written == {
+        "model.onnx",
+        "model.tflite",
+        "report.html",
+        "report.json",
+        "pareto.json",
+        "manifest.json",
+    }
     assert (place / "again" / "model.onnx").read_bytes() == (place / "demo-out" / "model.onnx").read_bytes()
 
 

@@ -87,6 +87,7 @@ def job_of(record: manifests.Manifest, folder: Path, given: dict[str, Path | Non
             timings=dict(record.timings_ns),
             max_size_bytes=options.get("max_size_bytes"),
             max_latency_ns=options.get("max_latency_ns"),
+            formats=tuple(options.get("format", ["onnx"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(

@@ -11,7 +11,7 @@ from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths
 from edgepress.compressor.data import Source
 from edgepress.compressor.errors import UsageError, nearest
-from edgepress.compressor.job import Job
+from edgepress.compressor.job import FORMATS, Job
 from edgepress.compressor.outdir import staged
 from edgepress.compressor.protocols import Array, Tell
 from edgepress.compressor.recipe import Recipe
@@ -32,12 +32,14 @@ class Result:
         report: what was found out, as in report.json; units stand in the field names.
         recipe: the passes that made the model.
         folder: where the files are, or None where none were asked for.
+        tflite: the same model as a TFLite file's bytes, or None: `report.tflite.reason` says why.
     """
 
     model: Serialized
     report: Report
     recipe: Recipe
     folder: Path | None = None
+    tflite: bytes | None = None
 
     @property
     def verdict(self) -> str:
@@ -72,6 +74,7 @@ def compress(
     time_limit_minutes: float | None = None,
     max_size_bytes: int | None = None,
     max_latency_ns: float | None = None,
+    formats: Sequence[str] = FORMATS,
     seed: int = 0,
     threads: int = 1,
     workers: int | None = None,
@@ -107,6 +110,7 @@ def compress(
         time_limit_minutes: after which the search begins nothing new.
         max_size_bytes: of the result; where that cannot be had within the budget, `report.limits_missed` says why.
         max_latency_ns: of one inference of the result, likewise.
+        formats: `onnx` is always made, `tflite` too where it can be; `("tflite",)`: it must be.
         seed: of every random choice.
         threads: of the runtime.
         workers: processes that work side by side; None: one a core.
@@ -137,6 +141,7 @@ def compress(
         time_limit_minutes=time_limit_minutes,
         max_size_bytes=max_size_bytes,
         max_latency_ns=max_latency_ns,
+        formats=tuple(formats),
         seed=seed,
         threads=threads,
     )
@@ -159,7 +164,11 @@ def compress(
             report = build_report(found)
             write_result(found, report, folder, Path(out))
     return Result(
-        found.exported, report, found.best.recipe if found.best else (), None if out is None else Path(out)
+        found.exported,
+        report,
+        found.best.recipe if found.best else (),
+        None if out is None else Path(out),
+        found.tflite_file,
     )
 
 

@@ -9,13 +9,14 @@ import click
 
 from edgepress.compressor.cli.devices import devices
 from edgepress.compressor.cli.doctor import doctor
+from edgepress.compressor.cli.export import export
 from edgepress.compressor.cli.inspect import inspect
 from edgepress.compressor.cli.passes import passes
 from edgepress.compressor.cli.replay import replay
 from edgepress.compressor.cli.run import run
 from edgepress.compressor.errors import EdgepressError, nearest
 
-COMMANDS = (run, inspect, passes, devices, replay, doctor)
+COMMANDS = (run, inspect, export, passes, devices, replay, doctor)
 
 
 class DefaultGroup(click.Group):

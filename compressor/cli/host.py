@@ -1,7 +1,8 @@
 """Where compressor, runtime and devices meet: engines, clocks and profiles as the compressor wants them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,19 @@ import click
 
 from edgepress.compressor.errors import DeviceError, UsageError, nearest
 from edgepress.compressor.job import Host
-from edgepress.compressor.protocols import Array, Feeds, Latency, ModelFile, Runner, Tell
+from edgepress.compressor.protocols import (
+    Array,
+    Feeds,
+    Latency,
+    ModelFile,
+    Runner,
+    Tell,
+    TfliteEngine,
+    TfliteRunner,
+)
 from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
+from edgepress.runtime.engines.apart import ApartEngine, ApartRunner
+from edgepress.runtime.engines.litert import LiteRTEngine
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.environment import describe
 from edgepress.runtime.measure import measure
@@ -36,18 +48,70 @@ class CheckedEngine:
 
     def load(self, model: ModelFile, threads: int = 1) -> Runner:
         """Load a model; raises `DeviceError` where the engine refuses it."""
-        try:
+        with _errors_told():
             runner = self._engine.load(model, threads)
-        except EngineError as error:
-            raise DeviceError(str(error), getattr(error, "hint", "")) from error
 
         def run(feeds: Feeds) -> dict[str, Array]:
-            try:
+            with _errors_told():
                 return runner(feeds)
-            except EngineError as error:
-                raise DeviceError(str(error), getattr(error, "hint", "")) from error
 
         return run
+
+
+class CheckedTflite:
+    """What runs TFLite files as the ONNX files that they were made from, in a process each; errors likewise.
+
+    Attributes:
+        name: the engine's name.
+        version: its release.
+    """
+
+    def __init__(self) -> None:
+        """Find an interpreter; raises `DeviceError` where there is none."""
+        with _errors_told():
+            self._engine = ApartEngine(partial(LiteRTEngine, as_onnx=True))
+        self.name, self.version = self._engine.name, self._engine.version
+
+    def load(self, model: bytes, threads: int = 1) -> TfliteRunner:
+        """Load a file; raises `DeviceError` where the engine refuses it, or dies over it."""
+        with _errors_told():
+            return CheckedTfliteRunner(self._engine.load(model, threads))
+
+
+class CheckedTfliteRunner:
+    """A loaded TFLite file.
+
+    Attributes:
+        delegate: what runs its operators.
+        partitions: pieces that it runs.
+        outside: operators that it did not take.
+    """
+
+    def __init__(self, runner: ApartRunner) -> None:
+        self._runner = runner
+        self.delegate, self.partitions, self.outside = runner.delegate, runner.partitions, runner.outside
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Run one batch; raises `DeviceError` where the engine fails."""
+        with _errors_told():
+            return self._runner(feeds)
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """The runtime's errors as the compressor's."""
+    try:
+        yield
+    except EngineError as error:
+        raise DeviceError(str(error), getattr(error, "hint", "")) from error
+
+
+def tflite_engine() -> TfliteEngine | None:
+    """What runs TFLite files here, or None."""
+    try:
+        return CheckedTflite()
+    except DeviceError:
+        return None
 
 
 def user_profiles() -> list[Path]:
@@ -124,4 +188,5 @@ def make_host(
         scheduler=scheduler or "",
         cache=cache,
         stopped=stopped,
+        tflite=tflite_engine,
     )

@@ -17,7 +17,7 @@ from edgepress.compressor.report.record import FrontPoint, Report
 from edgepress.compressor.userfunction import is_function_name
 
 OPEN = frozenset(
-    {"model", "data", "test", "preprocess", "budget", "max_size_bytes", "max_latency_ns"}
+    {"model", "data", "test", "preprocess", "budget", "max_size_bytes", "max_latency_ns", "formats"}
     | {"out", "pick", "earlier", "force", "as_json", "quiet", "debug"}
     | {"workers", "scheduler", "cache", "no_cache"}
 )
@@ -78,7 +78,7 @@ class Picked:
             for role in ("model", "data", "test", "preprocess")
         }
         record = self.record.model_copy(update={"recipe": self.point.recipe, "timings_ns": {}})
-        anew = {name: given.get(name) for name in ("budget", "max_size_bytes", "max_latency_ns")}
+        anew = {name: given.get(name) for name in ("budget", "max_size_bytes", "max_latency_ns", "formats")}
         job = job_of(record, self.folder, paths)
         return replace(job, **{name: value for name, value in anew.items() if value is not None})
 

@@ -45,6 +45,7 @@ END = (
     Stage("export", 0.3),
     Stage("measure", 4.0),
     Stage("judge", 0.3),
+    Stage("tflite", 1.5),
 )
 
 SEARCH = (

@@ -9,9 +9,10 @@ from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.cli.remaining import APPLY
 from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar, show
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.job import Findings
 from edgepress.compressor.outdir import staged
 from edgepress.compressor.report import manifest as manifests
-from edgepress.compressor.report.build import MODEL_FILE, build_report, versions, write_result
+from edgepress.compressor.report.build import MODEL_FILE, TFLITE_FILE, build_report, versions, write_result
 from edgepress.compressor.session import run as run_session
 
 
@@ -36,16 +37,23 @@ def replay(*, manifest: Path, out: Path, force: bool, quiet: bool, debug: bool, 
             found = run_session(job, host)
         report = build_report(found)
         write_result(found, report, staging, out)
-        _check_same(record, staging)
+        _check_same(record, staging, found)
     show(report, found.warnings, out, table=not quiet, warn=not quiet)
     if not quiet:
-        click.echo("The model is the same, byte for byte.")
+        click.echo(
+            "The model is the same, byte for byte."
+            if found.tflite_file is None
+            else "Both models are the same, byte for byte."
+        )
     return report.exit_code
 
 
-def _check_same(record: manifests.Manifest, folder: Path) -> None:
+def _check_same(record: manifests.Manifest, folder: Path, found: Findings) -> None:
+    if TFLITE_FILE in record.files and found.tflite_file is None:
+        why = found.tflite.reason if found.tflite is not None else "its format was not asked for"
+        raise UsageError(f"{TFLITE_FILE} could not be rebuilt: {why}.", "Mend that, and replay again.")
     made, then = (
-        {name: sha256 for name, sha256 in files.items() if name.startswith(MODEL_FILE)}
+        {name: sha256 for name, sha256 in files.items() if name.startswith((MODEL_FILE, TFLITE_FILE))}
         for files in (manifests.hash_files(folder), record.files)
     )
     if made == then:

@@ -21,7 +21,7 @@ from edgepress.compressor.cli.remaining import APPLY, SEARCH, Remaining, Stage, 
 from edgepress.compressor.cli.timings import read_timings, write_timings
 from edgepress.compressor.cli.units import size_option, time_option
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.job import Job
+from edgepress.compressor.job import FORMATS, Job
 from edgepress.compressor.outdir import staged
 from edgepress.compressor.protocols import Tell
 from edgepress.compressor.recipe import parse
@@ -53,6 +53,11 @@ def shape_option(
         if not name or not shapes[name] or min(shapes[name]) < 1:
             raise click.BadParameter(f"{text!r}: write NAME=1,3,224,224", ctx, param)
     return shapes
+
+
+def formats_option(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    """`onnx,tflite` → ("onnx", "tflite"); what is unknown is refused with the job."""
+    return tuple(dict.fromkeys(word.strip().lower() for word in value.split(",") if word.strip()))
 
 
 @contextmanager
@@ -168,6 +173,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--from", "earlier", type=path, help="Folder of the earlier run for --pick (default: --out)."
+        ),
+        click.option(
+            "--format",
+            "formats",
+            default=",".join(FORMATS),
+            show_default=True,
+            callback=formats_option,
+            help="Files to write; TFLite where it can be. tflite alone: it must be, or exit 2.",
         ),
         click.option("--out", type=path, help="Folder for the results (default: MODEL-compressed)."),
         click.option("--recipe", type=path, help="TOML file of passes to apply, instead of a search."),

@@ -45,8 +45,9 @@ from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.serialize import files, parse, write
 from edgepress.compressor.userfunction import is_function_name
 
-LIBRARIES = ("edgepress", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "scipy")
+LIBRARIES = ("edgepress", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "scipy", "ai-edge-litert")
 MODEL_FILE = "model.onnx"
+TFLITE_FILE = "model.tflite"
 FROM_MEMORY = "arrays"
 """Name in the manifest of samples that came as arrays."""
 
@@ -117,6 +118,7 @@ def build_report(found: Findings) -> Report:
         recipe=tuple(to_json(best.recipe)),
         warnings=tuple(found.warnings),
         oldest_onnxruntime=oldest_runtime(exported),
+        tflite=found.tflite,
         seconds={name: round(s, 3) for name, s in found.seconds.items()},
         tool_peak_rss_bytes=peak_rss_bytes(found.hired),
         versions=versions(),
@@ -135,6 +137,8 @@ def _limits_missed(found: Findings) -> Iterable[str]:
     )
     if job.recipe is not None:
         reach = "that is what the recipe makes"
+    if job.needs_tflite and found.tflite_file is None and found.tflite is not None:
+        yield f"there is no {TFLITE_FILE}: {found.tflite.reason}"
     if job.limits.excess(size, 0) > 0:
         yield (
             f"{words.quantity(size, 'bytes')} are more than the {words.quantity(job.max_size_bytes, 'bytes')} "
@@ -336,6 +340,8 @@ def write_result(
     """
     job = found.job
     write(found.exported, folder / MODEL_FILE)
+    if found.tflite_file is not None:
+        (folder / TFLITE_FILE).write_bytes(found.tflite_file)
     (folder / FILE_NAME).write_text(dump_report(report), encoding="utf-8")
     if report.front:
         (folder / pareto.FILE_NAME).write_text(pareto.dump_front(report), encoding="utf-8")
@@ -365,11 +371,13 @@ def write_result(
             "shapes": {name: list(dims) for name, dims in job.shapes.items()},
             "leave": list(job.leave),
             "threads": job.threads,
+            "format": list(job.formats),
             "preprocess": None if job.preprocess is None else manifests.portable_name(job.preprocess, out),
         },
         recipe=report.recipe,
         inputs=tuple(inputs),
         files=manifests.hash_files(folder),
+        tflite=report.tflite,
         timings_ns=found.timings,
     )
     manifests.write(manifest, folder)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgepress.compressor.report import words
+from edgepress.compressor.report import agreement, words
 from edgepress.compressor.report.record import CandidateRow, FrontPoint, Gain, Report, SiteCost, SiteRow
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def render(report: Report) -> str:
         scatters=[plot for plot in _scatters(report) if plot is not None],
         fronts=[plot for plot in _fronts(report) if plot is not None],
         limits=words.limits_text(report),
+        tflite=[] if report.tflite is None else list(agreement.lines(report.tflite)),
         parameters=_parameters,
         saves=_saves,
         plain=_plain,

@@ -13,7 +13,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from edgepress.compressor.errors import OutputError, UsageError
-from edgepress.compressor.report.record import Record, parse_record
+from edgepress.compressor.report.fields import Record
+from edgepress.compressor.report.record import parse_record
+from edgepress.compressor.report.tflite import Tflite
 
 FILE_NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -64,6 +66,7 @@ class Manifest(Record):
         recipe: passes as JSON objects, in order.
         inputs: hashes of model, external data and samples.
         files: every file beside this one → SHA-256.
+        tflite: the TFLite file and how far it agrees with the ONNX file; null where none was asked for.
         timings_ns: latency by name of the candidate, as the search used it: a replay need not measure.
     """
 
@@ -76,6 +79,7 @@ class Manifest(Record):
     recipe: tuple[dict[str, JsonValue], ...]
     inputs: tuple[Input, ...]
     files: dict[InnerName, Sha256]
+    tflite: Tflite | None = None
     timings_ns: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
 
 

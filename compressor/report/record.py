@@ -6,13 +6,14 @@ number (PSNR of equal images) is null too, since JSON has none. Written again, a
 """
 
 import json
-import math
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, JsonValue, ValidationError
 
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
+from edgepress.compressor.report.tflite import Tflite
 
 SCHEMA_VERSION = 1
 FILE_NAME = "report.json"
@@ -21,21 +22,6 @@ VerdictName = Literal["kept", "broken", "inconclusive", "unverified"]
 CostKind = Literal["measured", "instructions", "predicted"]
 LatencySource = Literal["measured", "table", "rates"]
 T = TypeVar("T", bound=BaseModel)
-
-
-def _finite_or_none(value: object) -> object:
-    numbers = value if isinstance(value, (tuple, list)) else [value]
-    return None if any(isinstance(each, float) and not math.isfinite(each) for each in numbers) else value
-
-
-MaybeFloat = Annotated[float | None, BeforeValidator(_finite_or_none)]
-MaybeInterval = Annotated[tuple[float, float] | None, BeforeValidator(_finite_or_none)]
-
-
-class Record(BaseModel):
-    """Base of all parts: immutable, and a field that the schema does not name is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Side(Record):
@@ -259,6 +245,7 @@ class Report(Record):
         recipe: what made the result.
         warnings: what the user should know.
         oldest_onnxruntime: oldest release that loads the result.
+        tflite: the TFLite file beside the ONNX one; null where none was asked for.
         seconds: wall time by stage.
         tool_peak_rss_bytes: most memory that this tool held; its processes together, at their peaks.
         versions: of the tool, Python and libraries.
@@ -301,6 +288,7 @@ class Report(Record):
     recipe: tuple[dict[str, JsonValue], ...] = ()
     warnings: tuple[str, ...] = ()
     oldest_onnxruntime: str | None = None
+    tflite: Tflite | None = None
     seconds: dict[str, float]
     tool_peak_rss_bytes: int
     versions: dict[str, str]

@@ -195,6 +195,14 @@ def limits_text(report: Report) -> str:
     return f"kept: at most {' and '.join(asked)}" if asked else ""
 
 
+def tflite_score(report: Report) -> str:
+    """The TFLite file's score: `, top1 93.20 %`; empty where it has none."""
+    certificate = report.tflite.certificate if report.tflite is not None else None
+    if certificate is None or certificate.score is None:
+        return ""
+    return f", {report.metric} {score_text(certificate.score, report.metric_unit)}"
+
+
 def point_text(point: FrontPoint) -> str:
     """A point of the front in one line: `float, step 3: 5.27 kB, 9.91 µs, about 0.54 % of the score lost`."""
     costs = f"{quantity(point.size_bytes, 'bytes')}, {quantity(point.latency_ns, 'ns')}"

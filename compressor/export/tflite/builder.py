@@ -57,6 +57,11 @@ class Builder:
         self._tensors.append((made, name))
         return made
 
+    def call(self, tensor: Tensor, name: str) -> None:
+        """Name a tensor for people, and for whoever compares the file with its source; the first name stays."""
+        made, known = self._tensors[tensor.index]
+        self._tensors[tensor.index] = made, known or name
+
     def constant(self, array: Array, grid: Grid | None = None, dtype: str = "", name: str = "") -> Tensor:
         """A constant; equal ones are stored once.
 

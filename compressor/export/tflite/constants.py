@@ -8,7 +8,8 @@ from onnx.reference import ReferenceEvaluator
 from edgepress.compressor.export.tflite.tensors import Array, Codes, Factors
 from edgepress.compressor.sites import constant
 
-_UNSIGNED = {ir.DataType.UINT8: 128, ir.DataType.UINT4: 8, ir.DataType.UINT2: 2}
+UNSIGNED = {ir.DataType.UINT8: 128, ir.DataType.UINT4: 8, ir.DataType.UINT2: 2}
+"""Types of unsigned integers → what moves them, and their zero points, to signed ones."""
 _SMALL = 64
 """Numbers below which no DEQUANTIZE pays."""
 _DEPTH = 64
@@ -126,7 +127,7 @@ class Constants:
         zero = self.array(given) if given is not None else np.zeros(scale.shape, np.int32)
         if zero is None:
             return None
-        middle = _UNSIGNED.get(node.inputs[0].dtype or ir.DataType.INT8, 0)
+        middle = UNSIGNED.get(node.inputs[0].dtype or ir.DataType.INT8, 0)
         axis = node.attributes.get_int("axis", 1)
         wide = integers.astype(np.int64) - middle
         kind = np.int8 if wide.size == 0 or (wide.min() >= -128 and wide.max() < 128) else np.int32

@@ -1,7 +1,7 @@
 """From a graph to a TFLite file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -138,7 +138,15 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
             ("outputs", model.graph.outputs, outputs),
         )
     }
-    said = {"tool": f"edgepress {version('edgepress')}", "io": io, "channels_last": turned}
+    said = {
+        "tool": f"edgepress {version('edgepress')}",
+        "io": io,
+        "channels_last": turned,
+        "quantized": {
+            "inputs": _integer_borders(emit, model.graph.inputs, inputs),
+            "outputs": _integer_borders(emit, model.graph.outputs, outputs),
+        },
+    }
     data = builder.finish(inputs, outputs, {METADATA: json.dumps(said, sort_keys=True).encode()})
     notes = tuple(
         f"{value.name!r} is {value.dtype.name.lower()}; the file has it as {emit.dtype(value).lower()}."
@@ -150,6 +158,15 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
 
 def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:
     return not keep_layout and len(emit.shape(value)) == 4
+
+
+def _integer_borders(emit: Emitter, values: Iterable[ir.Value], border: Mapping[str, Tensor]) -> list[str]:
+    """Names of inputs or outputs that are reals in ONNX, and integers in the file."""
+    return [
+        name
+        for value in values
+        if (name := value.name or "") in border and emit.dtype(value) == "FLOAT32" != border[name].dtype
+    ]
 
 
 def _check_sizes(emit: Emitter, node: ir.Node) -> None:

@@ -161,6 +161,7 @@ class Emitter:
         else:
             source = self.read(value, integer=not integer, last=last)
             made = self.quantized(source, place.grid) if integer else self.dequantized(source)
+            self.builder.call(made, value.name or "" if integer else "")
         place.tensors[integer, last] = made
         return made
 
@@ -283,6 +284,7 @@ class Emitter:
         """
         place = Place(last and len(tensor.shape) > 2, tensor.grid)
         place.tensors[tensor.grid is not None, place.last] = tensor
+        self.builder.call(tensor, value.name or "")
         self._places[value] = place
         if value.shape is None:  # inference did not tell, the handler does
             order = to_first(len(tensor.shape)) if place.last else range(len(tensor.shape))
