@@ -53,7 +53,9 @@ def test_both_files_give_the_same_numbers(recipe):
     assert certificate.rows == len(x)
     assert certificate.score == pytest.approx(certificate.onnx_score, abs=5)
     assert certificate.grids > 0
-    assert (certificate.own_grids, certificate.differing) == (0, ())
+    assert certificate.differing == ()
+    assert certificate.own_grids <= 1  # integers of a product whose result is real
+    assert certificate.outputs[0].identical_percent == 100
     assert (certificate.delegate, certificate.partitions, certificate.outside) == ("XNNPACK", 1, {})
     assert found.size_bytes == (recipe.out / "model.tflite").stat().st_size
     assert "bit-identical" in done.out

@@ -45,7 +45,8 @@ def sum_exactly(
     emit: Emitter,
     ending: Ending,
     x: ir.Value | None,
-    weight: tuple[ir.Value, Array, Array],
+    integers: Array,
+    scale: Array,
     bias: ir.Value | None,
 ) -> bool:
     """FULLY_CONNECTED of integers, where that is exact.
@@ -54,21 +55,20 @@ def sum_exactly(
         emit: of the file.
         ending: what the result stands for.
         x: [..., inputs], on a grid, of two dimensions or more.
-        weight: its value, integers [outputs, inputs] and scales [1] or [outputs].
+        integers: weights [outputs, inputs].
+        scale: [1] or [outputs].
         bias: constant, or None.
 
     Returns:
         Whether it was written.
     """
     data, shape = emit.read(x, integer=True), emit.shape(ending.value)
-    value, integers, scale = weight
     if data.grid is None or len(shape) < 2:
         return False
     held = integer_bias(emit, bias, data.grid, scale, len(integers)).array
     if held is None or not is_exact(integers, held, data.grid):
         return False
-    unit = Grid.of(1.0)
-    weights = emit.dequantized(emit.builder.constant(integers.astype(np.int8), unit, name=value.name or ""))
+    weights = emit.dequantized(emit.builder.constant(integers.astype(np.int8), Grid.of(1.0)))
     inputs = [integers_of(emit, data), weights, emit.builder.constant(held.astype(np.float32))]
     kept = options("FullyConnected", keepNumDims=len(shape) > 2)
     sums = emit.builder.op("FULLY_CONNECTED", inputs, shape, options=kept)

@@ -103,7 +103,7 @@ def fully_connected(
         and codes is not None
         and known
         and emit.grid(x) is not None
-        and sum_exactly(emit, ending, x, (w, arrange(codes.integers), scale), bias)
+        and sum_exactly(emit, ending, x, arrange(codes.integers), scale, bias)
     ):
         return
     else:
