@@ -267,7 +267,7 @@ class Search:
         bits, others = self._knobs("bits"), self._knobs("width", "rank")
         how = replace(border.descent.how, latency=0, size=1, held=0)
         descent = replace(border.descent, how=how, still=frozenset(others))
-        return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits), BITS_TRIED)
+        return self._refine(replace(border, descent=descent), BITS_TRIED, FIRST_BITS * len(bits))
 
     def _refine(self, border: Border, most: int, stride: int = 1, patience: int = PATIENCE) -> Border:
         """Go on from the border, in strides that grow while the budget holds; a knob that breaks it stays.

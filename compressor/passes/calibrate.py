@@ -1,6 +1,7 @@
 """What samples tell about a model: ranges of values and mean inputs of sites, streamed in one run."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics import ranges as rg
 from edgepress.compressor.numerics.grids import Array, Grid
-from edgepress.compressor.observe import inputs_left_behind
+from edgepress.compressor.observe import inputs_left_behind, origin
 from edgepress.compressor.passes.base import Context, Stream
 from edgepress.compressor.passes.qdq import Plan, behind
 from edgepress.compressor.sites import Site, constant, conv_padding, ints_attribute, replace_constant
@@ -132,17 +133,40 @@ def correct_bias(site: Site, error: Array, mean: Array) -> None:
         replace_constant(site.node, 2, (bias - mean_shift(site, error, mean)).astype(site.weight.dtype))
 
 
-def means_left_behind(model: ir.Model, sites: Sequence[Site], context: Context) -> dict[ir.Node, Array]:
-    """Mean inputs that a refit of the same model left behind: of many rows drawn at random, where not of all."""
-    means = {}
-    for site in sites:
-        found = (
-            inputs_left_behind(model, site, context) if site.dense and site.bias_index is not None else None
-        )
-        if found is not None:
-            total = found[0].rows + found[1].rows
-            means[site.node] = (found[0].x_sum + found[1].x_sum) / max(total, 1)
-    return means
+@dataclass(frozen=True)
+class _Left:
+    """A mean input that was worked out before, and all that it hangs on."""
+
+    origin: tuple[object, ...]
+    mean: Array
+
+
+def site_means(model: ir.Model, sites: Sequence[Site], context: Context) -> dict[ir.Node, Array]:
+    """Mean input of each site, in one run of the samples; what was worked out for an equal model so far is not again.
+
+    Args:
+        model: the current model.
+        sites: those wanted; one whose input is not finite is left out.
+        context: gives the samples, and keeps the means.
+    """
+    means = {site.node: mean for site in sites if (mean := _left_behind(model, site, context)) is not None}
+    unknown = [site for site in sites if site.node not in means]
+    if context.stream is None or not unknown:
+        return means
+    found = means_of(context.stream, model, [Mean(site) for site in unknown])
+    for site in unknown:
+        if site.node in found:
+            context.left_behind[f"mean {site.name}"] = _Left(origin(model, site), found[site.node])
+    return means | found
+
+
+def _left_behind(model: ir.Model, site: Site, context: Context) -> Array | None:
+    """The mean input that a refit of the same model left behind: of rows drawn at random, where not of all."""
+    moments = inputs_left_behind(model, site, context) if site.dense and site.bias_index is not None else None
+    if moments is not None:
+        return np.asarray((moments[0].x_sum + moments[1].x_sum) / max(moments[0].rows + moments[1].rows, 1))
+    kept = context.left_behind.get(f"mean {site.name}")
+    return kept.mean if isinstance(kept, _Left) and kept.origin == origin(model, site) else None
 
 
 def means_of(stream: Stream, model: ir.Model, means: Sequence[Mean]) -> dict[ir.Node, Array]:

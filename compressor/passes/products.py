@@ -13,11 +13,9 @@ import onnx_ir as ir
 from edgepress.compressor.numerics.grids import Array
 from edgepress.compressor.passes.base import Context, Skipped
 from edgepress.compressor.passes.calibrate import (
-    Mean,
     bias_takes_mean,
     correct_bias,
-    means_left_behind,
-    means_of,
+    site_means,
 )
 from edgepress.compressor.passes.constants import Constants
 from edgepress.compressor.sites import Site, attribute, constant, int_attribute, site_name, site_of
@@ -187,9 +185,7 @@ def bias_means(model: ir.Model, products: Sequence[Product], context: Context) -
             sites.append(site)
     if context.stream is None or not sites:
         return {}
-    means = means_left_behind(model, sites, context)
-    unknown = [Mean(site) for site in sites if site.node not in means]
-    return means | (means_of(context.stream, model, unknown) if unknown else {})
+    return site_means(model, sites, context)
 
 
 def take_up(product: Product, error: Array, means: dict[ir.Node, Array]) -> None:

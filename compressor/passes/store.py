@@ -22,11 +22,9 @@ from edgepress.compressor.numerics.rounding import Rounding, levels_at
 from edgepress.compressor.numerics.steps import Granularity, is_symmetric
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import (
-    Mean,
     bias_takes_mean,
     correct_bias,
-    means_left_behind,
-    means_of,
+    site_means,
 )
 from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants, packed
 from edgepress.compressor.passes.integer_forms import raise_opset
@@ -236,9 +234,7 @@ def mean_inputs(model: ir.Model, chosen: Sequence[Stored], context: Context) -> 
     sites = [site for stored in chosen if (site := correctable(stored)) is not None]
     if context.stream is None or not sites:
         return {}
-    means = means_left_behind(model, sites, context)
-    unknown = [Mean(site) for site in sites if site.node not in means]
-    return means | (means_of(context.stream, model, unknown) if unknown else {})
+    return site_means(model, sites, context)
 
 
 def weights_of(model: ir.Model) -> Iterator[Stored]:
