@@ -231,7 +231,7 @@ def _output(emit: Emitter, value: ir.Value, io: str, keep_layout: bool) -> Tenso
     if grid is None:
         raise ModelError(
             f"Output {value.name!r} is not quantized, so it cannot be {io}.",
-            "Leave out --io, or quantize first.",
+            'Leave out --io, or quantize it: results = "integer" in the recipe\'s quantize.',
         )
     tensor = emit.read(value, integer=True, last=last)
     if io == "int8":
