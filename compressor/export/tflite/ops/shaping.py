@@ -7,7 +7,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
 from edgepress.compressor.export.tflite.layout import arranged, axis_in, to_last
-from edgepress.compressor.export.tflite.ops.moving import MOVED, carried, moved, write_moved
+from edgepress.compressor.export.tflite.ops.moving import MOVED, carried, joined, moved
+from edgepress.compressor.export.tflite.ops.values import write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Tensor
 from edgepress.compressor.sites import attribute, int_attribute, ints_attribute
@@ -72,7 +73,7 @@ def expand(emit: Emitter, node: ir.Node) -> None:
     if any(time > 1 for time in times):
         repeats = emit.builder.constant(np.array(times, np.int32))
         data = emit.builder.op("TILE", [data, repeats], whole, "", data.grid)
-    write_moved(emit, result, data, last=last)
+    write(emit, result, data, last=last)
 
 
 def concat(emit: Emitter, node: ir.Node) -> None:
@@ -87,13 +88,8 @@ def concat(emit: Emitter, node: ir.Node) -> None:
     if grid is not None:
         tensors = [emit.quantized(tensor, grid) for tensor in tensors]
     tensors = [carried(emit, tensor, MOVED) for tensor in tensors]
-    if len(tensors) == 1:
-        write_moved(emit, result, tensors[0], last=last)
-        return
     axis = axis_in(int_attribute(node, "axis", 0) % len(shape), len(shape), last)
-    made = options("Concatenation", axis=axis)
-    whole = emit.builder.op("CONCATENATION", tensors, arranged(shape, last), grid=grid, options=made)
-    write_moved(emit, result, whole, last=last)
+    write(emit, result, joined(emit, tensors, axis), last=last)
 
 
 _BLOCKS = ("FLOAT32", "INT8", "UINT8", "INT32", "INT64")
@@ -114,7 +110,7 @@ def depth_to_space(emit: Emitter, node: ir.Node) -> None:
         made = emit.builder.op(
             "DEPTH_TO_SPACE", [data], whole, "", data.grid, options("DepthToSpace", blockSize=block)
         )
-    write_moved(emit, node.outputs[0], made, last=True)
+    write(emit, node.outputs[0], made, last=True)
 
 
 def space_to_depth(emit: Emitter, node: ir.Node) -> None:
@@ -132,7 +128,7 @@ def space_to_depth(emit: Emitter, node: ir.Node) -> None:
         made = emit.builder.op(
             "SPACE_TO_DEPTH", [data], whole, "", data.grid, options("SpaceToDepth", blockSize=block)
         )
-    write_moved(emit, node.outputs[0], made, last=True)
+    write(emit, node.outputs[0], made, last=True)
 
 
 def shape_of(emit: Emitter, node: ir.Node) -> None:
@@ -181,7 +177,7 @@ def range_(emit: Emitter, node: ir.Node) -> None:
     operands = [carried(emit, emit.read(value), ("FLOAT32", "INT32", "INT64")) for value in node.inputs]
     points = [emit.builder.reshaped(operand, ()) for operand in operands]
     result = node.outputs[0]
-    write_moved(
+    write(
         emit,
         result,
         emit.builder.op("RANGE", points, emit.shape(result), options=options("Range")),
