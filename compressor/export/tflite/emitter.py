@@ -30,13 +30,17 @@ class UnsupportedError(Exception):
     """Why a node cannot be expressed; collected, so that a user sees all of them at once.
 
     Args:
-        why: `dtype`, `rank`, `dynamic shape` or `form`, a colon, and what exactly.
+        why: `dtype`, `rank`, `dynamic shape`, `empty` (no elements), `random` or `form`, a colon, and what exactly.
         hint: what to do about it.
     """
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(why)
         self.hint = hint
+
+
+class FollowsError(UnsupportedError):
+    """A value is missing because of what cannot be expressed before it, which is told by itself."""
 
 
 CONTAINERS = {
@@ -171,7 +175,7 @@ class Emitter:
     def _read_constant(self, value: ir.Value, integer: bool, last: bool) -> Tensor:
         codes, array = self.codes(value), self.constant(value)
         if array is None:
-            raise UnsupportedError(f"form: {value.name!r} comes from a node that cannot be expressed")
+            raise FollowsError(f"form: {value.name!r} comes from a node that cannot be expressed")
         if integer and codes is not None:
             grid = Grid.of(float(codes.scale.reshape(-1)[0]), int(codes.zero_point.reshape(-1)[0]))
             tensor = self.builder.constant(codes.integers.astype(np.int8), grid, name=value.name or "")

@@ -123,6 +123,8 @@ class Maths:
             return x
         if x.array is not None and x.grid is None:
             return self.builder.constant(x.array.astype(numpy_dtype(dtype)))
+        if {x.dtype, dtype} == {"INT64", "UINT64"}:  # which CAST does not know
+            return self.builder.op("BITCAST", [x], x.shape, dtype)
         made = options("Cast", inDataType=x.dtype, outDataType=dtype)
         return self.builder.op("CAST", [x], x.shape, dtype, options=made)
 

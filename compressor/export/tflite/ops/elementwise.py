@@ -9,7 +9,7 @@ from edgepress.compressor.export.tflite.emitter import Emitter
 from edgepress.compressor.export.tflite.maths import Maths
 from edgepress.compressor.export.tflite.ops.patterns import fused
 from edgepress.compressor.export.tflite.ops.powers import power, quotient
-from edgepress.compressor.export.tflite.ops.values import numbers, write
+from edgepress.compressor.export.tflite.ops.values import numbers, ordered, unsigned_real, working, write
 from edgepress.compressor.export.tflite.tensors import Tensor
 
 Handler = Callable[[Emitter, ir.Node], None]
@@ -18,10 +18,10 @@ _INTEGER = frozenset({"ADD", "SUB", "MUL"})
 """Kernels that take 8-bit operands, each on a grid of its own."""
 
 
-def operands(emit: Emitter, node: ir.Node) -> tuple[list[Tensor], bool]:
-    """All operands in the type that kernels work in, and whether channels come last."""
+def operands(emit: Emitter, node: ir.Node, *, bits: bool = False) -> tuple[list[Tensor], bool]:
+    """All operands in the type that kernels work in (see `values.numbers`), and whether channels come last."""
     rank, last = len(emit.shape(node.outputs[0])), emit.last(*node.inputs)
-    return [numbers(emit, value, rank, last=last) for value in node.inputs], last
+    return [numbers(emit, value, rank, last=last, bits=bits) for value in node.inputs], last
 
 
 def binary(emit: Emitter, node: ir.Node, code: str) -> None:
@@ -29,7 +29,7 @@ def binary(emit: Emitter, node: ir.Node, code: str) -> None:
     if fused(emit, node):
         return
     if emit.dtype(node.outputs[0]) != "FLOAT32":
-        (a, b), last = operands(emit, node)
+        (a, b), last = operands(emit, node, bits=code != "DIV")
         maths = emit.maths
         result = quotient(maths, a, b) if code == "DIV" else maths.binary(code, a, b)
         write(emit, node.outputs[0], result, last=last)
@@ -48,15 +48,19 @@ def variadic(emit: Emitter, node: ir.Node, code: str, *, mean: bool = False) -> 
     if code == "ADD" and len(node.inputs) == 2 and not mean:
         binary(emit, node, code)
         return
-    tensors, last = operands(emit, node)
+    extremes = code in {"MAXIMUM", "MINIMUM"}
+    tensors, last = operands(emit, node, bits=extremes)
     maths = emit.maths
-    result = reduce(partial(maths.binary, code), tensors)
+    result = reduce(partial(maths.binary, code), (ordered(emit, x, node.inputs[0]) for x in tensors))
+    result = ordered(emit, result, node.inputs[0])
     write(emit, node.outputs[0], maths.mul(result, 1 / len(tensors)) if mean else result, last=last)
 
 
 def pow_(emit: Emitter, node: ir.Node) -> None:
     """Pow in the type of its base."""
-    (base, exponent), last = operands(emit, node)
+    working(emit.dtype(node.outputs[0]))
+    (base, exponent), last = operands(emit, node, bits=True)
+    exponent = unsigned_real(emit, exponent, node.inputs[1])
     whole = emit.dtype(node.outputs[0]) not in {"FLOAT32", "FLOAT16"}
     write(emit, node.outputs[0], power(emit.maths, base, exponent, whole=whole), last=last)
 

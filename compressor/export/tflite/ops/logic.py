@@ -8,7 +8,7 @@ import onnx_ir as ir
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.ops.elementwise import operands
 from edgepress.compressor.export.tflite.ops.shaping import identity
-from edgepress.compressor.export.tflite.ops.values import plain, write
+from edgepress.compressor.export.tflite.ops.values import ordered, plain, write
 
 Handler = Callable[[Emitter, ir.Node], None]
 
@@ -17,7 +17,8 @@ _NARROW = {ir.DataType.INT4: 4, ir.DataType.UINT4: 4, ir.DataType.INT2: 2, ir.Da
 
 def compare(emit: Emitter, node: ir.Node, code: str) -> None:
     """LESS, EQUAL and the like."""
-    (a, b), last = operands(emit, node)
+    tensors, last = operands(emit, node, bits=True)
+    a, b = (ordered(emit, x, node.inputs[0]) for x in tensors)
     emit.write(node.outputs[0], emit.maths.binary(code, a, b), last=last)
 
 
@@ -71,7 +72,7 @@ def dropout(emit: Emitter, node: ir.Node) -> None:
     if training is not None:
         mode = emit.constant(training)
         if mode is None or mode.any():
-            raise UnsupportedError("form: Dropout drops at random in training", "Export for inference.")
+            raise UnsupportedError("random: Dropout drops numbers in training", "Export for inference.")
     identity(emit, node)
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
         x, last = node.inputs[0], emit.last(node.inputs[0])

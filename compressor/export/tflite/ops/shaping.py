@@ -162,7 +162,9 @@ _NUMBERS: dict[ir.AttributeType, type] = {
 
 def constant(emit: Emitter, node: ir.Node) -> None:
     """Constant, which stays a node only where it is an output of the graph."""
-    given = next(iter(node.attributes.values()))
+    given = next(iter(node.attributes.values()), None)
+    if given is None:
+        raise UnsupportedError("form: the constant has no value")
     if given.type == ir.AttributeType.TENSOR:
         array = given.as_tensor().numpy()
     elif given.type in _NUMBERS:

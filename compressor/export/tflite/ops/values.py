@@ -28,6 +28,21 @@ def working(dtype: str) -> str:
     return WORKING[dtype]
 
 
+def ordered(emit: Emitter, tensor: Tensor, value: ir.Value | None) -> Tensor:
+    """Bits of uint64 held in INT64 as numbers in the same order, moved by 2⁶³; back again by the same."""
+    if value is None or emit.dtype(value) != "UINT64":
+        return tensor
+    return emit.maths.add(tensor, -(2**63))
+
+
+def unsigned_real(emit: Emitter, tensor: Tensor, value: ir.Value | None) -> Tensor:
+    """Bits of uint64 held in INT64 as FLOAT32."""
+    if value is None or emit.dtype(value) != "UINT64":
+        return tensor
+    signed = emit.maths.cast(tensor, "FLOAT32")
+    return emit.maths.select(emit.maths.binary("LESS", tensor, 0), emit.maths.add(signed, 2.0**64), signed)
+
+
 def plain(emit: Emitter, value: ir.Value | None, rank: int = 0, *, last: bool = False) -> Tensor:
     """A value's numbers in its own type: of what QuantizeLinear gave the integers, not what they stand for.
 
@@ -46,8 +61,20 @@ def plain(emit: Emitter, value: ir.Value | None, rank: int = 0, *, last: bool = 
     return maths.cast(maths.add(held, 128) if dtype == "UINT8" else held, dtype)
 
 
-def numbers(emit: Emitter, value: ir.Value | None, rank: int = 0, *, last: bool = False) -> Tensor:
-    """A value's numbers in the type that kernels work in; arguments as `plain`."""
+def numbers(
+    emit: Emitter, value: ir.Value | None, rank: int = 0, *, last: bool = False, bits: bool = False
+) -> Tensor:
+    """A value's numbers in the type that kernels work in; arguments as `plain`.
+
+    Args:
+        emit: the emitter.
+        value: of the graph.
+        rank: of the result that it is an operand of; default: its own.
+        last: channels last.
+        bits: whether uint64 may come as the same bits in INT64, which sums and products do not mind (see `ordered`).
+    """
+    if bits and value is not None and emit.dtype(value) == "UINT64":
+        return emit.maths.cast(plain(emit, value, rank, last=last), "INT64")
     if value is not None:
         working(emit.dtype(value))
     held = plain(emit, value, rank, last=last)
