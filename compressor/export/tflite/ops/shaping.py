@@ -1,6 +1,7 @@
 """Operators that lay out numbers anew and leave them as they are: integers stay integers."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +11,7 @@ from edgepress.compressor.export.tflite.layout import arranged, axis_in, to_last
 from edgepress.compressor.export.tflite.ops.moving import MOVED, carried, joined, moved
 from edgepress.compressor.export.tflite.ops.values import write
 from edgepress.compressor.export.tflite.schema import options
-from edgepress.compressor.export.tflite.tensors import Tensor
+from edgepress.compressor.export.tflite.tensors import Shape, Tensor
 from edgepress.compressor.sites import attribute, int_attribute, ints_attribute
 
 Handler = Callable[[Emitter, ir.Node], None]
@@ -95,6 +96,10 @@ def concat(emit: Emitter, node: ir.Node) -> None:
 _BLOCKS = ("FLOAT32", "INT8", "UINT8", "INT32", "INT64")
 
 
+def _in_blocks(emit: Emitter, code: str, data: Tensor, shape: Shape, made: Any) -> Tensor:
+    return data if made.blockSize == 1 else emit.builder.op(code, [data], shape, "", data.grid, made)
+
+
 def depth_to_space(emit: Emitter, node: ir.Node) -> None:
     """DEPTH_TO_SPACE, or one TRANSPOSE where a channel's block lies together (mode CRD)."""
     block = int_attribute(node, "blocksize", 1)
@@ -104,12 +109,8 @@ def depth_to_space(emit: Emitter, node: ir.Node) -> None:
     if attribute(node, "mode", "DCR") == "CRD":
         parts = _reshaped(emit, data, (n * h, w, whole[3], block, block))
         made = _reshaped(emit, emit.builder.transposed(parts, (0, 3, 1, 4, 2)), whole)
-    elif block == 1:
-        made = data
     else:
-        made = emit.builder.op(
-            "DEPTH_TO_SPACE", [data], whole, "", data.grid, options("DepthToSpace", blockSize=block)
-        )
+        made = _in_blocks(emit, "DEPTH_TO_SPACE", data, whole, options("DepthToSpace", blockSize=block))
     write(emit, node.outputs[0], made, last=True)
 
 
@@ -122,12 +123,8 @@ def space_to_depth(emit: Emitter, node: ir.Node) -> None:
     if attribute(node, "mode", "DCR") == "CRD":
         parts = _reshaped(emit, data, (n * h // block, block, w // block, block, c))
         made = _reshaped(emit, emit.builder.transposed(parts, (0, 2, 4, 1, 3)), whole)
-    elif block == 1:
-        made = data
     else:
-        made = emit.builder.op(
-            "SPACE_TO_DEPTH", [data], whole, "", data.grid, options("SpaceToDepth", blockSize=block)
-        )
+        made = _in_blocks(emit, "SPACE_TO_DEPTH", data, whole, options("SpaceToDepth", blockSize=block))
     write(emit, node.outputs[0], made, last=True)
 
 
