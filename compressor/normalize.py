@@ -31,6 +31,7 @@ from edgepress.compressor.shapes import Seen, infer_shapes, missing_shapes, quie
 from edgepress.compressor.sites import constant, taken, unique
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_NOTHING = "nothing to do"
 _SMALL = 4096
 """Elements up to which a folded constant may be larger than what it was computed from."""
 
@@ -81,27 +82,38 @@ def normalize(
         observe: what shapes a model's values have where inference misses them. See `shapes.seen_shapes`.
     """
     refused: dict[str, str] = {}
+    current, steps = model.clone(), list[Step]()
+    infer_shapes(current)  # steps ask for ranks and types; what they change is inferred again at the end
+    inferred = True
+
+    def shapes(candidate: ir.Model) -> str:
+        if inferred:
+            return ""
+        infer_shapes(candidate)
+        return "inferred"
+
     actions: dict[str, Callable[[ir.Model], str]] = {
         "inputs": _inputs,
         "functions": _functions,
         "constants": _constants,
-        "fold": _fold,
+        "fold": lambda candidate: (shapes(candidate), _fold(candidate))[1],
         "observe": lambda candidate: _observe(candidate, observe),
         "reshape": _reshape,
         "identity": _identity,
         "affine": lambda candidate: _affine(candidate, refused),
         "unused": _unused,
         "names": _names,
-        "shapes": lambda candidate: "inferred" if infer_shapes(candidate) else "",
+        "shapes": shapes,
     }
-    current, steps = model.clone(), []
-    infer_shapes(current)  # steps ask for ranks and types; what they change is inferred again at the end
+    candidate: ir.Model | None = None
     for name, action in actions.items():
-        candidate = current.clone()
+        candidate = current.clone() if candidate is None else candidate
         step = _attempt(name, action, current, candidate, check)
         steps.append(step)
         if step.kept:
-            current = candidate
+            current, inferred = candidate, False
+        if step.changed or step.why != _NOTHING:
+            candidate = None  # else it is still what it was, and serves the next step
     return Normalized(current, tuple(steps), _left_alone(current, refused))
 
 
@@ -119,7 +131,7 @@ def _attempt(
     except Exception as error:  # a library's optimizer may stumble over any model; the step is optional
         return Step(name, changed=False, kept=False, why=f"rolled back: {type(error).__name__}: {error}")
     if not done:
-        return Step(name, changed=False, kept=False, why="nothing to do")
+        return Step(name, changed=False, kept=False, why=_NOTHING)
     if difference := interface_difference(before, after):
         return Step(name, changed=True, kept=False, why=f"rolled back: {difference}")
     if check is not None and not check(after):
@@ -206,7 +218,6 @@ def _nodes(model: ir.Model) -> int:
 
 
 def _fold(model: ir.Model) -> str:
-    infer_shapes(model)
     kinds = {
         name: value.dtype
         for name, value in ir.convenience.create_value_mapping(model.graph).items()

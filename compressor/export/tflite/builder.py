@@ -14,7 +14,7 @@ import numpy as np
 
 from edgepress.compressor.errors import ModelError
 from edgepress.compressor.export.tflite.schema import DTYPES, options, schema
-from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
+from edgepress.compressor.export.tflite.tensors import Array, Grid, Shape, Tensor
 from edgepress.compressor.export.tflite.versions import version_of
 
 LIMIT = 2**31 - 2**20
@@ -41,7 +41,7 @@ class Builder:
     batch: int = 0
     _tensors: list[tuple[Tensor, str]] = field(default_factory=list)
     _operators: list[_Operator] = field(default_factory=list)
-    _constants: dict[bytes, Tensor] = field(default_factory=dict)
+    _constants: dict[tuple[bytes, str, Shape, Grid | None], Tensor] = field(default_factory=dict)
     _made_by: dict[int, _Operator] = field(default_factory=dict)
 
     def tensor(
@@ -73,10 +73,10 @@ class Builder:
         """
         held = np.ascontiguousarray(array).reshape(np.shape(array))
         kind = dtype or DTYPES[held.dtype.name]
-        digest = hashlib.sha256(held.tobytes() + repr((kind, held.shape, grid)).encode()).digest()
-        if digest not in self._constants:
-            self._constants[digest] = self.tensor(held.shape, kind, grid, name, held)
-        return self._constants[digest]
+        key = hashlib.sha256(held.data).digest(), kind, held.shape, grid
+        if key not in self._constants:
+            self._constants[key] = self.tensor(held.shape, kind, grid, name, held)
+        return self._constants[key]
 
     def op(
         self,

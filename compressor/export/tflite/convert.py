@@ -9,9 +9,15 @@ import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError, UsageError
 from edgepress.compressor.export.tflite.builder import Builder
-from edgepress.compressor.export.tflite.emitter import CONTAINERS, Emitter, UnsupportedError, where
+from edgepress.compressor.export.tflite.emitter import (
+    CONTAINERS,
+    Emitter,
+    FollowsError,
+    UnsupportedError,
+    where,
+)
 from edgepress.compressor.export.tflite.ops import HANDLERS
-from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, stand_ins
+from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, simplify, stand_ins
 from edgepress.compressor.export.tflite.quantization import common_grid, held_grid
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
 from edgepress.compressor.model import dims
@@ -81,15 +87,28 @@ def convert(model: ir.Model, *, io: str = "float32", keep_layout: bool = False) 
     """
     if io not in BORDERS:
         raise UsageError(f"TFLite inputs cannot be {io!r}.", f"One of: {', '.join(BORDERS)}.")
-    if not dynamic_inputs(model):
-        return _written(prepare(model, 1), 0, io, keep_layout)
-    first, second = (_attempt(model, batch, io, keep_layout) for batch in stand_ins(model))
+    _check_inputs(model)
+    simple = simplify(model)
+    if not dynamic_inputs(simple):
+        return _written(prepare(simple, 1), 0, io, keep_layout)
+    first, second = (_attempt(simple, batch, io, keep_layout) for batch in stand_ins(simple))
     if isinstance(first, Converted) and isinstance(second, Converted) and first.data == second.data:
         return first
-    fixed = _written(prepare(model, 1), 0, io, keep_layout)
+    fixed = _written(prepare(simple, 1), 0, io, keep_layout)
     why = first if isinstance(first, str) else "what is computed from it is more than a shape"
     note = f"The batch size is fixed at 1: {why}."
     return Converted(fixed.data, fixed.inputs, fixed.outputs, fixed.operators, (*fixed.notes, note))
+
+
+def _check_inputs(model: ir.Model) -> None:
+    """Sequences and maps have no place in the file, nor sizes that could be fixed."""
+    problems = [
+        Problem(f"input {value.name}", f"dtype: it is {value.type}, no tensor", "")
+        for value in model.graph.inputs
+        if value.type is not None and not isinstance(value.type, ir.TensorType)
+    ]
+    if problems:
+        raise NotConvertibleError(problems)
 
 
 def _attempt(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Converted | str:
@@ -102,7 +121,7 @@ def _attempt(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
 def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Converted:
     builder = Builder(batch)
     emit = Emitter(builder)
-    problems: list[Problem] = []
+    found: list[tuple[str, UnsupportedError]] = []
     inputs = {}
     for value in model.graph.inputs:
         if value.is_initializer():
@@ -110,7 +129,7 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
         try:
             inputs[value.name or ""] = _input(emit, value, io, keep_layout)
         except UnsupportedError as error:
-            problems.append(Problem(f"input {value.name}", str(error), error.hint))
+            found.append((f"input {value.name}", error))
     for node in model.graph:
         if node in emit.done or all(emit.constants.known(output) for output in node.outputs):
             continue
@@ -121,16 +140,17 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
             _check_sizes(emit, node)
             handler(emit, node)
         except UnsupportedError as error:
-            problems.append(Problem(where(node), str(error), error.hint))
+            found.append((where(node), error))
             _stand_in(emit, node)
     outputs = {}
     for value in model.graph.outputs:
         try:
             outputs[value.name or ""] = _output(emit, value, io, keep_layout)
         except UnsupportedError as error:
-            problems.append(Problem(f"output {value.name}", str(error), error.hint))
-    if problems:
-        raise NotConvertibleError(problems)
+            found.append((f"output {value.name}", error))
+    if found:
+        causes = [each for each in found if not isinstance(each[1], FollowsError)] or found
+        raise NotConvertibleError([Problem(place, str(why), why.hint) for place, why in causes])
     turned = {
         kind: {v.name or "": _turned(emit, v, keep_layout) for v in values if v.name in ports}
         for kind, values, ports in (
@@ -173,7 +193,7 @@ def _check_sizes(emit: Emitter, node: ir.Node) -> None:
     empty_lists = {value for value in node.inputs[1:] if value is not None and _sizes(value) == (0,)}
     for value in (*node.inputs, *node.outputs):
         if value is not None and value not in empty_lists and 0 in (dims(value) or ()):
-            raise UnsupportedError(f"form: {value.name!r} has no elements", "Leave out what reads it.")
+            raise UnsupportedError(f"empty: {value.name!r} has no elements", "Leave out what reads it.")
 
 
 def _sizes(value: ir.Value) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from edgepress.compressor.export.tflite.builder import Builder
 from edgepress.compressor.export.tflite.constants import Constants
 from edgepress.compressor.export.tflite.layout import channels_first, channels_last, to_first
+from edgepress.compressor.export.tflite.maths import Maths
 from edgepress.compressor.export.tflite.quantization import common_grid, covers
 from edgepress.compressor.export.tflite.schema import DTYPES
 from edgepress.compressor.export.tflite.tensors import SHORTEST, Array, Codes, Factors, Grid, Shape, Tensor
@@ -29,13 +30,17 @@ class UnsupportedError(Exception):
     """Why a node cannot be expressed; collected, so that a user sees all of them at once.
 
     Args:
-        why: `dtype`, `rank`, `dynamic shape` or `form`, a colon, and what exactly.
+        why: `dtype`, `rank`, `dynamic shape`, `empty` (no elements), `random` or `form`, a colon, and what exactly.
         hint: what to do about it.
     """
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(why)
         self.hint = hint
+
+
+class FollowsError(UnsupportedError):
+    """A value is missing because of what cannot be expressed before it, which is told by itself."""
 
 
 CONTAINERS = {
@@ -82,11 +87,13 @@ class Emitter:
 
     Attributes:
         builder: the file.
+        maths: appends arithmetic.
+        constants: what is known before the model runs.
         done: nodes that an earlier handler took in.
     """
 
     def __init__(self, builder: Builder) -> None:
-        self.builder = builder
+        self.builder, self.maths = builder, Maths(builder)
         self.done: set[ir.Node] = set()
         self._places: dict[ir.Value, Place] = {}
         self.constants = Constants()
@@ -168,7 +175,7 @@ class Emitter:
     def _read_constant(self, value: ir.Value, integer: bool, last: bool) -> Tensor:
         codes, array = self.codes(value), self.constant(value)
         if array is None:
-            raise UnsupportedError(f"form: {value.name!r} comes from a node that cannot be expressed")
+            raise FollowsError(f"form: {value.name!r} comes from a node that cannot be expressed")
         if integer and codes is not None:
             grid = Grid.of(float(codes.scale.reshape(-1)[0]), int(codes.zero_point.reshape(-1)[0]))
             tensor = self.builder.constant(codes.integers.astype(np.int8), grid, name=value.name or "")
@@ -246,7 +253,7 @@ class Emitter:
             value: the node's output.
             fuse: whether the kernel can apply an activation.
         """
-        reader = _only_reader(value)
+        reader = only_reader(value)
         bounds = clip_bounds(reader) if fuse and reader is not None else None
         if reader is not None and bounds is not None and reader.inputs[0] is value:
             after = common_grid(reader.outputs[0], self.constants)
@@ -324,9 +331,12 @@ def _known(value: ir.Value, array: Array) -> Array:
     return array
 
 
-def _only_reader(value: ir.Value) -> ir.Node | None:
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one operator of ONNX that reads a value, which nothing else needs; else None."""
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.domain not in {"", "ai.onnx"}:
+        return None
+    return uses[0].node
 
 
 def operand_of(node: ir.Node, index: int) -> ir.Value | None:

@@ -6,6 +6,7 @@ from typing import Any
 import onnx
 import onnx.inliner
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgepress.compressor.export.tflite.foreign import said_with_pairs
 from edgepress.compressor.export.tflite.ops import HANDLERS
@@ -21,16 +22,35 @@ _LOOPS = frozenset({"Range", "SequenceMap"})
 """Operators made of loops; a Range of constants is folded, a loop is not."""
 
 
-def lower(model: ir.Model) -> None:
-    """Bring a model of fixed sizes into forms that the writer knows, in place; shapes are inferred again."""
+def lower_weights(model: ir.Model) -> None:
+    """Say operators that carry scales, and weights that are worked out of integers, with Q/DQ pairs, in place."""
     if said_with_pairs(model) | dequantized_weights(model):
-        _infer_anew(model)
+        infer_shapes(model)
+
+
+def lower(model: ir.Model) -> bool:
+    """Bring a model of fixed sizes into forms that the writer knows, in place; shapes are inferred again.
+
+    Returns:
+        Whether there was anything to do.
+    """
+    changed = False
     while _inlined(model):
+        changed = True
         _infer_anew(model)
     while sum(_without_output_shape(node) for node in _nodes(model)):
+        changed = True
         _infer_anew(model)
     while sum(_give_shape(node) for node in _nodes(model)):
+        changed = True
         infer_shapes(model)
+    return changed
+
+
+def drop_empty(model: ir.Model) -> None:
+    """Leave out what Concat reads and Split gives that has no elements, and all that only served it, in place."""
+    if sum(_without_empty(node) or _gives_all(node) for node in _nodes(model)):
+        common.RemoveUnusedNodesPass()(model)
 
 
 def _infer_anew(model: ir.Model) -> None:
@@ -47,6 +67,9 @@ def _inlined(model: ir.Model) -> bool:
     found = [("", kind) for kind in sorted(kinds) if onnx.defs.has(kind) and _has_body(kind)]
     if not found:
         return False
+    for node in _nodes(model):
+        if ("", node.op_type) in found:
+            _spell_out(node)
     try:
         rewrite(
             model,
@@ -57,6 +80,39 @@ def _inlined(model: ir.Model) -> bool:
     except RuntimeError:  # of types that onnx's inference misses; the handlers' loop names the operators
         return False
     return True
+
+
+def _without_empty(node: ir.Node) -> bool:
+    kept = [x for x in node.inputs if not _is_empty(x)]
+    if node.op_type != "Concat" or not kept or len(kept) == len(node.inputs):
+        return False
+    for at, value in enumerate(kept):
+        node.replace_input_with(at, value)
+    node.resize_inputs(len(kept))
+    return True
+
+
+def _gives_all(node: ir.Node) -> bool:
+    """Let what a Split cuts off stand for all, where nothing is left and the rest is not read."""
+    whole = [value for value in node.outputs if not _is_empty(value)]
+    edge = any(value.is_graph_output() for value in node.outputs)
+    if node.op_type != "Split" or edge or len(whole) != 1 or len(node.outputs) == 1 or node.inputs[0] is None:
+        return False
+    if any(value.uses() for value in node.outputs if value is not whole[0]):
+        return False
+    ir.convenience.replace_all_uses_with(whole[0], node.inputs[0])
+    return True
+
+
+def _is_empty(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None and 0 in tuple(value.shape)
+
+
+def _spell_out(node: ir.Node) -> None:
+    """Write attributes that have their default: the inliner leaves out what hangs on them."""
+    for name, known in onnx.defs.get_schema(node.op_type).attributes.items():
+        if name not in node.attributes and known.default_value.name:
+            node.attributes[name] = ir.serde.deserialize_attribute(known.default_value)
 
 
 def _has_body(kind: str) -> bool:

@@ -36,25 +36,21 @@ def grid_of(node: ir.Node, constants: Constants) -> Grid | None:
 
 def common_grid(value: ir.Value, constants: Constants) -> Grid | None:
     """The grid onto which every reader of a value puts it; None where they differ, or one reads it as it is."""
-    if value.is_graph_output() or not value.uses():
-        return None
-    grids = set()
-    for use in value.uses():
-        if use.node.op_type != "QuantizeLinear" or use.idx != 0:
-            return None
-        grids.add(grid_of(use.node, constants))
-    return grids.pop() if len(grids) == 1 else None
+    return _grid_of_readers(value, "QuantizeLinear", constants)
 
 
 def held_grid(value: ir.Value, constants: Constants) -> Grid | None:
     """The grid of an input in 8-bit integers, where every reader dequantizes it alike; else None."""
-    if value.is_graph_output() or not value.uses():
+    return _grid_of_readers(value, "DequantizeLinear", constants)
+
+
+def _grid_of_readers(value: ir.Value, kind: str, constants: Constants) -> Grid | None:
+    if value.is_graph_output():
         return None
-    grids = set()
-    for use in value.uses():
-        if use.node.op_type != "DequantizeLinear" or use.idx != 0:
-            return None
-        grids.add(grid_of(use.node, constants))
+    uses = list(value.uses())
+    if any(use.node.op_type != kind or use.idx != 0 for use in uses):
+        return None
+    grids = {grid_of(use.node, constants) for use in uses}
     return grids.pop() if len(grids) == 1 else None
 
 

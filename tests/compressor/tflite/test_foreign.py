@@ -6,9 +6,10 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import Array, Feeds, assert_same, by_onnxruntime, by_tflite, one_op
+from tflite import Array, Feeds, assert_same, by_onnxruntime, by_tflite, graph, one_op
 
 from edgepress.compressor.export.tflite import convert
+from edgepress.compressor.export.tflite.convert import NotConvertibleError
 from edgepress.compressor.export.tflite.lower import lower
 
 STEP = 0.05
@@ -132,3 +133,27 @@ def test_an_operator_without_a_handler_is_taken_apart():
     lower(model)
     assert "SoftmaxCrossEntropyLoss" not in {node.op_type for node in model.graph}
     assert model.graph.initializers["big"].const_value is big
+
+
+def test_attributes_that_are_left_out_have_their_defaults_where_an_operator_is_inlined() -> None:
+    model = graph("g (float[6] x) => (float[6] y) { y = Shrink <lambd: float = 1.5> (x) }")
+    assert_same(model, {"x": np.array([-3, -1.5, -1, 0.5, 2, 4], np.float32)}, rtol=1e-5, atol=0)
+
+
+def test_parts_without_elements_vanish() -> None:
+    model = graph(
+        """g (float[2,3] x) => (float[2,3] y)
+        <int64[2] sizes = {3, 0}> {
+            a, b = Split <axis: int = 1> (x, sizes)
+            c = Relu(a)
+            y = Concat <axis: int = 1> (c, b)
+        }"""
+    )
+    assert_same(model, {"x": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}, rtol=0, atol=0)
+
+
+def test_only_causes_are_told_not_what_follows_from_them() -> None:
+    model = graph("g (float[2,2] x) => (float y) { a = Det(x) b = Relu(a) y = Exp(b) }")
+    with pytest.raises(NotConvertibleError) as error:
+        convert(model)
+    assert [problem.why.split(":")[0] for problem in error.value.problems] == ["form"]

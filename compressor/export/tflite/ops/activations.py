@@ -7,9 +7,10 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import FUSED, Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in
+from edgepress.compressor.export.tflite.maths import Maths
 from edgepress.compressor.export.tflite.ops.elementwise import single
-from edgepress.compressor.export.tflite.ops.maths import Maths, numbers, write
 from edgepress.compressor.export.tflite.ops.patterns import fused
+from edgepress.compressor.export.tflite.ops.values import numbers, write
 from edgepress.compressor.export.tflite.quantization import covers
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
@@ -56,7 +57,7 @@ def clip(emit: Emitter, node: ir.Node) -> None:
     if fused(emit, node):
         return
     last, rank = emit.last(x), len(emit.shape(x))
-    data, maths = numbers(emit, x, last=last), Maths(emit.builder)
+    data, maths = numbers(emit, x, last=last), emit.maths
     code = FUSED.get((float(bounds[0]), float(bounds[1]))) if bounds is not None else None
     if code is not None and data.dtype == "FLOAT32":
         data = maths.unary(code, data)
@@ -78,7 +79,7 @@ def leaky_relu(emit: Emitter, node: ir.Node) -> None:
 def p_relu(emit: Emitter, node: ir.Node) -> None:
     """PRELU; of integers, composed."""
     x, rank = node.inputs[0], len(emit.shape(node.inputs[0]))
-    last, maths = emit.last(x), Maths(emit.builder)
+    last, maths = emit.last(x), emit.maths
     data, slope = (numbers(emit, value, rank, last=last) for value in node.inputs)
     if data.dtype == "FLOAT32":
         made = emit.builder.op("PRELU", [data, slope], data.shape)

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import arranged
-from edgepress.compressor.export.tflite.ops.arithmetic import give, real
+from edgepress.compressor.export.tflite.ops.moving import surrounded
+from edgepress.compressor.export.tflite.ops.values import real, write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Shape, Tensor
 from edgepress.compressor.sites import conv_padding, int_attribute, ints_attribute
@@ -75,34 +76,16 @@ def image(emit: Emitter, value: ir.Value | None, *, integer: bool) -> Tensor:
 def finish(emit: Emitter, value: ir.Value, tensor: Tensor) -> None:
     """Write a result [N, H, W, C] as the value's own rank."""
     shape = arranged(emit.shape(value), last=True)
-    whole = emit.builder.reshaped(tensor, shape)
-    if whole.grid is not None:
-        emit.write(value, whole, last=True)
-    else:
-        give(emit, value, whole, last=True)
+    write(emit, value, emit.builder.reshaped(tensor, shape), last=True)
 
 
-def padded(emit: Emitter, x: Tensor, window: Window, fill: float = 0.0) -> tuple[Tensor, str]:
+def padded(emit: Emitter, x: Tensor, window: Window) -> tuple[Tensor, str]:
     """The input with what `Window.pads` adds, and the padding that the kernel does itself."""
     if not window.padded:
         return x, "VALID"
-    if fill == 0 and window.is_same(x.shape[1:3]):
+    if window.is_same(x.shape[1:3]):
         return x, "SAME"
-    return surrounded(emit, x, [(0, 0), *window.pads, (0, 0)], fill), "VALID"
-
-
-def surrounded(emit: Emitter, x: Tensor, pads: Sequence[tuple[int, int]], fill: float = 0.0) -> Tensor:
-    """PAD with 0, PADV2 with another number; of integers, with what stands for it."""
-    shape = [size + before + after for size, (before, after) in zip(x.shape, pads, strict=True)]
-    amounts = emit.builder.constant(np.array(pads, np.int32).reshape(-1, 2))
-    if fill == 0:
-        return emit.builder.op("PAD", [x, amounts], shape, grid=x.grid, options=options("Pad"))
-    if x.grid is not None:
-        low = np.clip(np.round(fill / x.grid.scale[0]) + x.grid.zero_point[0], -128, 127)
-        number = emit.builder.constant(np.array([low], np.int8), x.grid)
-    else:
-        number = emit.builder.constant(np.array([max(fill, float(np.finfo(np.float32).min))], np.float32))
-    return emit.builder.op("PADV2", [x, amounts, number], shape, grid=x.grid, options=options("PadV2"))
+    return surrounded(emit, x, [(0, 0), *window.pads, (0, 0)]), "VALID"
 
 
 def integer_bias(emit: Emitter, value: ir.Value | None, x: Grid, scale: Array, outputs: int) -> Tensor:

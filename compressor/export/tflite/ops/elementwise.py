@@ -6,24 +6,22 @@ from functools import partial, reduce
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter
-from edgepress.compressor.export.tflite.layout import arranged
-from edgepress.compressor.export.tflite.ops.maths import Maths, numbers, widened, write
+from edgepress.compressor.export.tflite.maths import Maths
 from edgepress.compressor.export.tflite.ops.patterns import fused
 from edgepress.compressor.export.tflite.ops.powers import power, quotient
-from edgepress.compressor.export.tflite.schema import options
+from edgepress.compressor.export.tflite.ops.values import numbers, ordered, unsigned_real, working, write
 from edgepress.compressor.export.tflite.tensors import Tensor
 
 Handler = Callable[[Emitter, ir.Node], None]
 
-_KINDS = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div"}
 _INTEGER = frozenset({"ADD", "SUB", "MUL"})
 """Kernels that take 8-bit operands, each on a grid of its own."""
 
 
-def operands(emit: Emitter, node: ir.Node) -> tuple[list[Tensor], bool]:
-    """All operands in the type that kernels work in, and whether channels come last."""
+def operands(emit: Emitter, node: ir.Node, *, bits: bool = False) -> tuple[list[Tensor], bool]:
+    """All operands in the type that kernels work in (see `values.numbers`), and whether channels come last."""
     rank, last = len(emit.shape(node.outputs[0])), emit.last(*node.inputs)
-    return [numbers(emit, value, rank, last=last) for value in node.inputs], last
+    return [numbers(emit, value, rank, last=last, bits=bits) for value in node.inputs], last
 
 
 def binary(emit: Emitter, node: ir.Node, code: str) -> None:
@@ -31,21 +29,18 @@ def binary(emit: Emitter, node: ir.Node, code: str) -> None:
     if fused(emit, node):
         return
     if emit.dtype(node.outputs[0]) != "FLOAT32":
-        (a, b), last = operands(emit, node)
-        maths = Maths(emit.builder)
+        (a, b), last = operands(emit, node, bits=code != "DIV")
+        maths = emit.maths
         result = quotient(maths, a, b) if code == "DIV" else maths.binary(code, a, b)
         write(emit, node.outputs[0], result, last=last)
         return
     ending = emit.ending(node.outputs[0], fuse=True)
-    shape = emit.shape(node.outputs[0])
+    rank = len(emit.shape(node.outputs[0]))
     integer = code in _INTEGER and emit.integral(ending, *node.inputs)
     last = emit.last(*node.inputs)
-    tensors = [emit.operand(value, len(shape), integer=integer, last=last) for value in node.inputs]
-    tensors = [widened(emit.builder, each, tensors[1 - at]) for at, each in enumerate(tensors)]
-    grid, dtype = (ending.grid, "INT8") if integer else (None, tensors[0].dtype)
-    made = options(_KINDS[code], fusedActivationFunction=ending.activation)
-    result = emit.builder.op(code, tensors, arranged(shape, last), dtype, grid, made)
-    emit.write(ending.value, result, last=last)
+    a, b = (emit.operand(value, rank, integer=integer, last=last) for value in node.inputs)
+    grid = ending.grid if integer else None
+    emit.write(ending.value, emit.maths.binary(code, a, b, ending.activation, grid), last=last)
 
 
 def variadic(emit: Emitter, node: ir.Node, code: str, *, mean: bool = False) -> None:
@@ -53,17 +48,21 @@ def variadic(emit: Emitter, node: ir.Node, code: str, *, mean: bool = False) -> 
     if code == "ADD" and len(node.inputs) == 2 and not mean:
         binary(emit, node, code)
         return
-    tensors, last = operands(emit, node)
-    maths = Maths(emit.builder)
-    result = reduce(partial(maths.binary, code), tensors)
+    extremes = code in {"MAXIMUM", "MINIMUM"}
+    tensors, last = operands(emit, node, bits=extremes)
+    maths = emit.maths
+    result = reduce(partial(maths.binary, code), (ordered(emit, x, node.inputs[0]) for x in tensors))
+    result = ordered(emit, result, node.inputs[0])
     write(emit, node.outputs[0], maths.mul(result, 1 / len(tensors)) if mean else result, last=last)
 
 
 def pow_(emit: Emitter, node: ir.Node) -> None:
     """Pow in the type of its base."""
-    (base, exponent), last = operands(emit, node)
+    working(emit.dtype(node.outputs[0]))
+    (base, exponent), last = operands(emit, node, bits=True)
+    exponent = unsigned_real(emit, exponent, node.inputs[1])
     whole = emit.dtype(node.outputs[0]) not in {"FLOAT32", "FLOAT16"}
-    write(emit, node.outputs[0], power(Maths(emit.builder), base, exponent, whole=whole), last=last)
+    write(emit, node.outputs[0], power(emit.maths, base, exponent, whole=whole), last=last)
 
 
 def single(emit: Emitter, node: ir.Node, work: Callable[[Maths, Tensor], Tensor]) -> None:
@@ -71,9 +70,7 @@ def single(emit: Emitter, node: ir.Node, work: Callable[[Maths, Tensor], Tensor]
     if fused(emit, node):
         return
     last = emit.last(node.inputs[0])
-    write(
-        emit, node.outputs[0], work(Maths(emit.builder), numbers(emit, node.inputs[0], last=last)), last=last
-    )
+    write(emit, node.outputs[0], work(emit.maths, numbers(emit, node.inputs[0], last=last)), last=last)
 
 
 def reciprocal(emit: Emitter, node: ir.Node) -> None:
@@ -83,7 +80,7 @@ def reciprocal(emit: Emitter, node: ir.Node) -> None:
     if root is not None and root.op_type == "Sqrt" and emit.grid(x) is None:
         last = emit.last(root.inputs[0])
         data = numbers(emit, root.inputs[0], last=last)
-        write(emit, node.outputs[0], Maths(emit.builder).unary("RSQRT", data), last=last)
+        write(emit, node.outputs[0], emit.maths.unary("RSQRT", data), last=last)
         return
     single(emit, node, lambda maths, data: maths.div(1.0, data))
 

@@ -35,10 +35,8 @@ def integers_of(emit: Emitter, x: Tensor) -> Tensor:
     """Q − z of a tensor on a grid, as float32."""
     if x.grid is None:
         raise ValueError("the tensor lies on no grid")
-    reals = emit.dequantized(x)
-    factor = emit.builder.constant(np.array(1 / np.float32(x.grid.scale[0]), np.float32))
-    near = emit.builder.op("MUL", [reals, factor], x.shape, options=options("Mul"))
-    return emit.builder.op("ROUND", [near], x.shape)
+    near = emit.maths.mul(emit.dequantized(x), float(1 / np.float32(x.grid.scale[0])))
+    return emit.maths.unary("ROUND", near)
 
 
 def sum_exactly(
@@ -73,7 +71,6 @@ def sum_exactly(
     kept = options("FullyConnected", keepNumDims=len(shape) > 2)
     sums = emit.builder.op("FULLY_CONNECTED", inputs, shape, options=kept)
     steps = np.float32(data.grid.scale[0]) * scale.astype(np.float32)
-    fused = options("Mul", fusedActivationFunction=ending.activation)
     factor = emit.builder.constant(steps.astype(np.float32))
-    emit.write(ending.value, emit.builder.op("MUL", [sums, factor], shape, options=fused))
+    emit.write(ending.value, emit.maths.mul(sums, factor, ending.activation))
     return True

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
-from edgepress.compressor.export.tflite.ops.arithmetic import binary, unary
-from edgepress.compressor.export.tflite.schema import options
+from edgepress.compressor.export.tflite.emitter import UnsupportedError
+from edgepress.compressor.export.tflite.maths import Maths
 from edgepress.compressor.export.tflite.tensors import Tensor
 
 _DEFAULTS: dict[str, tuple[float | None, float | None]] = {
@@ -39,11 +38,11 @@ class Activation:
     beta: float
     clip: float = 0.0
 
-    def __call__(self, emit: Emitter, x: Tensor) -> Tensor:
+    def __call__(self, maths: Maths, x: Tensor) -> Tensor:
         """The activation of a tensor."""
         if self.clip:
-            x = binary(emit, "MINIMUM", binary(emit, "MAXIMUM", x, -self.clip), self.clip)
-        return _KERNELS[self.name](emit, x, self.alpha, self.beta)
+            x = maths.clipped(x, -self.clip, self.clip)
+        return _KERNELS[self.name](maths, x, self.alpha, self.beta)
 
 
 def activations_of(node: ir.Node, default: tuple[str, ...], directions: int) -> list[list[Activation]]:
@@ -68,30 +67,30 @@ def activations_of(node: ir.Node, default: tuple[str, ...], directions: int) -> 
     return [made[at * count : (at + 1) * count] for at in range(directions)]
 
 
-def _affine(emit: Emitter, x: Tensor, alpha: float, beta: float) -> Tensor:
-    return binary(emit, "ADD", binary(emit, "MUL", x, alpha), beta)
+def _affine(maths: Maths, x: Tensor, alpha: float, beta: float) -> Tensor:
+    return maths.add(maths.mul(x, alpha), beta)
 
 
-def _leaky_relu(emit: Emitter, x: Tensor, alpha: float, _: float) -> Tensor:
-    return emit.builder.op("LEAKY_RELU", [x], x.shape, options=options("LeakyRelu", alpha=alpha))
+def _leaky_relu(maths: Maths, x: Tensor, alpha: float, _: float) -> Tensor:
+    return maths.unary("LEAKY_RELU", x, alpha=alpha)
 
 
-def _scaled_tanh(emit: Emitter, x: Tensor, alpha: float, beta: float) -> Tensor:
-    return binary(emit, "MUL", unary(emit, "TANH", binary(emit, "MUL", x, beta)), alpha)
+def _scaled_tanh(maths: Maths, x: Tensor, alpha: float, beta: float) -> Tensor:
+    return maths.mul(maths.unary("TANH", maths.mul(x, beta)), alpha)
 
 
-def _hard_sigmoid(emit: Emitter, x: Tensor, alpha: float, beta: float) -> Tensor:
-    return binary(emit, "MINIMUM", binary(emit, "MAXIMUM", _affine(emit, x, alpha, beta), 0.0), 1.0)
+def _hard_sigmoid(maths: Maths, x: Tensor, alpha: float, beta: float) -> Tensor:
+    return maths.clipped(_affine(maths, x, alpha, beta), 0.0, 1.0)
 
 
-def _softsign(emit: Emitter, x: Tensor, _: float, __: float) -> Tensor:
-    return binary(emit, "DIV", x, binary(emit, "ADD", unary(emit, "ABS", x), 1.0))
+def _softsign(maths: Maths, x: Tensor, _: float, __: float) -> Tensor:
+    return maths.div(x, maths.add(maths.unary("ABS", x), 1.0))
 
 
-_KERNELS: dict[str, Callable[[Emitter, Tensor, float, float], Tensor]] = {
-    "sigmoid": lambda emit, x, _, __: unary(emit, "LOGISTIC", x),
-    "tanh": lambda emit, x, _, __: unary(emit, "TANH", x),
-    "relu": lambda emit, x, _, __: unary(emit, "RELU", x),
+_KERNELS: dict[str, Callable[[Maths, Tensor, float, float], Tensor]] = {
+    "sigmoid": lambda maths, x, _, __: maths.unary("LOGISTIC", x),
+    "tanh": lambda maths, x, _, __: maths.unary("TANH", x),
+    "relu": lambda maths, x, _, __: maths.unary("RELU", x),
     "softsign": _softsign,
     "affine": _affine,
     "leakyrelu": _leaky_relu,

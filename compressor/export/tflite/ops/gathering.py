@@ -7,23 +7,17 @@ from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
 from edgepress.compressor.export.tflite.layout import axis_in
 from edgepress.compressor.export.tflite.ops.moving import (
     MOVED,
-    arithmetic,
     carried,
-    converted,
+    joined,
     moved,
+    taken,
     vector,
-    write_moved,
     write_rest,
 )
+from edgepress.compressor.export.tflite.ops.values import write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Tensor
 from edgepress.compressor.sites import int_attribute
-
-
-def taken(emit: Emitter, tensor: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """GATHER along a dimension of the file; the dimensions of `indices` stand in its place."""
-    shape = (*tensor.shape[:axis], *indices.shape, *tensor.shape[axis + 1 :])
-    return emit.builder.op("GATHER", [tensor, indices], shape, "", tensor.grid, options("Gather", axis=axis))
 
 
 def gather(emit: Emitter, node: ir.Node) -> None:
@@ -40,7 +34,7 @@ def gather(emit: Emitter, node: ir.Node) -> None:
     if places == 0:
         write_rest(emit, node.outputs[0], result, [axis], last=last)
     else:
-        write_moved(emit, node.outputs[0], result, last=last)
+        write(emit, node.outputs[0], result, last=last)
 
 
 def _source(emit: Emitter, x: ir.Value | None, last: bool) -> Tensor:
@@ -59,7 +53,7 @@ def _indices(emit: Emitter, value: ir.Value | None, sizes: Tensor) -> Tensor:
     if known is not None and sizes.array is not None:
         return vector(emit, known.astype(np.int64) % sizes.array)
     tensor = carried(emit, emit.read(value), ("INT32", "INT64"))
-    return arithmetic(emit, "FLOOR_MOD", tensor, converted(emit, sizes, tensor.dtype))
+    return emit.maths.binary("FLOOR_MOD", tensor, emit.maths.cast(sizes, tensor.dtype))
 
 
 def gather_nd(emit: Emitter, node: ir.Node) -> None:
@@ -74,17 +68,13 @@ def gather_nd(emit: Emitter, node: ir.Node) -> None:
     if batches:
         grid = np.indices(places[:-1])[:batches]
         front = np.moveaxis(grid, 0, -1).astype(np.int64 if indices.dtype == "INT64" else np.int32)
-        made = options("Concatenation", axis=len(places) - 1)
-        whole = (*places[:-1], batches + depth)
-        indices = emit.builder.op(
-            "CONCATENATION", [emit.builder.constant(front), indices], whole, options=made
-        )
+        indices = joined(emit, [emit.builder.constant(front), indices], len(places) - 1)
     data = moved(emit, x, MOVED, last=False)
     made = options("GatherNd")
     result = emit.builder.op(
         "GATHER_ND", [data, indices], (*places[:-1], *shape[batches + depth :]), "", data.grid, made
     )
-    write_moved(emit, node.outputs[0], result, last=False)
+    write(emit, node.outputs[0], result, last=False)
 
 
 HANDLERS = {"Gather": gather, "GatherND": gather_nd}

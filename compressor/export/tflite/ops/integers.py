@@ -6,19 +6,12 @@ Behind a DynamicQuantizeLinear, whose scale is known at run time only, no intege
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
+from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, only_reader, operand_of
 from edgepress.compressor.export.tflite.layout import arranged
-from edgepress.compressor.export.tflite.ops.arithmetic import (
-    TINY,
-    binary,
-    give,
-    number,
-    real,
-    reduced,
-    unary,
-)
+from edgepress.compressor.export.tflite.maths import TINY
 from edgepress.compressor.export.tflite.ops.convolution import padded, window_of
 from edgepress.compressor.export.tflite.ops.products import product
+from edgepress.compressor.export.tflite.ops.values import real, write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
 from edgepress.compressor.sites import int_attribute
@@ -26,21 +19,13 @@ from edgepress.compressor.sites import int_attribute
 _INTEGERS = frozenset({"INT8", "UINT8", "INT32"})
 
 
-def cast(emit: Emitter, x: Tensor, dtype: str) -> Tensor:
-    """CAST; nothing where the type is that already."""
-    if x.dtype == dtype:
-        return x
-    made = options("Cast", inDataType=x.dtype, outDataType=dtype)
-    return emit.builder.op("CAST", [x], x.shape, dtype, options=made)
-
-
 def whole(emit: Emitter, value: ir.Value | None, *, last: bool = False) -> Tensor:
     """An integer value as float32 numbers of the same size."""
     if value is None:
         raise UnsupportedError("form: an operand is missing")
     if emit.grid(value) is not None:
-        moved = cast(emit, emit.read(value, integer=True, last=last), "FLOAT32")
-        return binary(emit, "ADD", moved, 128.0) if value.dtype == ir.DataType.UINT8 else moved
+        moved = emit.maths.cast(emit.read(value, integer=True, last=last), "FLOAT32")
+        return emit.maths.add(moved, 128.0) if value.dtype == ir.DataType.UINT8 else moved
     tensor = emit.read(value, last=last)
     code, sources = emit.builder.maker(tensor)
     maker = value.producer()
@@ -53,7 +38,7 @@ def whole(emit: Emitter, value: ir.Value | None, *, last: bool = False) -> Tenso
         return sources[0]
     if tensor.dtype not in _INTEGERS:
         raise UnsupportedError(f"dtype: {value.name!r} is {tensor.dtype}, no integer")
-    return cast(emit, tensor, "FLOAT32")
+    return emit.maths.cast(tensor, "FLOAT32")
 
 
 def centred(
@@ -77,9 +62,9 @@ def centred(
         return x
     shift = whole(emit, zero) if offset is None else None
     if shift is None:
-        return binary(emit, "SUB", x, emit.builder.constant(_aligned(offset, channels).astype(np.float32)))
+        return emit.maths.sub(x, emit.builder.constant(_aligned(offset, channels).astype(np.float32)))
     shape = (*shift.shape, *(1 for _ in range(channels))) if shift.shape not in {(), (1,)} else ()
-    return binary(emit, "SUB", x, emit.builder.reshaped(shift, shape))
+    return emit.maths.sub(x, emit.builder.reshaped(shift, shape))
 
 
 def _aligned(zero: Array | None, channels: int) -> Array:
@@ -101,19 +86,16 @@ def dynamic_quantize_linear(emit: Emitter, node: ir.Node) -> None:
     x, last = node.inputs[0], emit.last(node.inputs[0])
     data = real(emit, x, last=last)
     axes = list(range(len(data.shape)))
-    low = binary(emit, "MINIMUM", reduced(emit, "REDUCE_MIN", data, axes, keep=False), 0.0)
-    high = binary(emit, "MAXIMUM", reduced(emit, "REDUCE_MAX", data, axes, keep=False), 0.0)
-    scale = binary(emit, "MAXIMUM", binary(emit, "DIV", binary(emit, "SUB", high, low), 255.0), TINY)
-    zero = _rounded(emit, binary(emit, "DIV", binary(emit, "SUB", number(emit, 0.0), low), scale))
-    levels = binary(emit, "ADD", unary(emit, "ROUND", binary(emit, "DIV", data, scale)), zero)
-    levels = binary(emit, "MINIMUM", binary(emit, "MAXIMUM", levels, 0.0), 255.0)
-    emit.write(node.outputs[0], cast(emit, levels, "UINT8"), last=last)
-    give(emit, node.outputs[1], scale)
-    emit.write(node.outputs[2], cast(emit, zero, "UINT8"))
-
-
-def _rounded(emit: Emitter, x: Tensor) -> Tensor:
-    return binary(emit, "MINIMUM", binary(emit, "MAXIMUM", unary(emit, "ROUND", x), 0.0), 255.0)
+    low = emit.maths.minimum(emit.maths.reduced("REDUCE_MIN", data, axes, keep=False), 0.0)
+    high = emit.maths.maximum(emit.maths.reduced("REDUCE_MAX", data, axes, keep=False), 0.0)
+    scale = emit.maths.maximum(emit.maths.div(emit.maths.sub(high, low), 255.0), TINY)
+    steps = emit.maths.div(emit.maths.sub(0.0, low), scale)
+    zero = emit.maths.clipped(emit.maths.unary("ROUND", steps), 0.0, 255.0)
+    levels = emit.maths.add(emit.maths.unary("ROUND", emit.maths.div(data, scale)), zero)
+    levels = emit.maths.clipped(levels, 0.0, 255.0)
+    emit.write(node.outputs[0], emit.maths.cast(levels, "UINT8"), last=last)
+    write(emit, node.outputs[1], scale)
+    emit.write(node.outputs[2], emit.maths.cast(zero, "UINT8"))
 
 
 def matmul_integer(emit: Emitter, node: ir.Node) -> None:
@@ -130,13 +112,12 @@ def matmul_integer(emit: Emitter, node: ir.Node) -> None:
         y = emit.builder.op("FULLY_CONNECTED", [one, weights, None], shape, options=made)
     else:
         y = product(emit, one, centred(emit, b, zero))
-    _give(emit, node.outputs[0], y)
+    _write_sums(emit, node.outputs[0], y)
 
 
-def _give(emit: Emitter, value: ir.Value, sums: Tensor, *, last: bool = False) -> None:
+def _write_sums(emit: Emitter, value: ir.Value, sums: Tensor, *, last: bool = False) -> None:
     """Write sums as int32; a Cast to float32 behind them is taken in."""
-    uses = list(value.uses())
-    reader = uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    reader = only_reader(value)
     if (
         reader is not None
         and reader.op_type == "Cast"
@@ -145,7 +126,7 @@ def _give(emit: Emitter, value: ir.Value, sums: Tensor, *, last: bool = False) -
         emit.done.add(reader)
         emit.write(reader.outputs[0], sums, last=last)
     else:
-        emit.write(value, cast(emit, sums, "INT32"), last=last)
+        emit.write(value, emit.maths.cast(sums, "INT32"), last=last)
 
 
 def _known(emit: Emitter, zero: ir.Value | None) -> bool:
@@ -179,7 +160,7 @@ def conv_integer(emit: Emitter, node: ir.Node) -> None:
     four = shape if rank == 4 else (shape[0], 1, *shape[1:])
     bias = emit.builder.constant(np.zeros(weight[0], np.float32))
     y = emit.builder.op("CONV_2D", [data, filters, bias], four, "FLOAT32", options=made)
-    _give(emit, node.outputs[0], emit.builder.reshaped(y, shape), last=True)
+    _write_sums(emit, node.outputs[0], emit.builder.reshaped(y, shape), last=True)
 
 
 HANDLERS = {

@@ -7,9 +7,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.ops.elementwise import operands
-from edgepress.compressor.export.tflite.ops.maths import Maths, plain, write
 from edgepress.compressor.export.tflite.ops.shaping import identity
-from edgepress.compressor.export.tflite.schema import DTYPES
+from edgepress.compressor.export.tflite.ops.values import ordered, plain, write
 
 Handler = Callable[[Emitter, ir.Node], None]
 
@@ -18,22 +17,23 @@ _NARROW = {ir.DataType.INT4: 4, ir.DataType.UINT4: 4, ir.DataType.INT2: 2, ir.Da
 
 def compare(emit: Emitter, node: ir.Node, code: str) -> None:
     """LESS, EQUAL and the like."""
-    (a, b), last = operands(emit, node)
-    emit.write(node.outputs[0], Maths(emit.builder).binary(code, a, b), last=last)
+    tensors, last = operands(emit, node, bits=True)
+    a, b = (ordered(emit, x, node.inputs[0]) for x in tensors)
+    emit.write(node.outputs[0], emit.maths.binary(code, a, b), last=last)
 
 
 def logical(emit: Emitter, node: ir.Node, code: str) -> None:
     """LOGICAL_AND and LOGICAL_OR; exclusive or is inequality."""
     rank, last = len(emit.shape(node.outputs[0])), emit.last(*node.inputs)
     a, b = (emit.operand(value, rank, last=last) for value in node.inputs)
-    emit.write(node.outputs[0], Maths(emit.builder).binary(code, a, b), last=last)
+    emit.write(node.outputs[0], emit.maths.binary(code, a, b), last=last)
 
 
 def logical_not(emit: Emitter, node: ir.Node) -> None:
     """LOGICAL_NOT."""
     last = emit.last(node.inputs[0])
     data = emit.read(node.inputs[0], last=last)
-    emit.write(node.outputs[0], Maths(emit.builder).unary("LOGICAL_NOT", data), last=last)
+    emit.write(node.outputs[0], emit.maths.unary("LOGICAL_NOT", data), last=last)
 
 
 def where(emit: Emitter, node: ir.Node) -> None:
@@ -49,7 +49,7 @@ def where(emit: Emitter, node: ir.Node) -> None:
         sides = [emit.quantized(emit.operand(x, rank, integer=True, last=last), grid) for x in (a, b)]
     else:
         sides = [plain(emit, x, rank, last=last) for x in (a, b)]
-    emit.write(result, Maths(emit.builder).select(condition, *sides), last=last)
+    emit.write(result, emit.maths.select(condition, *sides), last=last)
 
 
 def cast(emit: Emitter, node: ir.Node) -> None:
@@ -60,7 +60,7 @@ def cast(emit: Emitter, node: ir.Node) -> None:
             raise UnsupportedError(f"dtype: {value.name!r} is uint64, which CAST does not know")
     data, bits = plain(emit, x, last=last), _NARROW.get(node.outputs[0].dtype or ir.DataType.FLOAT)
     if bits is not None:
-        maths, low = Maths(emit.builder), 0 if emit.dtype(node.outputs[0]) == "UINT8" else -(1 << bits - 1)
+        maths, low = emit.maths, 0 if emit.dtype(node.outputs[0]) == "UINT8" else -(1 << bits - 1)
         above = maths.binary("FLOOR_MOD", maths.sub(maths.cast(data, "INT32"), low), 1 << bits)
         data = maths.add(above, low)
     write(emit, node.outputs[0], data, last=last)
@@ -72,22 +72,13 @@ def dropout(emit: Emitter, node: ir.Node) -> None:
     if training is not None:
         mode = emit.constant(training)
         if mode is None or mode.any():
-            raise UnsupportedError("form: Dropout drops at random in training", "Export for inference.")
+            raise UnsupportedError("random: Dropout drops numbers in training", "Export for inference.")
     identity(emit, node)
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
         x, last = node.inputs[0], emit.last(node.inputs[0])
-        maths = Maths(emit.builder)
+        maths = emit.maths
         truth = maths.cast(emit.read(x, last=last), "BOOL")
         emit.write(node.outputs[1], maths.binary("EQUAL", truth, truth), last=last)
-
-
-def constant(emit: Emitter, node: ir.Node) -> None:
-    """A constant that is an output of the graph; all others are initializers by now."""
-    held = ir.convenience.get_const_tensor(node.outputs[0])
-    array = held.numpy() if held is not None else None
-    if array is None or array.dtype.name not in DTYPES:
-        raise UnsupportedError("dtype: the constant is of a type that TFLite lacks")
-    emit.write(node.outputs[0], emit.builder.constant(array))
 
 
 HANDLERS: dict[str, Handler] = {
@@ -103,6 +94,5 @@ HANDLERS: dict[str, Handler] = {
     "Where": where,
     "Cast": cast,
     "CastLike": cast,
-    "Constant": constant,
     "Dropout": dropout,
 }

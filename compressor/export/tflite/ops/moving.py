@@ -1,4 +1,4 @@
-"""What handlers that move numbers share: types that kernels take, layouts of results, operands known late."""
+"""Kernels that move numbers, and what their handlers share: types, layouts of results, operands known late."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import to_last
-from edgepress.compressor.export.tflite.schema import DTYPES, numpy_dtype, options
+from edgepress.compressor.export.tflite.ops.values import write
+from edgepress.compressor.export.tflite.quantization import HIGH, LOW
+from edgepress.compressor.export.tflite.schema import numpy_dtype, options
 from edgepress.compressor.export.tflite.tensors import Array, Tensor
 
 MOVED = ("FLOAT32", "INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL")
@@ -25,18 +27,11 @@ _CARRIERS: Mapping[str, tuple[str, ...]] = {
     "UINT32": ("INT64",),
 }
 """Types that hold every number of a type, in the order of preference."""
+RANK = 5
+"""Highest rank of SLICE, STRIDED_SLICE, PAD and PADV2."""
+Pads = Sequence[tuple[int, int]]
 FAR = 2**30
 """Beyond every size, and small enough that sums of two stay in 32 bits."""
-
-
-def converted(emit: Emitter, tensor: Tensor, dtype: str) -> Tensor:
-    """CAST, or nothing; constants are converted here."""
-    if tensor.dtype == dtype:
-        return tensor
-    if tensor.array is not None and dtype in DTYPES.values():
-        return emit.builder.constant(tensor.array.astype(numpy_dtype(dtype)))
-    made = options("Cast", inDataType=tensor.dtype, outDataType=dtype)
-    return emit.builder.op("CAST", [tensor], tensor.shape, dtype, options=made)
 
 
 def carried(emit: Emitter, tensor: Tensor, kinds: Collection[str] = MOVED) -> Tensor:
@@ -50,7 +45,7 @@ def carried(emit: Emitter, tensor: Tensor, kinds: Collection[str] = MOVED) -> Te
     carrier = next((kind for kind in _CARRIERS.get(tensor.dtype, ()) if kind in kinds), None)
     if carrier is None:
         raise UnsupportedError(f"dtype: the kernel does not take {tensor.dtype}")
-    return converted(emit, tensor, carrier)
+    return emit.maths.cast(tensor, carrier)
 
 
 def moved(emit: Emitter, value: ir.Value | None, kinds: Collection[str] = MOVED, *, last: bool) -> Tensor:
@@ -62,12 +57,6 @@ def keeps_grid(emit: Emitter, value: ir.Value | None, ending: Ending) -> bool:
     """Whether a kernel that averages integers on their own grid stays within one step of the result's."""
     own = emit.grid(value)
     return own is not None and ending.grid is not None and ending.grid.scale[0] >= own.scale[0]
-
-
-def write_moved(emit: Emitter, value: ir.Value, tensor: Tensor, *, last: bool) -> None:
-    """The result of such a kernel, in the value's own type."""
-    own = tensor if tensor.grid is not None else converted(emit, tensor, emit.dtype(value))
-    emit.write(value, own, last=last)
 
 
 def write_rest(
@@ -91,7 +80,7 @@ def write_rest(
     still = last and len(stays) > 2 and stays == [sorted(stays)[at] for at in to_last(len(stays))]
     if not still:
         tensor = emit.builder.transposed(tensor, [stays.index(axis) for axis in sorted(stays)])
-    write_moved(emit, value, tensor, last=still)
+    write(emit, value, tensor, last=still)
 
 
 def known_ints(emit: Emitter, node: ir.Node, index: int) -> list[int] | None:
@@ -110,27 +99,13 @@ def int32(emit: Emitter, value: ir.Value | None) -> Tensor:
     """A vector of sizes or indices in int32; what lies beyond every size is cut to `FAR`."""
     tensor = emit.read(value)
     if tensor.dtype == "INT64":
-        for code, bound in (("MINIMUM", FAR), ("MAXIMUM", -FAR)):
-            tensor = emit.builder.op(code, [tensor, scalar(emit, bound, "INT64")], tensor.shape)
-    return converted(emit, tensor, "INT32")
-
-
-def scalar(emit: Emitter, number: float, dtype: str) -> Tensor:
-    """A constant of rank 0."""
-    return emit.builder.constant(np.array(number, numpy_dtype(dtype)))
+        tensor = emit.maths.clipped(tensor, -FAR, FAR)
+    return emit.maths.cast(tensor, "INT32")
 
 
 def vector(emit: Emitter, numbers: Sequence[int] | Array) -> Tensor:
     """A constant operand in int32."""
     return emit.builder.constant(np.array(numbers, np.int32))
-
-
-def arithmetic(emit: Emitter, code: str, left: Tensor, right: Tensor) -> Tensor:
-    """ADD, SUB, MUL, MAXIMUM, MINIMUM or FLOOR_MOD of reals or plain integers, broadcast."""
-    kinds = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul", "FLOOR_MOD": "FloorMod", "DIV": "Div"}
-    shape = np.broadcast_shapes(left.shape, right.shape)
-    made = options(kinds[code]) if code in kinds else options("MaximumMinimum")
-    return emit.builder.op(code, [left, right], shape, options=made)
 
 
 def narrowed(
@@ -164,3 +139,150 @@ def narrowed(
     if len(sizes) > limit:
         raise UnsupportedError(f"rank: the kernel takes up to {limit} dimensions, not {len(sizes)}")
     return emit.builder.reshaped(tensor, sizes), places
+
+
+def taken(emit: Emitter, tensor: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """GATHER along a dimension of the file; the dimensions of `indices` stand in its place."""
+    shape = (*tensor.shape[:axis], *indices.shape, *tensor.shape[axis + 1 :])
+    return emit.builder.op("GATHER", [tensor, indices], shape, "", tensor.grid, options("Gather", axis=axis))
+
+
+def cut(emit: Emitter, tensor: Tensor, ranges: Mapping[int, range]) -> Tensor:
+    """Part of a tensor: for some of its dimensions, which indices are taken, in which order."""
+    ranges = {axis: taken for axis, taken in ranges.items() if taken != range(tensor.shape[axis])}
+    if len(tensor.shape) > RANK and len(ranges) > 1:
+        for axis, taken in ranges.items():
+            tensor = cut(emit, tensor, {axis: taken})
+        return tensor
+    if not ranges:
+        return tensor
+    whole = [len(ranges[axis]) if axis in ranges else size for axis, size in enumerate(tensor.shape)]
+    source, places = narrowed(emit, tensor, ranges, RANK)
+    here = {places[axis]: taken for axis, taken in ranges.items()}
+    shape = [len(here[axis]) if axis in here else size for axis, size in enumerate(source.shape)]
+    if all(taken.step == 1 for taken in here.values()):
+        begin = [here[axis].start if axis in here else 0 for axis in range(len(shape))]
+        size = [len(here[axis]) if axis in here else -1 for axis in range(len(shape))]
+        made = emit.builder.op(
+            "SLICE",
+            [source, vector(emit, begin), vector(emit, size)],
+            shape,
+            "",
+            tensor.grid,
+            options("Slice"),
+        )
+    else:
+        made = _strided(emit, source, here, shape)
+    return emit.builder.reshaped(made, whole)
+
+
+def _strided(emit: Emitter, tensor: Tensor, ranges: Mapping[int, range], shape: list[int]) -> Tensor:
+    """STRIDED_SLICE; masks say that a range begins or ends where the dimension does, whatever its size."""
+    begin, end, step = ([0] * len(shape), [0] * len(shape), [1] * len(shape))
+    from_edge = to_edge = 0
+    for axis, size in enumerate(tensor.shape):
+        taken = ranges.get(axis, range(size))
+        forward = taken.step > 0
+        first, behind = (0, size) if forward else (size - 1, -1)
+        step[axis] = taken.step
+        if taken.start == first:
+            from_edge |= 1 << axis
+        else:
+            begin[axis] = taken.start
+        if taken.stop == behind:
+            to_edge |= 1 << axis
+        else:
+            end[axis] = taken.stop
+    made = options("StridedSlice", beginMask=from_edge, endMask=to_edge)
+    operands = [tensor, *(vector(emit, each) for each in (begin, end, step))]
+    return emit.builder.op("STRIDED_SLICE", operands, shape, "", tensor.grid, made)
+
+
+def scattered(emit: Emitter, numbers: Tensor, axes: Tensor, rank: int) -> Tensor:
+    """Numbers [count, …] for some axes as [rank, …], 0 for the others."""
+    shape = (rank, *numbers.shape[1:])
+    indices = emit.builder.reshaped(axes, (*axes.shape, 1))
+    return emit.builder.op(
+        "SCATTER_ND",
+        [indices, numbers, vector(emit, shape)],
+        shape,
+        numbers.dtype,
+        options=options("ScatterNd"),
+    )
+
+
+def surrounded(
+    emit: Emitter, x: Tensor, pads: Pads, fill: float = 0.0, value: Tensor | None = None
+) -> Tensor:
+    """PAD with 0, PADV2 with another number; of integers on a grid, with what stands for it.
+
+    Args:
+        emit: the emitter.
+        x: in the file's order of dimensions.
+        pads: before and after, for each dimension; none negative.
+        fill: the number.
+        value: where it is known only at run time.
+    """
+    if not any(edge for each in pads for edge in each):
+        return x
+    whole = [size + sum(each) for size, each in zip(x.shape, pads, strict=True)]
+    source, places = narrowed(emit, x, [axis for axis, each in enumerate(pads) if any(each)], RANK)
+    here = [(0, 0)] * len(source.shape)
+    for axis, place in places.items():
+        here[place] = pads[axis]
+    shape = [size + sum(each) for size, each in zip(source.shape, here, strict=True)]
+    amounts = vector(emit, np.reshape(here, (-1, 2)))
+    filler = _filler(x, fill) if value is None else None
+    if filler is not None:
+        value = emit.builder.constant(np.reshape(filler, 1), x.grid)
+    made = padded_by(emit, source, amounts, shape, value)
+    return emit.builder.reshaped(made, whole)
+
+
+def padded_by(
+    emit: Emitter, x: Tensor, amounts: Tensor, shape: Sequence[int], value: Tensor | None
+) -> Tensor:
+    """PAD by amounts [rank, 2] that may be known only at run time, or PADV2 with a number."""
+    if value is None:
+        return emit.builder.op("PAD", [x, amounts], shape, "", x.grid, options("Pad"))
+    value = emit.builder.reshaped(value, (1,))
+    return emit.builder.op("PADV2", [x, amounts, value], shape, "", x.grid, options("PadV2"))
+
+
+def _filler(x: Tensor, fill: float) -> np.generic | None:
+    """A number in the type and on the grid of a tensor; None for the one that PAD adds."""
+    if x.grid is not None:
+        level = np.clip(np.round(fill / x.grid.scale[0]) + x.grid.zero_point[0], LOW, HIGH)
+        return None if level == x.grid.zero_point[0] else np.int8(level)
+    if fill == 0:
+        return None
+    if x.dtype == "FLOAT32":
+        most = np.finfo(np.float32).max
+        return np.float32(np.clip(fill, -most, most) if np.isinf(fill) and fill < 0 else fill)
+    kind = numpy_dtype(x.dtype)
+    lowest = kind.kind in "iu" and np.isinf(fill)
+    made: np.generic = kind.type(np.iinfo(kind).min if lowest else fill)
+    return made
+
+
+def parts(emit: Emitter, x: Tensor, axis: int, count: int) -> list[Tensor]:
+    """SPLIT: equal parts of one dimension of the file; constants are cut here."""
+    if count == 1:
+        return [x]
+    if x.array is not None and (x.grid is None or x.grid.single):
+        return [emit.builder.constant(each, x.grid) for each in np.split(x.array, count, axis)]
+    shape = [size // count if at == axis else size for at, size in enumerate(x.shape)]
+    at = emit.builder.constant(np.array(axis, np.int32))
+    made = options("Split", numSplits=count)
+    return emit.builder.ops("SPLIT", [at, x], [(shape, x.dtype, x.grid)] * count, made)
+
+
+def joined(emit: Emitter, tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """CONCATENATION along one dimension of the file."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    shape = list(first.shape)
+    shape[axis] = sum(each.shape[axis] for each in tensors)
+    made = options("Concatenation", axis=axis)
+    return emit.builder.op("CONCATENATION", list(tensors), shape, first.dtype, first.grid, made)

@@ -7,16 +7,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in
-from edgepress.compressor.export.tflite.ops.arithmetic import (
-    TINY,
-    axes_in,
-    binary,
-    give,
-    real,
-    reduced,
-    spread,
-    unary,
-)
+from edgepress.compressor.export.tflite.maths import TINY
+from edgepress.compressor.export.tflite.ops.values import axes_in, real, spread, write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Tensor
 from edgepress.compressor.sites import int_attribute, ints_attribute
@@ -24,19 +16,19 @@ from edgepress.compressor.sites import int_attribute, ints_attribute
 
 def moments(emit: Emitter, x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and variance over dimensions of the file, which stay with size 1."""
-    mean = reduced(emit, "MEAN", x, axes)
-    return mean, reduced(emit, "MEAN", binary(emit, "SQUARED_DIFFERENCE", x, mean), axes)
+    mean = emit.maths.reduced("MEAN", x, axes)
+    return mean, emit.maths.reduced("MEAN", emit.maths.binary("SQUARED_DIFFERENCE", x, mean), axes)
 
 
 def inverse_deviation(emit: Emitter, variance: Tensor, epsilon: float) -> Tensor:
     """1 / √(variance + ε)."""
-    return unary(emit, "RSQRT", binary(emit, "ADD", variance, epsilon))
+    return emit.maths.unary("RSQRT", emit.maths.add(variance, epsilon))
 
 
 def scaled(emit: Emitter, x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
     """A scale and a bias, whichever there is."""
-    y = x if scale is None else binary(emit, "MUL", x, scale)
-    return y if bias is None else binary(emit, "ADD", y, bias)
+    y = x if scale is None else emit.maths.mul(x, scale)
+    return y if bias is None else emit.maths.add(y, bias)
 
 
 def batch_normalization(emit: Emitter, node: ir.Node) -> None:
@@ -56,11 +48,11 @@ def batch_normalization(emit: Emitter, node: ir.Node) -> None:
         factor = weight / np.sqrt(power + epsilon)
         slope = spread(emit, None, wide, last=last, array=factor)
         offset = spread(emit, None, wide, last=last, array=shift - middle * factor)
-        give(emit, node.outputs[0], scaled(emit, data, slope, offset), last=last)
+        write(emit, node.outputs[0], scaled(emit, data, slope, offset), last=last)
         return
     s, b, m, v = (spread(emit, each, wide, last=last) for each in (scale, bias, mean, variance))
-    slope = binary(emit, "MUL", inverse_deviation(emit, v, epsilon), s)
-    give(emit, node.outputs[0], scaled(emit, binary(emit, "SUB", data, m), slope, b), last=last)
+    slope = emit.maths.mul(inverse_deviation(emit, v, epsilon), s)
+    write(emit, node.outputs[0], scaled(emit, emit.maths.sub(data, m), slope, b), last=last)
 
 
 def _trained(emit: Emitter, node: ir.Node, wide: tuple[int, ...], epsilon: float) -> None:
@@ -70,13 +62,13 @@ def _trained(emit: Emitter, node: ir.Node, wide: tuple[int, ...], epsilon: float
     data = real(emit, x, last=last)
     mean, variance = moments(emit, data, axes_in([a for a in range(rank) if a != 1], rank, last))
     s, b = (spread(emit, each, wide, last=last) for each in node.inputs[1:3])
-    slope = binary(emit, "MUL", inverse_deviation(emit, variance, epsilon), s)
-    give(emit, node.outputs[0], scaled(emit, binary(emit, "SUB", data, mean), slope, b), last=last)
+    slope = emit.maths.mul(inverse_deviation(emit, variance, epsilon), s)
+    write(emit, node.outputs[0], scaled(emit, emit.maths.sub(data, mean), slope, b), last=last)
     for at, now in ((1, mean), (2, variance)):
         if len(node.outputs) > at:
             flat = emit.builder.reshaped(now, (wide[1],))
-            old = binary(emit, "MUL", real(emit, node.inputs[2 + at]), momentum)
-            give(emit, node.outputs[at], binary(emit, "ADD", old, binary(emit, "MUL", flat, 1 - momentum)))
+            old = emit.maths.mul(real(emit, node.inputs[2 + at]), momentum)
+            write(emit, node.outputs[at], emit.maths.add(old, emit.maths.mul(flat, 1 - momentum)))
 
 
 def layer_normalization(emit: Emitter, node: ir.Node) -> None:
@@ -89,12 +81,12 @@ def layer_normalization(emit: Emitter, node: ir.Node) -> None:
     data = real(emit, x, last=last)
     mean, variance = moments(emit, data, axes_in(over, rank, last))
     inverse = inverse_deviation(emit, variance, epsilon)
-    y = binary(emit, "MUL", binary(emit, "SUB", data, mean), inverse)
+    y = emit.maths.mul(emit.maths.sub(data, mean), inverse)
     s, b = (_trailing(emit, each, rank, last) for each in (scale, bias))
-    give(emit, node.outputs[0], scaled(emit, y, s, b), last=last)
+    write(emit, node.outputs[0], scaled(emit, y, s, b), last=last)
     for at, found in ((1, mean), (2, inverse)):
         if len(node.outputs) > at:
-            give(emit, node.outputs[at], found, last=last)
+            write(emit, node.outputs[at], found, last=last)
 
 
 def rms_normalization(emit: Emitter, node: ir.Node) -> None:
@@ -103,10 +95,10 @@ def rms_normalization(emit: Emitter, node: ir.Node) -> None:
     rank, last = len(emit.shape(x)), emit.last(x)
     over = range(int_attribute(node, "axis", -1) % rank, rank)
     data = real(emit, x, last=last)
-    power = reduced(emit, "MEAN", binary(emit, "MUL", data, data), axes_in(over, rank, last))
+    power = emit.maths.reduced("MEAN", emit.maths.mul(data, data), axes_in(over, rank, last))
     inverse = inverse_deviation(emit, power, node.attributes.get_float("epsilon", 1e-5))
-    y = binary(emit, "MUL", data, inverse)
-    give(
+    y = emit.maths.mul(data, inverse)
+    write(
         emit,
         node.outputs[0],
         scaled(emit, y, _trailing(emit, operand_of(node, 1), rank, last), None),
@@ -132,8 +124,8 @@ def instance_normalization(emit: Emitter, node: ir.Node) -> None:
     wide = (1, shape[1], *(1 for _ in shape[2:]))
     s, b = (spread(emit, each, wide, last=last) for each in node.inputs[1:3])
     inverse = inverse_deviation(emit, variance, node.attributes.get_float("epsilon", 1e-5))
-    slope = binary(emit, "MUL", inverse, s)
-    give(emit, node.outputs[0], scaled(emit, binary(emit, "SUB", data, mean), slope, b), last=last)
+    slope = emit.maths.mul(inverse, s)
+    write(emit, node.outputs[0], scaled(emit, emit.maths.sub(data, mean), slope, b), last=last)
 
 
 def group_normalization(emit: Emitter, node: ir.Node) -> None:
@@ -147,13 +139,13 @@ def group_normalization(emit: Emitter, node: ir.Node) -> None:
     grouped = emit.builder.reshaped(data, split)
     mean, variance = moments(emit, grouped, over)
     inverse = inverse_deviation(emit, variance, node.attributes.get_float("epsilon", 1e-5))
-    y = binary(emit, "MUL", binary(emit, "SUB", grouped, mean), inverse)
+    y = emit.maths.mul(emit.maths.sub(grouped, mean), inverse)
     for code, value in zip(("MUL", "ADD"), node.inputs[1:3], strict=True):
         parameter = real(emit, value)
         own = each if parameter.shape[0] == channels else 1
         wide = (1, 1, groups, own) if last else (1, groups, own, 1)
-        y = binary(emit, code, y, emit.builder.reshaped(parameter, wide))
-    give(emit, node.outputs[0], emit.builder.reshaped(y, data.shape), last=last)
+        y = emit.maths.binary(code, y, emit.builder.reshaped(parameter, wide))
+    write(emit, node.outputs[0], emit.builder.reshaped(y, data.shape), last=last)
 
 
 def mean_variance_normalization(emit: Emitter, node: ir.Node) -> None:
@@ -162,11 +154,11 @@ def mean_variance_normalization(emit: Emitter, node: ir.Node) -> None:
     rank, last = len(emit.shape(x)), emit.last(x)
     data = real(emit, x, last=last)
     mean, variance = moments(emit, data, axes_in(ints_attribute(node, "axes", (0, 2, 3)), rank, last))
-    deviation = binary(emit, "ADD", unary(emit, "SQRT", variance), 1e-9)
-    give(
+    deviation = emit.maths.add(emit.maths.unary("SQRT", variance), 1e-9)
+    write(
         emit,
         node.outputs[0],
-        binary(emit, "DIV", binary(emit, "SUB", data, mean), deviation),
+        emit.maths.div(emit.maths.sub(data, mean), deviation),
         last=last,
     )
 
@@ -178,11 +170,11 @@ def lp_normalization(emit: Emitter, node: ir.Node) -> None:
     data = real(emit, x, last=last)
     axis = axis_in(int_attribute(node, "axis", -1) % rank, rank, last)
     if int_attribute(node, "p", 2) == 1:
-        length = reduced(emit, "SUM", unary(emit, "ABS", data), [axis])
+        length = emit.maths.reduced("SUM", emit.maths.unary("ABS", data), [axis])
     else:
-        length = unary(emit, "SQRT", reduced(emit, "SUM", binary(emit, "MUL", data, data), [axis]))
-    y = binary(emit, "DIV", data, binary(emit, "MAXIMUM", length, TINY))
-    give(emit, node.outputs[0], y, last=last)
+        length = emit.maths.unary("SQRT", emit.maths.reduced("SUM", emit.maths.mul(data, data), [axis]))
+    y = emit.maths.div(data, emit.maths.maximum(length, TINY))
+    write(emit, node.outputs[0], y, last=last)
 
 
 def local_response_normalization(emit: Emitter, node: ir.Node) -> None:
@@ -199,7 +191,7 @@ def local_response_normalization(emit: Emitter, node: ir.Node) -> None:
             "LocalResponseNormalization", radius=size // 2, bias=bias, alpha=alpha / size, beta=beta
         )
         y = emit.builder.op("LOCAL_RESPONSE_NORMALIZATION", [data], data.shape, options=made)
-        give(emit, node.outputs[0], y, last=True)
+        write(emit, node.outputs[0], y, last=True)
         return
     channels = emit.shape(x)[1]
     reach = np.arange(channels)[None, :] - np.arange(channels)[:, None]
@@ -207,10 +199,10 @@ def local_response_normalization(emit: Emitter, node: ir.Node) -> None:
     weights = emit.builder.constant(band.astype(np.float32) * np.float32(alpha / size))
     offset = emit.builder.constant(np.full(channels, bias, np.float32))
     made = options("FullyConnected", keepNumDims=True)
-    inputs = [binary(emit, "MUL", data, data), weights, offset]
+    inputs = [emit.maths.mul(data, data), weights, offset]
     powers = emit.builder.op("FULLY_CONNECTED", inputs, data.shape, options=made)
-    y = binary(emit, "DIV", data, binary(emit, "POW", powers, beta))
-    give(emit, node.outputs[0], y, last=True)
+    y = emit.maths.div(data, emit.maths.binary("POW", powers, beta))
+    write(emit, node.outputs[0], y, last=True)
 
 
 HANDLERS = {

@@ -1,33 +1,30 @@
 """Pad, and what windows add around their input."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in
-from edgepress.compressor.export.tflite.ops.gathering import taken
 from edgepress.compressor.export.tflite.ops.moving import (
-    arithmetic,
-    converted,
+    RANK,
+    Pads,
+    cut,
     int32,
     known_ints,
     late,
     moved,
-    narrowed,
+    padded_by,
+    scattered,
+    surrounded,
+    taken,
     vector,
-    write_moved,
 )
-from edgepress.compressor.export.tflite.ops.slicing import cut, late_axes, scattered
-from edgepress.compressor.export.tflite.quantization import HIGH, LOW, ends
-from edgepress.compressor.export.tflite.schema import numpy_dtype, options
+from edgepress.compressor.export.tflite.ops.slicing import late_axes
+from edgepress.compressor.export.tflite.ops.values import write
+from edgepress.compressor.export.tflite.quantization import ends
+from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Tensor
 from edgepress.compressor.sites import attribute
-
-Pads = Sequence[tuple[int, int]]
-RANK = 5
-"""Highest rank of PAD and PADV2."""
 
 
 def pad(emit: Emitter, node: ir.Node) -> None:
@@ -44,7 +41,7 @@ def pad(emit: Emitter, node: ir.Node) -> None:
     for at, axis in enumerate(axes):
         pads[axis_in(axis % len(shape), len(shape), last)] = given[at], given[at + len(axes)]
     if mode == "constant":
-        write_moved(emit, node.outputs[0], _constant_pad(emit, node, pads, last), last=last)
+        write(emit, node.outputs[0], _constant_pad(emit, node, pads, last), last=last)
         return
     data = moved(emit, x, last=last)
     inner = [
@@ -61,7 +58,7 @@ def pad(emit: Emitter, node: ir.Node) -> None:
             if any(each):
                 indices = np.pad(np.arange(data.shape[axis]), each, mode=mode)  # type: ignore[call-overload]
                 result = taken(emit, result, vector(emit, indices), axis)
-    write_moved(emit, node.outputs[0], result, last=last)
+    write(emit, node.outputs[0], result, last=last)
 
 
 def _mirrored(emit: Emitter, x: Tensor, pads: Pads) -> Tensor:
@@ -85,59 +82,8 @@ def _constant_pad(emit: Emitter, node: ir.Node, pads: Pads, last: bool) -> Tenso
         for axis, (size, (before, after)) in enumerate(zip(data.shape, pads, strict=True))
     }
     outer = [(max(0, before), max(0, after)) for before, after in pads]
-    value = converted(emit, emit.read(given), data.dtype) if late(emit, node, 2) else None
+    value = emit.maths.cast(emit.read(given), data.dtype) if late(emit, node, 2) else None
     return surrounded(emit, cut(emit, data, kept), outer, fill, value)
-
-
-def surrounded(
-    emit: Emitter, x: Tensor, pads: Pads, fill: float = 0.0, value: Tensor | None = None
-) -> Tensor:
-    """PAD with 0, PADV2 with another number; of integers on a grid, with what stands for it.
-
-    Args:
-        emit: the emitter.
-        x: in the file's order of dimensions.
-        pads: before and after, for each dimension; none negative.
-        fill: the number.
-        value: where it is known only at run time.
-    """
-    if not any(edge for each in pads for edge in each):
-        return x
-    whole = [size + sum(each) for size, each in zip(x.shape, pads, strict=True)]
-    source, places = narrowed(emit, x, [axis for axis, each in enumerate(pads) if any(each)], RANK)
-    here = [(0, 0)] * len(source.shape)
-    for axis, place in places.items():
-        here[place] = pads[axis]
-    shape = [size + sum(each) for size, each in zip(source.shape, here, strict=True)]
-    amounts = vector(emit, np.reshape(here, (-1, 2)))
-    filler = _filler(x, fill) if value is None else None
-    if filler is not None:
-        value = emit.builder.constant(np.reshape(filler, 1), x.grid)
-    made = _padded(emit, source, amounts, shape, value)
-    return emit.builder.reshaped(made, whole)
-
-
-def _padded(emit: Emitter, x: Tensor, amounts: Tensor, shape: Sequence[int], value: Tensor | None) -> Tensor:
-    if value is None:
-        return emit.builder.op("PAD", [x, amounts], shape, "", x.grid, options("Pad"))
-    value = emit.builder.reshaped(value, (1,))
-    return emit.builder.op("PADV2", [x, amounts, value], shape, "", x.grid, options("PadV2"))
-
-
-def _filler(x: Tensor, fill: float) -> np.generic | None:
-    """A number in the type and on the grid of a tensor; None for the one that PAD adds."""
-    if x.grid is not None:
-        level = np.clip(np.round(fill / x.grid.scale[0]) + x.grid.zero_point[0], LOW, HIGH)
-        return None if level == x.grid.zero_point[0] else np.int8(level)
-    if fill == 0:
-        return None
-    if x.dtype == "FLOAT32":
-        most = np.finfo(np.float32).max
-        return np.float32(np.clip(fill, -most, most) if np.isinf(fill) and fill < 0 else fill)
-    kind = numpy_dtype(x.dtype)
-    lowest = kind.kind in "iu" and np.isinf(fill)
-    made: np.generic = kind.type(np.iinfo(kind).min if lowest else fill)
-    return made
 
 
 def _late_pad(emit: Emitter, node: ir.Node, mode: str) -> None:
@@ -156,34 +102,30 @@ def _late_pad(emit: Emitter, node: ir.Node, mode: str) -> None:
     if mode != "constant":
         for axis, (size, wanted) in enumerate(zip(shape, sizes, strict=True)):
             before = emit.builder.reshaped(cut(emit, pads, {0: range(axis, axis + 1), 1: range(1)}), (1,))
-            spread = arithmetic(emit, "SUB", vector(emit, range(wanted)), before)
+            spread = emit.maths.sub(vector(emit, range(wanted)), before)
             data = taken(emit, data, _source(emit, spread, size, mode), axis)
-        write_moved(emit, result, data, last=False)
+        write(emit, result, data, last=False)
         return
     given = operand_of(node, 2)
-    value = None if given is None else converted(emit, emit.read(given), data.dtype)
-    nothing = vector(emit, [0])
-    outer = arithmetic(emit, "MAXIMUM", pads, nothing)
-    made = _padded(emit, data, outer, sizes, value)
+    value = None if given is None else emit.maths.cast(emit.read(given), data.dtype)
+    outer = emit.maths.maximum(pads, 0)
+    made = padded_by(emit, data, outer, sizes, value)
     first = emit.builder.reshaped(cut(emit, pads, {1: range(1)}), (len(shape),))
-    begin = arithmetic(emit, "MAXIMUM", arithmetic(emit, "SUB", nothing, first), nothing)
+    begin = emit.maths.maximum(emit.maths.sub(0, first), 0)
     made = emit.builder.op(
         "SLICE", [made, begin, vector(emit, sizes)], sizes, "", made.grid, options("Slice")
     )
-    write_moved(emit, result, made, last=False)
+    write(emit, result, made, last=False)
 
 
 def _source(emit: Emitter, at: Tensor, size: int, mode: str) -> Tensor:
     """Which index of a dimension stands at places [n] that lie before, in and behind it."""
     if mode == "wrap":
-        return arithmetic(emit, "FLOOR_MOD", at, vector(emit, [size]))
+        return emit.maths.binary("FLOOR_MOD", at, size)
     if mode == "edge":
-        inside = arithmetic(emit, "MAXIMUM", at, vector(emit, [0]))
-        return arithmetic(emit, "MINIMUM", inside, vector(emit, [size - 1]))
-    turn = vector(emit, [size - 1])
-    folded = arithmetic(emit, "FLOOR_MOD", at, vector(emit, [max(2 * (size - 1), 1)]))
-    away = emit.builder.op("ABS", [arithmetic(emit, "SUB", folded, turn)], at.shape, options=options("Abs"))
-    return arithmetic(emit, "SUB", turn, away)
+        return emit.maths.clipped(at, 0, size - 1)
+    folded = emit.maths.binary("FLOOR_MOD", at, max(2 * (size - 1), 1))
+    return emit.maths.sub(size - 1, emit.maths.unary("ABS", emit.maths.sub(folded, size - 1)))
 
 
 HANDLERS = {"Pad": pad}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter
-from edgepress.compressor.export.tflite.ops.maths import Maths, numbers, write
+from edgepress.compressor.export.tflite.emitter import Emitter, only_reader
+from edgepress.compressor.export.tflite.ops.values import numbers, write
 from edgepress.compressor.export.tflite.tensors import Array
 
 _LENGTH = 4
@@ -54,13 +54,13 @@ def fused(emit: Emitter, node: ir.Node) -> bool:
     Returns:
         Whether it was one.
     """
-    after = _only_reader(node.outputs[0]) if node.op_type == "Add" else None
+    after = only_reader(node.outputs[0]) if node.op_type == "Add" else None
     start = after if after is not None and after.op_type == "Clip" else node
     if start.op_type not in {"Erf", "Tanh", "HardSigmoid", "Clip"}:
         return False
     way, factors = [start], list[ir.Value]()
     for _ in range(_LENGTH):
-        after = _only_reader(way[-1].outputs[0])
+        after = only_reader(way[-1].outputs[0])
         if after is None or after.op_type not in {"Add", "Mul", "Div"}:
             return False
         other = after.inputs[1] if after.inputs[0] is way[-1].outputs[0] else after.inputs[0]
@@ -77,7 +77,7 @@ def fused(emit: Emitter, node: ir.Node) -> bool:
 
 def _emit(emit: Emitter, x: ir.Value, result: ir.Value, code: str, fields: dict[str, Any]) -> None:
     last = emit.last(x)
-    write(emit, result, Maths(emit.builder).unary(code, numbers(emit, x, last=last), **fields), last=last)
+    write(emit, result, emit.maths.unary(code, numbers(emit, x, last=last), **fields), last=last)
 
 
 def _candidates(emit: Emitter, value: ir.Value | None) -> list[ir.Value]:
@@ -135,10 +135,3 @@ _WORK: dict[str, Callable[..., Any]] = {
     "Erf": _erf,
     "Tanh": np.tanh,
 }
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.domain not in {"", "ai.onnx"}:
-        return None
-    return uses[0].node

@@ -9,17 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
-from edgepress.compressor.export.tflite.ops.gathering import taken
 from edgepress.compressor.export.tflite.ops.moving import (
-    arithmetic,
     carried,
     keeps_grid,
     moved,
+    surrounded,
+    taken,
     vector,
-    write_moved,
 )
-from edgepress.compressor.export.tflite.ops.padding import surrounded
 from edgepress.compressor.export.tflite.ops.reductions import extreme, reduce
+from edgepress.compressor.export.tflite.ops.values import write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Tensor
 from edgepress.compressor.passes.integer_forms import clip_bounds
@@ -168,7 +167,7 @@ def max_pool(emit: Emitter, node: ir.Node) -> None:
     if padding == "VALID":
         data = _filled(emit, data, pool, 0.0 if _not_negative(x) else float("-inf"))
     made = pooled(emit, "MAX_POOL_2D", data, pool, padding)
-    write_moved(emit, node.outputs[0], made, last=True)
+    write(emit, node.outputs[0], made, last=True)
 
 
 def _filled(emit: Emitter, x: Tensor, pool: Pool, fill: float) -> Tensor:
@@ -217,7 +216,7 @@ def _indices(emit: Emitter, node: ir.Node, pool: Pool) -> None:
     best = emit.builder.op("ARG_MAX", [flat, where], shape, "INT32", options=made)
     found = taken(emit, emit.builder.constant(inside.reshape(-1).astype(np.int64)), best, 0)
     maps = np.add.outer(np.arange(n) * c * each, base)[..., None] + np.arange(c) * each
-    result = arithmetic(emit, "ADD", found, emit.builder.constant(maps.astype(np.int64)))
+    result = emit.maths.add(found, emit.builder.constant(maps.astype(np.int64)))
     emit.write(node.outputs[1], result, last=True)
 
 
@@ -234,8 +233,8 @@ def average_pool(emit: Emitter, node: ir.Node) -> None:
     data = data if alone else _filled(emit, data, pool, 0.0)
     made = pooled(emit, "AVERAGE_POOL_2D", data, pool, "SAME" if alone else "VALID")
     if uneven:
-        made = arithmetic(emit, "MUL", made, emit.builder.constant(ratio))
-    write_moved(emit, node.outputs[0], made, last=True)
+        made = emit.maths.mul(made, emit.builder.constant(ratio))
+    write(emit, node.outputs[0], made, last=True)
 
 
 def lp_pool(emit: Emitter, node: ir.Node) -> None:
@@ -244,26 +243,21 @@ def lp_pool(emit: Emitter, node: ir.Node) -> None:
     data = carried(emit, emit.read(node.inputs[0], last=True), ("FLOAT32",))
     data = _filled(emit, _powers(emit, data, p), pool, 0.0)
     made = pooled(emit, "AVERAGE_POOL_2D", data, pool)
-    made = arithmetic(emit, "MUL", made, emit.builder.constant(np.array([prod(pool.kernel)], np.float32)))
-    write_moved(emit, node.outputs[0], _root(emit, made, p), last=True)
+    made = emit.maths.mul(made, prod(pool.kernel))
+    write(emit, node.outputs[0], _root(emit, made, p), last=True)
 
 
 def _powers(emit: Emitter, x: Tensor, p: int) -> Tensor:
     if p == 2:
-        return arithmetic(emit, "MUL", x, x)
-    sizes = emit.builder.op("ABS", [x], x.shape, options=options("Abs"))
-    return sizes if p == 1 else _power(emit, sizes, p)
+        return emit.maths.mul(x, x)
+    sizes = emit.maths.unary("ABS", x)
+    return sizes if p == 1 else emit.maths.binary("POW", sizes, p)
 
 
 def _root(emit: Emitter, x: Tensor, p: int) -> Tensor:
     if p == 2:
-        return emit.builder.op("SQRT", [x], x.shape)
-    return x if p == 1 else _power(emit, x, 1 / p)
-
-
-def _power(emit: Emitter, x: Tensor, exponent: float) -> Tensor:
-    number = emit.builder.constant(np.array([exponent], np.float32))
-    return emit.builder.op("POW", [x, number], x.shape, options=options("Pow"))
+        return emit.maths.unary("SQRT", x)
+    return x if p == 1 else emit.maths.binary("POW", x, 1 / p)
 
 
 def whole_map(emit: Emitter, node: ir.Node, by: Callable[..., None]) -> None:

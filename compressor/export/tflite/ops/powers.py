@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgepress.compressor.export.tflite.ops.maths import Maths
+from edgepress.compressor.export.tflite.maths import Maths
 from edgepress.compressor.export.tflite.tensors import Tensor
 
 _BITS = 6

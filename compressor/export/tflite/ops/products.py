@@ -5,8 +5,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter, Ending, UnsupportedError, operand_of
-from edgepress.compressor.export.tflite.ops.arithmetic import binary, give, real
+from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, only_reader, operand_of
 from edgepress.compressor.export.tflite.ops.convolution import (
     float_bias,
     integer_bias,
@@ -14,6 +13,7 @@ from edgepress.compressor.export.tflite.ops.convolution import (
     packed,
 )
 from edgepress.compressor.export.tflite.ops.exact import sum_exactly
+from edgepress.compressor.export.tflite.ops.values import real, write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
 from edgepress.compressor.sites import int_attribute
@@ -42,11 +42,11 @@ def gemm(emit: Emitter, node: ir.Node) -> None:
         made = options("BatchMatMul", adjX=flipped, adjY=transposed)
         rows = data.shape[1 if flipped else 0]
         y = emit.builder.op("BATCH_MATMUL", [data, real(emit, w)], (rows, outputs), options=made)
-    y = y if alpha == 1 else binary(emit, "MUL", y, alpha)
+    y = y if alpha == 1 else emit.maths.mul(y, alpha)
     if bias is not None:
         added = real(emit, bias)
-        y = binary(emit, "ADD", y, added if beta == 1 else binary(emit, "MUL", added, beta))
-    give(emit, node.outputs[0], y)
+        y = emit.maths.add(y, added if beta == 1 else emit.maths.mul(added, beta))
+    write(emit, node.outputs[0], y)
 
 
 def _is_row(emit: Emitter, bias: ir.Value, outputs: int) -> bool:
@@ -63,13 +63,13 @@ def matmul(emit: Emitter, node: ir.Node) -> None:
         batched(emit, node)
         return
     result, bias = node.outputs[0], None
-    uses = list(result.uses())
-    if len(uses) == 1 and uses[0].node.op_type == "Add" and not result.is_graph_output():
-        other = uses[0].node.inputs[1 - uses[0].idx]
+    reader = only_reader(result)
+    if reader is not None and reader.op_type == "Add":
+        other = reader.inputs[1 if reader.inputs[0] is result else 0]
         added = emit.constant(other)
         if added is not None and added.shape in {(known.shape[1],), (1, known.shape[1])}:
-            bias, result = other, uses[0].node.outputs[0]
-            emit.done.add(uses[0].node)
+            bias, result = other, reader.outputs[0]
+            emit.done.add(reader)
     fully_connected(emit, x, w, bias, result, transposed=False)
 
 
@@ -115,10 +115,7 @@ def fully_connected(
     dtype, grid = ("INT8", ending.grid) if integer else ("FLOAT32", None)
     y = emit.builder.op("FULLY_CONNECTED", inputs, (*(lead or (1,)), outputs), dtype, grid, made)
     y = emit.builder.reshaped(y, (*lead, outputs))
-    if integer:
-        emit.write(ending.value, y)
-    else:
-        give(emit, ending.value, y)
+    write(emit, ending.value, y)
 
 
 def batched(emit: Emitter, node: ir.Node) -> None:
@@ -129,16 +126,7 @@ def batched(emit: Emitter, node: ir.Node) -> None:
     one, other = (
         emit.read(value, integer=True) if integer else real(emit, value) for value in node.inputs[:2]
     )
-    write_product(emit, ending, one, other, integer=integer)
-
-
-def write_product(emit: Emitter, ending: Ending, one: Tensor, other: Tensor, *, integer: bool) -> None:
-    """The product of two tensors as a value's, after numpy's rules for vectors and leading dimensions."""
-    y = product(emit, one, other, ending.grid if integer else None)
-    if integer:
-        emit.write(ending.value, y)
-    else:
-        give(emit, ending.value, y)
+    write(emit, ending.value, product(emit, one, other, ending.grid if integer else None))
 
 
 def product(emit: Emitter, one: Tensor, other: Tensor, grid: Grid | None = None) -> Tensor:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in, channels_last
-from edgepress.compressor.export.tflite.ops.maths import Maths, numbers, plain, write
+from edgepress.compressor.export.tflite.ops.moving import taken
+from edgepress.compressor.export.tflite.ops.values import numbers, plain, write
 from edgepress.compressor.export.tflite.quantization import grid_of
-from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Tensor
 from edgepress.compressor.sites import int_attribute
 
@@ -41,7 +41,7 @@ def dequantize_linear(emit: Emitter, node: ir.Node) -> None:
         emit.alias(node.outputs[0], x)
         return
     last = emit.last(x)
-    held, maths = plain(emit, x, last=last), Maths(emit.builder)
+    held, maths = plain(emit, x, last=last), emit.maths
     data = maths.cast(held, "FLOAT32")
     scale, zero = _parameters(emit, node, last)
     if zero is not None:
@@ -55,7 +55,7 @@ def _composed(emit: Emitter, node: ir.Node) -> None:
     kind = result.dtype.name if result.dtype is not None else ""
     if kind not in _BITS:
         raise UnsupportedError(f"dtype: nothing is quantized to {kind.lower()}", "Use 8 bits.")
-    last, maths = emit.last(x), Maths(emit.builder)
+    last, maths = emit.last(x), emit.maths
     scale, zero = _parameters(emit, node, last)
     steps = maths.unary("ROUND", maths.div(maths.cast(numbers(emit, x, last=last), "FLOAT32"), scale))
     low = 0 if kind.startswith("U") else -(1 << _BITS[kind] - 1)
@@ -82,7 +82,7 @@ def _parameters(emit: Emitter, node: ir.Node, last: bool) -> tuple[Tensor, Tenso
 def _spread(
     emit: Emitter, value: ir.Value, shape: Sequence[int], axis: int, block: int, last: bool
 ) -> Tensor:
-    own, maths, rank = emit.shape(value), Maths(emit.builder), len(shape)
+    own, maths, rank = emit.shape(value), emit.maths, len(shape)
     tensor = maths.cast(emit.read(value), "FLOAT32")
     if own in {(), (1,)}:
         return emit.builder.reshaped(tensor, ())
@@ -96,8 +96,7 @@ def _spread(
         spread = emit.builder.constant(repeated)
     else:
         which = emit.builder.constant((np.arange(shape[axis]) // block).astype(np.int32))
-        sizes = [shape[axis] if at == axis else size for at, size in enumerate(own)]
-        spread = emit.builder.op("GATHER", [tensor, which], sizes, options=options("Gather", axis=axis))
+        spread = taken(emit, tensor, which, axis)
     return channels_last(emit.builder, spread) if last and rank > 2 else spread
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
-from edgepress.compressor.export.tflite.ops.arithmetic import binary, give, joined, parts, real, sliced
 from edgepress.compressor.export.tflite.ops.gates import Activation, activations_of
+from edgepress.compressor.export.tflite.ops.moving import cut, joined, parts
+from edgepress.compressor.export.tflite.ops.values import real, write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Tensor
 from edgepress.compressor.sites import attribute, int_attribute
@@ -52,16 +53,19 @@ class Net:
         """An input by its short name."""
         return operand_of(self.node, _INPUTS[name])
 
+    def _own(self, whole: Tensor, axis: int = 0) -> Tensor:
+        """What belongs to this direction; its dimension stays, with size 1."""
+        return cut(self.emit, whole, {axis: range(self.at, self.at + 1)})
+
     def weight(self, name: str, first: int = 0, count: int = 0) -> Tensor:
         """Rows of W or R [rows, columns] for some gates, in float32."""
         rows = slice(first * self.hidden, (first + (count or self.gates)) * self.hidden)
         value = self.value(name)
         if value is not None and self.emit.constant(value) is not None:
             return self.emit.stored(value, lambda array: array[self.at, rows], 0)
-        whole = self.emit.builder.reshaped(
-            sliced(self.emit, real(self.emit, value), 0, self.at, 1), self.emit.shape(value)[1:]
-        )
-        return sliced(self.emit, whole, 0, rows.start, rows.stop - rows.start)
+        own = self._own(real(self.emit, value))
+        whole = self.emit.builder.reshaped(own, own.shape[1:])
+        return cut(self.emit, whole, {0: range(rows.start, rows.stop)})
 
     def vector(self, name: str, first: int, count: int = 1) -> Tensor | None:
         """Numbers of B or P [count · hidden], from gate `first` on; None where there are none."""
@@ -72,8 +76,8 @@ class Net:
         known = self.emit.constant(value)
         if known is not None:
             return self.emit.builder.constant(known[self.at, start : start + length].astype(np.float32))
-        row = sliced(self.emit, real(self.emit, value), 0, self.at, 1)
-        return self.emit.builder.reshaped(sliced(self.emit, row, 1, start, length), (length,))
+        row = cut(self.emit, self._own(real(self.emit, value)), {1: range(start, start + length)})
+        return self.emit.builder.reshaped(row, (length,))
 
     def first(self, name: str, batch: int) -> Tensor | None:
         """The state [batch, hidden] before the first step; None stands for zeros.
@@ -86,7 +90,7 @@ class Net:
         if value is None or (known is not None and not known.any()):
             return None
         if known is None:
-            row = sliced(self.emit, real(self.emit, value), axis, self.at, 1)
+            row = self._own(real(self.emit, value), axis)
             return self.emit.builder.reshaped(row, (batch, self.hidden))
         rows = known.take(self.at, axis).astype(np.float32)
         if (rows == rows[:1]).all():
@@ -107,11 +111,7 @@ class Net:
             return one if other is None else other
         if one.array is not None and other.array is not None:
             return self.emit.builder.constant(one.array + other.array)
-        return binary(self.emit, "ADD", one, other)
-
-    def mul(self, one: Tensor, other: Tensor | float) -> Tensor:
-        """The product of each two elements."""
-        return binary(self.emit, "MUL", one, other)
+        return self.emit.maths.add(one, other)
 
 
 State = list[Tensor | None]
@@ -122,29 +122,26 @@ Step = Callable[[Tensor, State], list[Tensor]]
 def _lstm(net: Net) -> tuple[Step, Tensor | None]:
     """One step of an LSTM, and the bias of its inputs' product."""
     f, g, h = net.activations
+    maths = net.emit.maths
     h = replace(h, clip=0.0)  # onnxruntime cuts what enters the gates, not the cells
     recurrent = net.weight("R")
     p_in, p_out, p_forget = (net.vector("P", at) for at in range(3))
     coupled = int_attribute(net.node, "input_forget", 0)
 
     def peeped(gate: Tensor, peephole: Tensor | None, cells: Tensor | None) -> Tensor:
-        return gate if peephole is None or cells is None else _sum(net, gate, net.mul(cells, peephole))
+        return gate if peephole is None or cells is None else maths.add(gate, maths.mul(cells, peephole))
 
     def step(given: Tensor, state: State) -> list[Tensor]:
         output, cells = state
-        whole = given if output is None else _sum(net, given, net.times(output, recurrent))
+        whole = given if output is None else maths.add(given, net.times(output, recurrent))
         i, o, forget, c = parts(net.emit, whole, 1, 4)
-        i = f(net.emit, peeped(i, p_in, cells))
-        new = net.mul(i, g(net.emit, c))
+        i = f(maths, peeped(i, p_in, cells))
+        new = maths.mul(i, g(maths, c))
         if cells is not None:
-            kept = (
-                binary(net.emit, "SUB", _one(net), i)
-                if coupled
-                else f(net.emit, peeped(forget, p_forget, cells))
-            )
-            new = _sum(net, net.mul(kept, cells), new)
-        o = f(net.emit, peeped(o, p_out, new))
-        return [net.mul(o, h(net.emit, new)), new]
+            kept = maths.sub(1.0, i) if coupled else f(maths, peeped(forget, p_forget, cells))
+            new = maths.add(maths.mul(kept, cells), new)
+        o = f(maths, peeped(o, p_out, new))
+        return [maths.mul(o, h(maths, new)), new]
 
     return step, net.plus(net.vector("B", 0, 4), net.vector("B", 4, 4))
 
@@ -152,6 +149,7 @@ def _lstm(net: Net) -> tuple[Step, Tensor | None]:
 def _gru(net: Net) -> tuple[Step, Tensor | None]:
     """One step of a GRU, the reset gate before or behind the product of the state."""
     f, g = net.activations
+    maths = net.emit.maths
     behind = int_attribute(net.node, "linear_before_reset", 0)
     gates, candidate = net.weight("R", 0, 2), net.weight("R", 2, 1)
     own = net.vector("B", 5) if behind else None
@@ -161,17 +159,17 @@ def _gru(net: Net) -> tuple[Step, Tensor | None]:
         z, r, new = parts(net.emit, given, 1, 3)
         if output is not None:
             z_more, r_more = parts(net.emit, net.times(output, gates), 1, 2)
-            z, r = _sum(net, z, z_more), _sum(net, r, r_more)
-        z, r = f(net.emit, z), f(net.emit, r)
+            z, r = maths.add(z, z_more), maths.add(r, r_more)
+        z, r = f(maths, z), f(maths, r)
         if behind:
             product = own if output is None else net.times(output, candidate, own)
-            new = new if product is None else _sum(net, new, net.mul(r, product))
+            new = new if product is None else maths.add(new, maths.mul(r, product))
         elif output is not None:
-            new = _sum(net, new, net.times(net.mul(r, output), candidate))
-        new = g(net.emit, new)
+            new = maths.add(new, net.times(maths.mul(r, output), candidate))
+        new = g(maths, new)
         if output is None:
-            return [binary(net.emit, "SUB", new, net.mul(z, new))]
-        return [_sum(net, new, net.mul(z, binary(net.emit, "SUB", output, new)))]
+            return [maths.sub(new, maths.mul(z, new))]
+        return [maths.add(new, maths.mul(z, maths.sub(output, new)))]
 
     if behind and net.value("B") is not None:
         both = net.plus(net.vector("B", 0, 2), net.vector("B", 3, 2))
@@ -183,24 +181,17 @@ def _gru(net: Net) -> tuple[Step, Tensor | None]:
 def _rnn(net: Net) -> tuple[Step, Tensor | None]:
     """One step of a plain recurrent net."""
     (f,) = net.activations
+    maths = net.emit.maths
     recurrent = net.weight("R")
 
     def step(given: Tensor, state: State) -> list[Tensor]:
         (output,) = state
-        return [f(net.emit, given if output is None else _sum(net, given, net.times(output, recurrent)))]
+        return [f(maths, given if output is None else maths.add(given, net.times(output, recurrent)))]
 
     return step, net.plus(net.vector("B", 0), net.vector("B", 1))
 
 
 _STEPS = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
-
-
-def _sum(net: Net, one: Tensor, other: Tensor) -> Tensor:
-    return binary(net.emit, "ADD", one, other)
-
-
-def _one(net: Net) -> Tensor:
-    return net.emit.builder.constant(np.array(1.0, np.float32))
 
 
 def recurrent(emit: Emitter, node: ir.Node) -> None:
@@ -221,11 +212,11 @@ def recurrent(emit: Emitter, node: ir.Node) -> None:
     kept = [*outputs[0].shape[:2], hidden]
     kept.insert(2 if layout else 1, 1)
     whole = joined(emit, [emit.builder.reshaped(y, kept) for y in outputs], 2 if layout else 1)
-    give(emit, node.outputs[0], whole)
+    write(emit, node.outputs[0], whole)
     for at, result in enumerate(node.outputs[1:]):
         shape = (batch, 1, hidden) if layout else (1, batch, hidden)
         last = [emit.builder.reshaped(end[at], shape) for end in ends]
-        give(emit, result, joined(emit, last, layout))
+        write(emit, result, joined(emit, last, layout))
 
 
 def _run(

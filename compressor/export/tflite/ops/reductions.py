@@ -8,18 +8,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, axes_of, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in
-from edgepress.compressor.export.tflite.ops.moving import (
-    COUNTED,
-    arithmetic,
-    carried,
-    converted,
-    int32,
-    late,
-    scalar,
-    vector,
-    write_moved,
-    write_rest,
-)
+from edgepress.compressor.export.tflite.ops.moving import COUNTED, carried, int32, late, vector, write_rest
+from edgepress.compressor.export.tflite.ops.values import axes_in, write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
 from edgepress.compressor.sites import int_attribute
@@ -75,17 +65,11 @@ class Reduction:
         """The kernel `code`; what is reduced stays, with size 1."""
         if self.idle:
             return tensor
-        made = options("Reducer", keepDims=True)
         if self._late is not None:
-            shape: Sequence[int] = (1,) * self._rank
+            made, shape = options("Reducer", keepDims=True), (1,) * self._rank
             return self._emit.builder.op(code, [tensor, self._late], shape, tensor.dtype, grid, made)
-        over = sorted(axis_in(axis, self._rank, self.last) for axis in self._axes)
-        if not over:
-            return tensor
-        shape = [1 if axis in over else size for axis, size in enumerate(tensor.shape)]
-        return self._emit.builder.op(
-            code, [tensor, vector(self._emit, over)], shape, tensor.dtype, grid, made
-        )
+        over = axes_in(self._axes, self._rank, self.last)
+        return self._emit.maths.reduced(code, tensor, over, grid=grid) if over else tensor
 
     def settled(self, tensor: Tensor) -> Tensor:
         """The result in a shape that is known, for what follows."""
@@ -120,12 +104,6 @@ def extreme(emit: Emitter, node: ir.Node, code: str, axes: Sequence[int] | None 
     over.write(node.outputs[0], over.settled(over.apply(code, data, data.grid)))
 
 
-def _unary(emit: Emitter, code: str, tensor: Tensor) -> Tensor:
-    """ABS, SQRT, EXP or LOG; of reals where the kernel has nothing else."""
-    made = options("Abs") if code == "ABS" else options("Exp") if code == "EXP" else None
-    return emit.builder.op(code, [tensor], tensor.shape, options=made)
-
-
 def norm(emit: Emitter, node: ir.Node, before: str, after: str) -> None:
     """ReduceL1, ReduceL2, ReduceSumSquare and ReduceLogSum: a sum between two kernels.
 
@@ -139,25 +117,24 @@ def norm(emit: Emitter, node: ir.Node, before: str, after: str) -> None:
     kinds = ("FLOAT32", "INT32") if before == "ABS" or after else COUNTED
     data = carried(emit, emit.read(node.inputs[0], last=over.last), kinds)
     if after:
-        data = converted(emit, data, "FLOAT32")
+        data = emit.maths.cast(data, "FLOAT32")
     if before == "ABS":
-        data = _unary(emit, "ABS", data)
+        data = emit.maths.unary("ABS", data)
     elif before == "MUL":
-        data = arithmetic(emit, "MUL", data, data)
+        data = emit.maths.mul(data, data)
     made = over.settled(over.apply("SUM", data))
-    over.write(node.outputs[0], _unary(emit, after, made) if after else made)
+    over.write(node.outputs[0], emit.maths.unary(after, made) if after else made)
 
 
 def log_sum_exp(emit: Emitter, node: ir.Node) -> None:
     """ReduceLogSumExp, with the largest number taken out first so that nothing overflows."""
     over = Reduction(emit, node)
-    data = converted(emit, carried(emit, emit.read(node.inputs[0], last=over.last), COUNTED), "FLOAT32")
+    data = emit.maths.cast(carried(emit, emit.read(node.inputs[0], last=over.last), COUNTED), "FLOAT32")
     most = float(np.finfo(np.float32).max)
     largest = over.apply("REDUCE_MAX", data)
-    for code, bound in (("MINIMUM", most), ("MAXIMUM", -most)):
-        largest = arithmetic(emit, code, largest, scalar(emit, bound, "FLOAT32"))
-    total = over.apply("SUM", _unary(emit, "EXP", arithmetic(emit, "SUB", data, largest)))
-    made = arithmetic(emit, "ADD", _unary(emit, "LOG", over.settled(total)), over.settled(largest))
+    largest = emit.maths.clipped(largest, -most, most)
+    total = over.apply("SUM", emit.maths.unary("EXP", emit.maths.sub(data, largest)))
+    made = emit.maths.add(emit.maths.unary("LOG", over.settled(total)), over.settled(largest))
     over.write(node.outputs[0], made)
 
 
@@ -179,7 +156,7 @@ def arg(emit: Emitter, node: ir.Node, code: str) -> None:
     kind = "ArgMax" if code == "ARG_MAX" else "ArgMin"
     found = emit.builder.op(code, [data, where], rest, "INT64", options=options(kind, outputType="INT64"))
     if backwards:
-        found = arithmetic(emit, "SUB", scalar(emit, shape[axis] - 1, "INT64"), found)
+        found = emit.maths.sub(shape[axis] - 1, found)
     found = emit.builder.reshaped(found, kept)
     write_rest(emit, result, found, () if int_attribute(node, "keepdims", 1) else (axis,), last=last)
 
@@ -201,7 +178,7 @@ def cumulative_sum(emit: Emitter, node: ir.Node) -> None:
         reverse=bool(int_attribute(node, "reverse", 0)),
     )
     data = carried(emit, emit.read(x, last=last), COUNTED)
-    write_moved(
+    write(
         emit, node.outputs[0], emit.builder.op("CUMSUM", [data, where], data.shape, options=made), last=last
     )
 

@@ -9,16 +9,15 @@ import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in
-from edgepress.compressor.export.tflite.ops.gathering import taken
 from edgepress.compressor.export.tflite.ops.moving import (
-    arithmetic,
     carried,
     keeps_grid,
     known_ints,
     moved,
+    taken,
     vector,
-    write_moved,
 )
+from edgepress.compressor.export.tflite.ops.values import write
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Tensor
 from edgepress.compressor.sites import attribute, int_attribute, ints_attribute
@@ -131,23 +130,21 @@ def resize(emit: Emitter, node: ir.Node) -> None:
         rounding = str(attribute(node, "nearest_mode", "round_prefer_floor"))
         maps = {at: nearest(axis, how, rounding) for at, axis in axes.items()}
         data = moved(emit, x, ("FLOAT32", "INT8", "UINT8", "INT32"), last=last)
-        write_moved(emit, result, _nearest(emit, data, axes, maps), last=last)
+        write(emit, result, _nearest(emit, data, axes, maps), last=last)
         return
     matrices = {at: _matrix(node, axis, how, mode) for at, axis in axes.items()}
     flags = _flags(emit, axes, matrices) if last and len(shape) == 4 and mode == "linear" else None
     if flags is not None:
         integer = keeps_grid(emit, x, emit.ending(result))
         data = carried(emit, emit.read(x, integer=integer, last=last), ("FLOAT32", "INT8"))
-        write_moved(
-            emit, result, _kernel(emit, "RESIZE_BILINEAR", "ResizeBilinear", data, axes, flags), last=last
-        )
+        write(emit, result, _kernel(emit, "RESIZE_BILINEAR", "ResizeBilinear", data, axes, flags), last=last)
         return
     data = carried(emit, emit.read(x, last=last), ("FLOAT32",))
     for at, matrix in matrices.items():
         data = _product(emit, data, at, matrix)
     if how == "tf_crop_and_resize":
         data = _outside(emit, node, data, axes)
-    write_moved(emit, result, data, last=last)
+    write(emit, result, data, last=last)
 
 
 def _axes(emit: Emitter, node: ir.Node, how: str) -> dict[int, Axis]:
@@ -285,8 +282,8 @@ def _outside(emit: Emitter, node: ir.Node, x: Tensor, axes: dict[int, Axis]) -> 
     if inside.all():
         return x
     fill = node.attributes.get_float("extrapolation_value", 0.0)
-    kept = arithmetic(emit, "MUL", x, emit.builder.constant(inside.astype(np.float32)))
-    return arithmetic(emit, "ADD", kept, emit.builder.constant(((1 - inside) * fill).astype(np.float32)))
+    kept = emit.maths.mul(x, emit.builder.constant(inside.astype(np.float32)))
+    return emit.maths.add(kept, emit.builder.constant(((1 - inside) * fill).astype(np.float32)))
 
 
 HANDLERS = {"Resize": resize}

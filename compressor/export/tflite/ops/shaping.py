@@ -1,15 +1,17 @@
 """Operators that lay out numbers anew and leave them as they are: integers stay integers."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
 from edgepress.compressor.export.tflite.layout import arranged, axis_in, to_last
-from edgepress.compressor.export.tflite.ops.moving import MOVED, carried, moved, write_moved
+from edgepress.compressor.export.tflite.ops.moving import MOVED, carried, joined, moved
+from edgepress.compressor.export.tflite.ops.values import write
 from edgepress.compressor.export.tflite.schema import options
-from edgepress.compressor.export.tflite.tensors import Tensor
+from edgepress.compressor.export.tflite.tensors import Shape, Tensor
 from edgepress.compressor.sites import attribute, int_attribute, ints_attribute
 
 Handler = Callable[[Emitter, ir.Node], None]
@@ -72,7 +74,7 @@ def expand(emit: Emitter, node: ir.Node) -> None:
     if any(time > 1 for time in times):
         repeats = emit.builder.constant(np.array(times, np.int32))
         data = emit.builder.op("TILE", [data, repeats], whole, "", data.grid)
-    write_moved(emit, result, data, last=last)
+    write(emit, result, data, last=last)
 
 
 def concat(emit: Emitter, node: ir.Node) -> None:
@@ -87,16 +89,15 @@ def concat(emit: Emitter, node: ir.Node) -> None:
     if grid is not None:
         tensors = [emit.quantized(tensor, grid) for tensor in tensors]
     tensors = [carried(emit, tensor, MOVED) for tensor in tensors]
-    if len(tensors) == 1:
-        write_moved(emit, result, tensors[0], last=last)
-        return
     axis = axis_in(int_attribute(node, "axis", 0) % len(shape), len(shape), last)
-    made = options("Concatenation", axis=axis)
-    whole = emit.builder.op("CONCATENATION", tensors, arranged(shape, last), grid=grid, options=made)
-    write_moved(emit, result, whole, last=last)
+    write(emit, result, joined(emit, tensors, axis), last=last)
 
 
 _BLOCKS = ("FLOAT32", "INT8", "UINT8", "INT32", "INT64")
+
+
+def _in_blocks(emit: Emitter, code: str, data: Tensor, shape: Shape, made: Any) -> Tensor:
+    return data if made.blockSize == 1 else emit.builder.op(code, [data], shape, "", data.grid, made)
 
 
 def depth_to_space(emit: Emitter, node: ir.Node) -> None:
@@ -108,13 +109,9 @@ def depth_to_space(emit: Emitter, node: ir.Node) -> None:
     if attribute(node, "mode", "DCR") == "CRD":
         parts = _reshaped(emit, data, (n * h, w, whole[3], block, block))
         made = _reshaped(emit, emit.builder.transposed(parts, (0, 3, 1, 4, 2)), whole)
-    elif block == 1:
-        made = data
     else:
-        made = emit.builder.op(
-            "DEPTH_TO_SPACE", [data], whole, "", data.grid, options("DepthToSpace", blockSize=block)
-        )
-    write_moved(emit, node.outputs[0], made, last=True)
+        made = _in_blocks(emit, "DEPTH_TO_SPACE", data, whole, options("DepthToSpace", blockSize=block))
+    write(emit, node.outputs[0], made, last=True)
 
 
 def space_to_depth(emit: Emitter, node: ir.Node) -> None:
@@ -126,13 +123,9 @@ def space_to_depth(emit: Emitter, node: ir.Node) -> None:
     if attribute(node, "mode", "DCR") == "CRD":
         parts = _reshaped(emit, data, (n * h // block, block, w // block, block, c))
         made = _reshaped(emit, emit.builder.transposed(parts, (0, 2, 4, 1, 3)), whole)
-    elif block == 1:
-        made = data
     else:
-        made = emit.builder.op(
-            "SPACE_TO_DEPTH", [data], whole, "", data.grid, options("SpaceToDepth", blockSize=block)
-        )
-    write_moved(emit, node.outputs[0], made, last=True)
+        made = _in_blocks(emit, "SPACE_TO_DEPTH", data, whole, options("SpaceToDepth", blockSize=block))
+    write(emit, node.outputs[0], made, last=True)
 
 
 def shape_of(emit: Emitter, node: ir.Node) -> None:
@@ -166,7 +159,9 @@ _NUMBERS: dict[ir.AttributeType, type] = {
 
 def constant(emit: Emitter, node: ir.Node) -> None:
     """Constant, which stays a node only where it is an output of the graph."""
-    given = next(iter(node.attributes.values()))
+    given = next(iter(node.attributes.values()), None)
+    if given is None:
+        raise UnsupportedError("form: the constant has no value")
     if given.type == ir.AttributeType.TENSOR:
         array = given.as_tensor().numpy()
     elif given.type in _NUMBERS:
@@ -181,7 +176,7 @@ def range_(emit: Emitter, node: ir.Node) -> None:
     operands = [carried(emit, emit.read(value), ("FLOAT32", "INT32", "INT64")) for value in node.inputs]
     points = [emit.builder.reshaped(operand, ()) for operand in operands]
     result = node.outputs[0]
-    write_moved(
+    write(
         emit,
         result,
         emit.builder.op("RANGE", points, emit.shape(result), options=options("Range")),

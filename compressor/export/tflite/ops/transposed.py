@@ -7,15 +7,15 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
-from edgepress.compressor.export.tflite.ops.arithmetic import integers, joined, parts, real, sliced
 from edgepress.compressor.export.tflite.ops.convolution import (
     finish,
     float_bias,
     image,
     integer_bias,
     integer_weights,
-    surrounded,
 )
+from edgepress.compressor.export.tflite.ops.moving import cut, joined, parts, surrounded, vector
+from edgepress.compressor.export.tflite.ops.values import real
 from edgepress.compressor.export.tflite.schema import options
 from edgepress.compressor.export.tflite.tensors import Array, Grid, Tensor
 from edgepress.compressor.sites import attribute, int_attribute, ints_attribute
@@ -114,13 +114,8 @@ def conv_transpose(emit: Emitter, node: ir.Node) -> None:
         3,
     )
     for at in (0, 1):
-        y = sliced(
-            emit,
-            y,
-            1 + at,
-            0 if y.shape[1 + at] == spread.result[at] else spread.before[at],
-            spread.result[at],
-        )
+        before = 0 if y.shape[1 + at] == spread.result[at] else spread.before[at]
+        y = cut(emit, y, {1 + at: range(before, before + spread.result[at])})
     finish(emit, ending.value, y)
 
 
@@ -160,12 +155,10 @@ def _sizes(emit: Emitter, x: Tensor, shape: Sequence[int]) -> Tensor:
     """The output's shape, as the kernel reads it; the batch is taken from the input where it may be any."""
     static = emit.builder.signature(shape)
     if -1 not in static:
-        return integers(emit, shape)
+        return vector(emit, shape)
     made = options("Shape", outType="INT32")
     own = emit.builder.op("SHAPE", [x], (4,), "INT32", options=made)
-    ends = [integers(emit, [at]) for at in (0, 1, 1)]
-    batch = emit.builder.op("STRIDED_SLICE", [own, *ends], (1,), "INT32", options=options("StridedSlice"))
-    return joined(emit, [batch, integers(emit, shape[1:])], 0)
+    return joined(emit, [cut(emit, own, {0: range(1)}), vector(emit, shape[1:])], 0)
 
 
 def _biases(emit: Emitter, bias: Tensor, group: int) -> list[Tensor]:
@@ -215,7 +208,7 @@ def _with_holes(emit: Emitter, x: Tensor, axis: int, step: int) -> Tensor:
     four = (int(np.prod(front)), length, 1, int(np.prod(rest)))
     spaced = surrounded(emit, emit.builder.reshaped(x, four), [(0, 0), (0, 0), (0, step - 1), (0, 0)])
     whole = emit.builder.reshaped(spaced, (*front, length * step, *rest))
-    return sliced(emit, whole, axis, 0, (length - 1) * step + 1)
+    return cut(emit, whole, {axis: range((length - 1) * step + 1)})
 
 
 HANDLERS = {"ConvTranspose": conv_transpose}

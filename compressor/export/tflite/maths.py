@@ -1,24 +1,16 @@
-"""Kernels on tensors that broadcast, for what several of them make together, and the types that they work in."""
+"""Arithmetic on tensors of the file, for what several kernels make together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from edgepress.compressor.export.tflite.builder import Builder
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError
 from edgepress.compressor.export.tflite.schema import numpy_dtype, options
-from edgepress.compressor.export.tflite.tensors import Tensor
+from edgepress.compressor.export.tflite.tensors import Grid, Tensor
 
-WORKING = {
-    "FLOAT32": "FLOAT32",
-    "FLOAT16": "FLOAT32",
-    "INT64": "INT64",
-    "UINT32": "INT64",
-    **dict.fromkeys(("INT32", "INT8", "UINT8", "INT16", "UINT16", "BOOL"), "INT32"),
-}
-"""The type that kernels work in for each type of values; narrower results wrap around when they are cast back."""
-
+TINY = float(np.finfo(np.float32).tiny)
+"""The least divisor that stands for 0."""
 _KINDS = {
     **{code: code.capitalize() for code in ("ADD", "SUB", "MUL", "DIV", "POW", "LESS", "EQUAL", "GREATER")},
     **{code: code.capitalize() for code in ("NEG", "ABS", "EXP", "SIGN", "COS", "GELU")},
@@ -33,7 +25,7 @@ _KINDS = {
     "LOGICAL_NOT": "LogicalNot",
     "HARD_SWISH": "HardSwish",
     "LEAKY_RELU": "LeakyRelu",
-    "SELECT_V2": "SelectV2",
+    "SQUARED_DIFFERENCE": "SquaredDifference",
 }
 _TRUTHS = frozenset({"LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "NOT_EQUAL"})
 
@@ -50,15 +42,25 @@ class Maths:
         """A scalar."""
         return self.builder.constant(np.array(number, numpy_dtype(dtype)))
 
-    def binary(self, code: str, a: Operand, b: Operand, activation: str = "NONE") -> Tensor:
-        """A kernel of two operands; comparisons give BOOL."""
+    def binary(
+        self, code: str, a: Operand, b: Operand, activation: str = "NONE", grid: Grid | None = None
+    ) -> Tensor:
+        """A kernel of two operands that broadcast; comparisons give BOOL.
+
+        Args:
+            code: its name in the schema.
+            a: a tensor, or a number.
+            b: likewise; not both are numbers.
+            activation: that the kernel applies itself.
+            grid: of the result, where all are 8-bit integers.
+        """
         dtype = next(each.dtype for each in (a, b) if isinstance(each, Tensor))
         x, y = (each if isinstance(each, Tensor) else self.constant(each, dtype) for each in (a, b))
         x, y = widened(self.builder, x, y), widened(self.builder, y, x)
         fields = {"fusedActivationFunction": activation} if code in {"ADD", "SUB", "MUL", "DIV"} else {}
         shape = np.broadcast_shapes(x.shape, y.shape)
         kind = "BOOL" if code in _TRUTHS else dtype
-        return self.builder.op(code, [x, y], shape, kind, options=options(_KINDS[code], **fields))
+        return self.builder.op(code, [x, y], shape, kind, grid, options(_KINDS[code], **fields))
 
     def add(self, a: Operand, b: Operand, activation: str = "NONE") -> Tensor:
         """The sum, with an activation of the kernel's behind it."""
@@ -68,9 +70,9 @@ class Maths:
         """The difference."""
         return self.binary("SUB", a, b)
 
-    def mul(self, a: Operand, b: Operand) -> Tensor:
-        """The product."""
-        return self.binary("MUL", a, b)
+    def mul(self, a: Operand, b: Operand, activation: str = "NONE") -> Tensor:
+        """The product, with an activation of the kernel's behind it."""
+        return self.binary("MUL", a, b, activation)
 
     def div(self, a: Operand, b: Operand) -> Tensor:
         """The quotient."""
@@ -100,12 +102,29 @@ class Maths:
         shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
         return self.builder.op("SELECT_V2", [condition, x, y], shape, x.dtype, x.grid, options("SelectV2"))
 
+    def reduced(
+        self,
+        code: str,
+        x: Tensor,
+        axes: Sequence[int],
+        *,
+        keep: bool = True,
+        grid: Grid | None = None,
+    ) -> Tensor:
+        """MEAN, SUM, REDUCE_MAX or the like over dimensions of the file."""
+        over = sorted(set(axes))
+        shape = [1 if at in over else size for at, size in enumerate(x.shape) if keep or at not in over]
+        inputs = [x, self.builder.constant(np.array(over, np.int32))]
+        return self.builder.op(code, inputs, shape, x.dtype, grid, options("Reducer", keepDims=keep))
+
     def cast(self, x: Tensor, dtype: str) -> Tensor:
         """CAST; of constants at once."""
         if x.dtype == dtype:
             return x
         if x.array is not None and x.grid is None:
             return self.builder.constant(x.array.astype(numpy_dtype(dtype)))
+        if {x.dtype, dtype} == {"INT64", "UINT64"}:  # which CAST does not know
+            return self.builder.op("BITCAST", [x], x.shape, dtype)
         made = options("Cast", inDataType=x.dtype, outDataType=dtype)
         return self.builder.op("CAST", [x], x.shape, dtype, options=made)
 
@@ -119,43 +138,3 @@ def widened(builder: Builder, x: Tensor, other: Tensor) -> Tensor:
     if missing <= 0 or other.array is None or other.array.size != 1:
         return x
     return builder.reshaped(x, (1,) * missing + x.shape)
-
-
-def working(dtype: str) -> str:
-    """The type that kernels work in; raises `UnsupportedError` where there is none."""
-    if dtype not in WORKING:
-        raise UnsupportedError(
-            f"dtype: TFLite's kernels do not take {dtype.lower()}", "Cast it to a narrower type."
-        )
-    return WORKING[dtype]
-
-
-def plain(emit: Emitter, value: ir.Value | None, rank: int = 0, *, last: bool = False) -> Tensor:
-    """A value's numbers in its own type: of what QuantizeLinear gave the integers, not what they stand for.
-
-    Args:
-        emit: the emitter.
-        value: of the graph.
-        rank: of the result that it is an operand of; default: its own.
-        last: channels last.
-    """
-    own = emit.shape(value)
-    whole = value is not None and value.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}
-    if value is None or emit.grid(value) is None or not whole:
-        return emit.operand(value, rank or len(own), last=last)
-    maths, dtype = Maths(emit.builder), emit.dtype(value)
-    held = maths.cast(emit.operand(value, rank or len(own), integer=True, last=last), "INT32")
-    return maths.cast(maths.add(held, 128) if dtype == "UINT8" else held, dtype)
-
-
-def numbers(emit: Emitter, value: ir.Value | None, rank: int = 0, *, last: bool = False) -> Tensor:
-    """A value's numbers in the type that kernels work in; arguments as `plain`."""
-    if value is not None:
-        working(emit.dtype(value))
-    held = plain(emit, value, rank, last=last)
-    return Maths(emit.builder).cast(held, working(held.dtype))
-
-
-def write(emit: Emitter, value: ir.Value, tensor: Tensor, *, last: bool = False) -> None:
-    """Write a result that was worked out in another type than the value's; it wraps around."""
-    emit.write(value, Maths(emit.builder).cast(tensor, emit.dtype(value)), last=last)
