@@ -78,7 +78,18 @@ def prepare(model: ir.Model, batch: int) -> ir.Model:
     lower(fixed)
     for value, shape in zip(fixed.graph.outputs, declared, strict=False):
         _declare(value, shape)
-    return normalize(fixed).model
+    ready = normalize(fixed).model
+    _infer_outputs(ready)
+    return ready
+
+
+def _infer_outputs(model: ir.Model) -> None:
+    """Let outputs have the sizes that are known now: normalizing holds on to what they were said to have."""
+    vague = [value for value in model.graph.outputs if value.shape is None or not value.shape.is_static()]
+    for value in vague:
+        value.shape = None
+    if vague:
+        infer_shapes(model)
 
 
 def _declare(value: ir.Value, shape: ir.Shape | None) -> None:
