@@ -103,6 +103,14 @@ def test_bound_inference_can_be_timed(content):
     assert 0 < found[0].median_ns < 1e9
 
 
+def test_what_is_timed_is_the_run_that_users_get(content):
+    run = LiteRTEngine(as_onnx=True).load(content)
+    call = run.bind({"x": IMAGES})
+    other = run({"x": IMAGES + 1})["y"]
+    assert not np.array_equal(call()[0], other)
+    np.testing.assert_array_equal(call()[0], run({"x": IMAGES})["y"])
+
+
 @pytest.mark.parametrize(
     ("feeds", "said"),
     [
