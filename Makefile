@@ -37,4 +37,4 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/curves.py
 
 clean:
-	rm -rf .venv .venv-peers .types build dist *.egg-info demo-out
+	rm -rf .venv .venv-peers .venv-board .types build dist *.egg-info demo-out
