@@ -157,18 +157,18 @@ class LiteRTRunner:
             return self._run(feeds, names)
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
-        """These feeds in, one run, all outputs out, for timing: as much as onnxruntime's own call does."""
+        """One run on these feeds, and all outputs, for timing; the feeds stay until the next other run.
+
+        They are not copied in again: onnxruntime's call reads them where they lie, too.
+        """
         with self._lock:
-            arrays = self._feed(feeds)
+            self._feed(feeds)
         interpreter = self._interpreter
-        ins = [(self._ins.ports[name]["index"], array) for name, array in arrays.items()]
-        outs = [port["index"] for port in self._outs.ports.values()]
+        places = [port["index"] for port in self._outs.ports.values()]
 
         def call() -> object:
-            for index, array in ins:
-                interpreter.set_tensor(index, array)
             interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in outs]
+            return [interpreter.get_tensor(place) for place in places]
 
         return call
 
@@ -183,8 +183,8 @@ class LiteRTRunner:
             raise EngineError(f"{self._failing}: {_shorten(str(error))}") from error
         return {name: self._outs.given_back(name, found[name]) for name in names}
 
-    def _feed(self, feeds: Feeds) -> dict[str, Array]:
-        """Copy the feeds in, and give them as the file has them; other sizes than last time are told first."""
+    def _feed(self, feeds: Feeds) -> None:
+        """Copy the feeds in; other sizes than last time are told to the interpreter first."""
         wrong = set(feeds) ^ set(self._ins.ports)
         if wrong:
             raise EngineError(f"{self._failing}: inputs are {list(self._ins.ports)}, not {list(feeds)}")
@@ -204,7 +204,6 @@ class LiteRTRunner:
                 self._interpreter.set_tensor(port["index"], arrays[name])
         except Exception as error:
             raise EngineError(f"{self._failing}: {_shorten(str(error))}") from error
-        return arrays
 
     def _one_row_only(self, feeds: Feeds) -> bool:
         """Whether there are several rows in every feed, and the file takes one."""
