@@ -28,13 +28,15 @@ types: .venv/.ready
 	rm -rf build
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
 	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py \
-	  benchmarks/workers.py benchmarks/peers.py benchmarks/peer_judge.py
+	  benchmarks/workers.py benchmarks/peers.py benchmarks/peer_judge.py benchmarks/tflite.py \
+	  benchmarks/tflite_judge.py
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/tflite.py
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/curves.py
 
 clean:
-	rm -rf .venv .venv-peers .types build dist *.egg-info demo-out
+	rm -rf .venv .venv-peers .venv-board .types build dist *.egg-info demo-out

@@ -3,8 +3,8 @@
     python benchmarks/readme_table.py [--check]
 
 Between `<!-- results: NAME -->` and `<!-- end -->` is the table of `benchmarks/results/NAME.json`, written
-by acceptance.py or peers.py. With `--check` nothing is written; the exit code is 1 where a table differs from its
-file.
+by acceptance.py, peers.py or tflite.py. With `--check` nothing is written; the exit code is 1 where a table differs
+from its file.
 """
 
 import argparse
@@ -25,10 +25,12 @@ def render(document: dict[str, Any]) -> str:
     """A Markdown table of one results file, and a line on where its numbers come from.
 
     Args:
-        document: as acceptance.py or peers.py stores it.
+        document: as acceptance.py, peers.py or tflite.py stores it.
     """
     if "bars" in document:
         return render_peers(document)
+    if "recipe" in document:
+        return render_tflite(document)
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for row in document["rows"]:
         runs.setdefault(row["model"], {})[row["run"]] = row
@@ -120,6 +122,46 @@ def _beside(row: dict[str, Any]) -> str:
             continue
         others.append(f"{name} ({'failed' if result['failure'] else format(result['score'], '.2f')})")
     cells = [row["model"], f"{score} {row['metric']}", *pairs, small, ", ".join(others)]
+    return f"| {' | '.join(cells)} |"
+
+
+def render_tflite(document: dict[str, Any]) -> str:
+    """Both files of each model side by side, and where the numbers come from.
+
+    Args:
+        document: as tflite.py stores it.
+    """
+    lines = [
+        "| model | score fp32 → ONNX, TFLite | same bits | same class | TRANSPOSE | pieces | written in "
+        "| latency in µs, ONNX → TFLite | ratio | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_both_files(row) for row in document["rows"]]
+    how = "8 bits by the pass `quantize` alone, fitted on the calibration rows; all else is of unseen rows."
+    others = {"LiteRT": document["versions"]["ai-edge-litert"]}
+    return "\n".join([*lines, "", _origin(document, others, how)])
+
+
+def _both_files(row: dict[str, Any]) -> str:
+    certificate, judged = row["tflite"].get("certificate"), row["judged"]
+    missed = "; ".join(row["misses"]) or "pass"
+    if not certificate or judged.get("failure", "?"):
+        return f"| {row['model']} | – | – | – | – | – | – | – | – | {missed} |"
+    scores = [row["original_score"], certificate["onnx_score"], certificate["score"]]
+    told = ["–" if score is None else f"{score:.2f}" for score in scores]
+    shares = [row["identical_percent"], row["same_class_percent"]]
+    before, after = judged["latency_ns"]
+    cells = [
+        row["model"],
+        f"{told[0]} → {told[1]}, {told[2]} {row['metric']}",
+        *("–" if share is None else f"{share:.4g} %" for share in shares),
+        str(judged["transposes"]),
+        str(certificate["partitions"]),
+        f"{1000 * judged['convert_seconds']:.0f} ms",
+        f"{before / 1000:,.1f} → {after / 1000:,.1f}",
+        f"{judged['ratio']:.2f}",
+        missed,
+    ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -223,6 +223,7 @@ def _fold(model: ir.Model) -> str:
         for name, value in ir.convenience.create_value_mapping(model.graph).items()
         if value.dtype is not None
     }
+    said = [value.shape for value in model.graph.outputs]
     before, modified = _nodes(model), False
     for _ in range(3):
         fold = FoldConstantsPass(
@@ -236,6 +237,8 @@ def _fold(model: ir.Model) -> str:
     for graph in model.graphs():
         for name, value in graph.initializers.items():
             _restore_dtype(value, kinds.get(name))
+    for value, shape in zip(model.graph.outputs, said, strict=True):
+        value.shape = shape  # a size learnt on the way is no part of the interface
     return f"{before - _nodes(model)} nodes computed or dropped" if modified else ""
 
 

@@ -38,7 +38,7 @@ def measure(
     models: Sequence[bytes | PathLike[str]],
     feeds: Feeds,
     *,
-    engine: Engine | None = None,
+    engine: Engine | Sequence[Engine] | None = None,
     threads: int = 1,
     time_limit_s: float = 10.0,
     precision: float = 0.01,
@@ -52,7 +52,7 @@ def measure(
     Args:
         models: serialized models or files.
         feeds: what each of them is run on.
-        engine: what runs them; onnxruntime by default.
+        engine: what runs them, all or each; onnxruntime by default.
         threads: threads that one operator may use.
         time_limit_s: no round starts after this many seconds, but three always run; loading not counted.
         precision: half the width of the 95 % interval, as a share of the median, at which a median is known.
@@ -66,10 +66,17 @@ def measure(
 
     Raises:
         EngineError: a model does not load or does not run on the feeds.
+        ValueError: there are several engines, but not as many as models.
     """
     if not models:
         return []
-    calls = [_bound(engine or _default_engine(), model, feeds, threads) for model in models]
+    engines = engine if isinstance(engine, Sequence) else [engine or _default_engine()] * len(models)
+    if len(engines) != len(models):
+        raise ValueError(f"{len(engines)} engines for {len(models)} models")
+    calls = [
+        _bound(each, model, feeds, threads)
+        for each, model in zip(engines, models)  # noqa: B905 boards have Python 3.9
+    ]
     shuffle, bootstrap = (np.random.default_rng([seed, stream]) for stream in range(2))
     with _no_garbage_collection():
         start = clock()

@@ -206,6 +206,17 @@ def test_constant_nodes_become_weights_and_expressions_of_them_are_computed() ->
     assert result.model.graph[0].outputs[0].name == "y"
 
 
+def test_an_output_that_says_less_than_what_is_learnt_does_not_keep_constants_from_being_computed() -> None:
+    model = models.text(
+        "(float[2, 3] x) => (float[N, 3] y)",
+        "pads = Concat <axis = 0> (zeros, zeros) p = Pad(x, pads) y = Relu(p)",
+        {"zeros": models.array(0, 0, dtype=np.int64)},
+    )
+    result = normalized(model)
+    assert kinds(result.model)["Concat"] == 0
+    assert dims(result.model.graph.outputs[0]) == ("N", 3)
+
+
 def test_quantized_and_compact_weights_are_not_unpacked() -> None:
     rng = np.random.default_rng(0)
     weights = {

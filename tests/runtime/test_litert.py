@@ -103,6 +103,13 @@ def test_bound_inference_can_be_timed(content):
     assert 0 < found[0].median_ns < 1e9
 
 
+def test_what_is_timed_gives_the_outputs(content):
+    run = LiteRTEngine(as_onnx=True).load(content)
+    call = run.bind({"x": IMAGES[:1]})
+    for _ in range(2):
+        np.testing.assert_array_equal(call()[0], run({"x": IMAGES[:1]})["y"])
+
+
 @pytest.mark.parametrize(
     ("feeds", "said"),
     [

@@ -147,6 +147,15 @@ def test_a_real_model_is_timed_and_wrong_feeds_are_named():
         measure([null_model()], {"z": FEEDS["x"]})
 
 
+def test_each_model_may_have_an_engine_of_its_own():
+    quick = FakeEngine(a=1_000_000)
+    slow = FakeEngine(a=3_000_000)
+    found = measure([b"a", b"a"], FEEDS, engine=[quick, slow], clock=lambda: quick.now + slow.now)
+    assert [one.median_ns for one in found] == [1e6, 3e6]
+    with pytest.raises(ValueError, match="1 engines for 2 models"):
+        measure([b"a", b"a"], FEEDS, engine=[quick])
+
+
 def test_nothing_to_measure_gives_nothing():
     assert measure([], FEEDS) == []
 

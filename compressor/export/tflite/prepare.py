@@ -101,8 +101,18 @@ def prepare(model: ir.Model, batch: int) -> ir.Model:
     computed = any(node.op_type in _TOLD_BY_SHAPES for node in fixed.graph)
     if lowered or computed or missing_shapes(fixed):
         fixed = normalize(fixed).model
+    _infer_outputs(fixed)
     drop_empty(fixed)
     return fixed
+
+
+def _infer_outputs(model: ir.Model) -> None:
+    """Let outputs have the sizes that are known now: normalizing holds on to what they were said to have."""
+    vague = [value for value in model.graph.outputs if not _static(value)]
+    for value in vague:
+        value.shape = None
+    if vague:
+        infer_shapes(model)
 
 
 def _declare(value: ir.Value, shape: ir.Shape | None) -> None:

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import STEP, assert_same, assert_same_integers, behind_a_pool, one_op
+from tflite import STEP, assert_same, assert_same_integers, behind_a_pool, graph, one_op
 
 DTYPES = st.sampled_from(["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"])
 FAR = [-(2**63), -(2**31), 2**31 - 1, 2**63 - 1]
@@ -182,3 +182,23 @@ def test_a_batch_of_any_size(op, held, attributes):
     feeds = {"x": example((2, 4, 5, 6))}
     constants = {name: np.array(each) for name, each in held.items()}
     assert not check(one_op(op, feeds, constants=constants, dynamic=True, **attributes), feeds).notes
+
+
+def test_pads_that_are_worked_out_before_the_model_runs():
+    """As PyTorch writes them, with an output of sizes that are not said."""
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)}
+    model = graph(
+        """
+        g (float[2, 6] x) => (float[rows, columns] y)
+        <int64[2] ends = {2, 1}, int64[2] none = {0, 0}, int64[2] pairs = {-1, 2}, int64[1] flat = {-1}>
+        {
+            both = Concat <axis = 0> (none, ends)
+            table = Reshape(both, pairs)
+            turned = Transpose <perm = [1, 0]> (table)
+            pads = Reshape(turned, flat)
+            wide = Pad <mode = "reflect"> (x, pads)
+            y = Relu(wide)
+        }
+        """
+    )
+    assert_same(model, feeds, rtol=0, atol=0)
