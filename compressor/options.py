@@ -51,11 +51,12 @@ class Options:
 
     def recipe(self, state: Sequence[int]) -> tuple[Pass, ...]:
         """The passes that bring the structure of the full model into `state`."""
+        passes: list[Pass] = []
+        if widths := self._turned("width", state):
+            passes.append(Shrink(widths=widths))
         forms = self._forms
-        splits = recipe_of([(name, value, forms[name]) for name, value in self._turned("rank", state)])
-        widths = self._turned("width", state)
-        # What is split is refitted all the same, and the sites between with it: twice takes longer and is no better.
-        return (Shrink(widths=widths, refit=not splits), *splits) if widths else splits
+        splits = [(name, value, forms[name]) for name, value in self._turned("rank", state)]
+        return (*passes, *recipe_of(splits))
 
     def bits(self, state: Sequence[int], half: Sequence[str] = ()) -> tuple[tuple[str, int], ...]:
         """Sites with other than 8 bits in `state`; both parts of one that is split.

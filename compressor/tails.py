@@ -11,7 +11,7 @@ from edgepress.compressor.context import exactly
 from edgepress.compressor.cost import Shapes, kernel_ns, node_costs, node_macs
 from edgepress.compressor.kernels import FLOAT, table_ns
 from edgepress.compressor.knobs import ROUNDING, SHARED_BITS
-from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, Shrink, StoreWeights
+from edgepress.compressor.passes import Cluster, Dynamic, LowRank, Quantize, Separable, StoreWeights
 from edgepress.compressor.passes.base import Context, site_name
 from edgepress.compressor.passes.rounding import HALF
 from edgepress.compressor.protocols import Target
@@ -101,8 +101,7 @@ def without(recipe: Recipe, slow: Callable[[], list[str]]) -> Iterator[tuple[str
     for label, kind in (("without low rank", LowRank), ("without separable", Separable)):
         plain = tuple(p for p in recipe if not isinstance(p, kind))
         if plain != recipe:
-            split = any(isinstance(p, LowRank | Separable) for p in plain)
-            yield label, tuple(replace(p, refit=not split) if isinstance(p, Shrink) else p for p in plain)
+            yield label, plain
     for place, step in enumerate(recipe):
         if isinstance(step, Quantize):
             fewer = replace(step, leave=tuple(sorted({*step.leave, *slow()})))

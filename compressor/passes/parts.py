@@ -21,7 +21,7 @@ from edgepress.compressor.observe import (
     wide,
 )
 from edgepress.compressor.passes.base import Context, Outcome, Skipped
-from edgepress.compressor.passes.refitting import PENDING, refit_site, refittable
+from edgepress.compressor.passes.shrink import refit_site, refittable
 from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.sites import (
     Site,
@@ -96,13 +96,13 @@ def split_in_order(
         wanted: names of the sites to split.
         split: splits one, given whether it is to be refitted towards the original first; or says why not.
         context: what may be looked at.
-        follow: refit the sites after them, too, and what a pass before left to be refitted.
+        follow: refit the sites after them, too.
     """
     known = {site.name for site in find_sites(model)}
     skipped = [Skipped(name, "no such site") for name in wanted if name not in known]
     changed: list[str] = []
     different: set[ir.Value] = set()
-    before, walked, refitted = restructured(model), walking(context), False
+    before, walked = restructured(model), walking(context)
     for node in list(model.graph):
         site = site_of(node)
         moved = any(v in different for v in node.inputs if v is not None)
@@ -117,10 +117,9 @@ def split_in_order(
                 skipped.append(Skipped(site.name, why))
         elif follow and site is not None and moved and refittable(site, context):
             refit_site(model, site, walked)
-            refitted = True
-        if (follow and node.meta.pop(PENDING, False)) or moved:
+        if moved:
             different.update(node.outputs)
-    return Outcome(bool(changed) or refitted, tuple(changed), tuple(skipped))
+    return Outcome(bool(changed), tuple(changed), tuple(skipped))
 
 
 def unsplittable(site: Site, context: Context) -> str | None:

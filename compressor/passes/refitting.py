@@ -10,18 +10,6 @@ from edgepress.compressor.protocols import Matrix
 from edgepress.compressor.sites import Site, set_weights, site_name, site_of
 from edgepress.compressor.walk import walking
 
-PENDING = "edgepress.pending"
-"""Key of `ir.Node.meta`: what this node gives differs from the original's, and nothing was refitted to that yet."""
-
-
-def left_to_refit(model: ir.Model, changed: list[str]) -> list[str]:
-    """Mark changed nodes for the next pass that refits what reads them; gives their names."""
-    names = set(changed)
-    for node in model.graph:
-        if site_name(node) in names:
-            node.meta[PENDING] = True
-    return changed
-
 
 def refit_following(model: ir.Model, changed: list[str], context: Context) -> None:
     """Refit, in order, every dense site that reads values which differ from the original's.

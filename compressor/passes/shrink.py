@@ -28,13 +28,7 @@ from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_mo
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.cutting import remove_units
 from edgepress.compressor.passes.readers import fold, too_wide
-from edgepress.compressor.passes.refitting import (
-    left_to_refit,
-    refit_following,
-    refit_site,
-    refittable,
-    write_fit,
-)
+from edgepress.compressor.passes.refitting import refit_following, refit_site, refittable, write_fit
 from edgepress.compressor.passes.saliency import (
     BY_ACTIVITY,
     Criterion,
@@ -74,8 +68,6 @@ class Shrink(Pass):
             more falls below the threshold.
         sites: regular expressions of groups that `share` and thresholds are for; empty for all.
         leave: names of sites that keep their channels.
-        refit: False leaves refitting to the next pass that splits sites, which walks over all of them as well; what no
-            refit can put back is put back here.
     """
 
     kind: ClassVar[str] = "shrink"
@@ -88,7 +80,6 @@ class Shrink(Pass):
     cycles: int = 1
     sites: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
-    refit: bool = True
 
     def __post_init__(self) -> None:
         if self.share is not None and not 0 <= self.share < 1:
@@ -233,11 +224,9 @@ class Shrink(Pass):
         dead = {int(u) for group, found in seen for u in group.units[found.zero_rate() == 1]}
         if not self.compensate or removed <= dead:
             return remove_units(model, channels, removed)
-        own = own_fold_pays(model, removed, context)
-        if self.refit:
-            return removed_and_made_good(model, channels, removed, context, own=own)
-        fold(model, channels, removed, context, own=own)
-        return left_to_refit(model, remove_units(model, channels, removed))
+        return removed_and_made_good(
+            model, channels, removed, context, own=own_fold_pays(model, removed, context)
+        )
 
 
 def removed_and_made_good(

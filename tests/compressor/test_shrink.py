@@ -13,7 +13,6 @@ from models import constants, text
 from edgepress.compressor.channels import analyse, groups_of
 from edgepress.compressor.model import to_bytes
 from edgepress.compressor.observe import KEPT
-from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.shrink import Shrink, group_curve, shrinkable, shrunk_alone
 from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.shapes import infer_shapes
@@ -64,25 +63,6 @@ def test_compensation_does_not_hurt_on_the_samples(seed: int, kind: str) -> None
         Shrink(widths, compensate).apply(shrunk, oracles.context(model, feeds=feeds))
         found[compensate] = distance(model, shrunk, feeds)
     assert found[True] <= 1.05 * found[False] + 1e-6
-
-
-@given(st.integers(0, 500), st.sampled_from(["relu", "batchnorm", "residual", "concat"]))
-@settings(max_examples=6, deadline=None)
-def test_what_is_left_to_refit_is_refitted_by_the_next_split(seed: int, kind: str) -> None:
-    model = models_core.random_net(["relu", kind, "conv", "relu"], "gap", seed)
-    infer_shapes(model)
-    feeds = models.feeds(model, 64, seed)
-    widths = tuple((g.name, max(1, len(g.units) // 2)) for g in groups_of(model, analyse(model))[0])
-    at_once, later = model.clone(), model.clone()
-    context = oracles.context(model, feeds=feeds)
-    names = Shrink(widths).apply(at_once, context).changed
-    assert Shrink(widths, refit=False).apply(later, context).changed == names
-    assert LowRank().apply(later, context).modified  # nothing to split, but what was left to do
-    for one, other in zip(find_sites(at_once), find_sites(later), strict=True):
-        np.testing.assert_allclose(other.weight, one.weight, rtol=1e-3, atol=1e-4)
-    done = to_bytes(later)
-    assert not LowRank().apply(later, context).modified
-    assert to_bytes(later) == done
 
 
 def test_duplicates_and_dead_units_go_first_without_loss() -> None:

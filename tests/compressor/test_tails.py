@@ -1,7 +1,6 @@
 """Precision of candidates, and what the search makes of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import models
 import numpy as np
@@ -241,11 +240,5 @@ def test_variants_lack_what_may_not_pay() -> None:
         "without separable": (recipe[0], recipe[2], store),
         "small sites in float": (*recipe[:2], Quantize(leave=("a", "b")), store),
     }
-    shrunk = Shrink((("g", 4),), refit=False)
-    assert dict(without((shrunk, LowRank((("a", 3),)), store), list)) == {
-        "without low rank": (replace(shrunk, refit=True), store)  # nothing behind it would refit
-    }
-    split = (shrunk, LowRank((("a", 3),)), Separable((("b", 1),)), store)
-    assert all(plain[0] == shrunk for plain in dict(without(split, list)).values())
     assert not dict(without((Quantize(leave=("b",)), store), lambda: ["b"]))
     assert not dict(without((Dynamic(), store), lambda: ["b"]))
