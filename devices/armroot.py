@@ -1,4 +1,4 @@
-"""An emulator and a small 64-bit ARM userland (Python, numpy, onnxruntime), made in the user's cache on first use.
+"""An emulator and a small 64-bit ARM userland (Python, numpy, engines), made in the user's cache on first use.
 
 Everything comes through this machine's own apt and pip, so from the mirrors that it is set up for, and nothing of the
 system is changed: apt works in a folder of its own, and packages are unpacked, not installed. apt checks signatures,
@@ -64,6 +64,9 @@ def emulator(tell: Tell) -> tuple[str, ...]:
             tell("downloading the emulator (Debian package qemu-user)")
             arch = _checked(["dpkg", "--print-architecture"], "the emulator cannot be had", hint).strip()
             _unpack(("qemu-user",), arch, making, "the emulator cannot be had", hint)
+            for other in (making / "usr/bin").iterdir():
+                if other.name != EMULATOR:
+                    other.unlink()
     libraries = [str(path) for path in sorted(folder.glob("**/lib/*-linux-gnu"))]
     program = str(folder / "usr/bin" / EMULATOR)
     if not libraries:
@@ -72,7 +75,7 @@ def emulator(tell: Tell) -> tuple[str, ...]:
 
 
 def userland(command: Sequence[str], tell: Tell) -> Path:
-    """The root folder of the userland, made where it is missing: some 30 s and 60 MB of downloads.
+    """The root folder of the userland, made where it is missing: some 20 s and 80 MB of downloads.
 
     Args:
         command: what starts the emulator.
@@ -90,7 +93,7 @@ def userland(command: Sequence[str], tell: Tell) -> Path:
             tell("downloading a small ARM userland (Debian packages, 25 MB)")
             _unpack(_PACKAGES, "arm64", making, trouble, _OFFLINE)
             _link_merged(making)
-            tell("downloading numpy and onnxruntime for ARM (37 MB)")
+            tell("downloading numpy, onnxruntime and LiteRT for ARM (52 MB)")
             _add_wheels(wheels, making, trouble)
             tell("starting Python in it for the first time")
             _try(command, making, trouble)
@@ -196,7 +199,7 @@ def _unpack(packages: Sequence[str], arch: str, target: Path, trouble: str, hint
             status = Path("/var/lib/dpkg/status")
         apt = ["apt-get", *apt_options(arch, folder, status, found[0]), "-qq"]
         _checked([*apt, "update"], trouble, hint)
-        _checked([*apt, "--yes", "--download-only", "install", *packages], trouble, hint)
+        _checked([*apt, "--yes", "--download-only", "--reinstall", "install", *packages], trouble, hint)
         archives = sorted((folder / "cache/archives").glob("*.deb"))
         if not archives:
             raise DeviceTroubleError(f"{trouble}: apt downloaded nothing", hint)
@@ -233,7 +236,7 @@ def _try(command: Sequence[str], root: Path, trouble: str) -> None:
         board = Path(temporary) / "board"
         write_board(board, root, "cortex-a72", 1)
         program = [*command, "-L", str(board), "-cpu", "cortex-a72", str(python_in(root))]
-        code = "import json, zipfile, ctypes, statistics, dataclasses, numpy, onnxruntime"
+        code = "import json, zipfile, ctypes, statistics, dataclasses, numpy, onnxruntime, ai_edge_litert.interpreter"
         _checked([*program, "-c", code], trouble, _OFFLINE, environment=guest_environment(root))
 
 

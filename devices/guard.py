@@ -6,6 +6,7 @@ the process group that it was last told of and removes the folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -77,17 +78,17 @@ class GuardedFolder:
         """Remove the folder; raises nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._keeper.stdin is not None:
-            self._keeper.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._keeper.stdin.close()
         self._keeper.wait()
 
     def _tell(self, group: int | None) -> None:
         if self._keeper.stdin is not None:
-            self._keeper.stdin.write(f"{group or ''}\n".encode())
-            self._keeper.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # the keeper was ended; we still clean up ourselves
+                self._keeper.stdin.write(f"{group or ''}\n".encode())
+                self._keeper.stdin.flush()
 
 
 def _end(group: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it may have ended
         os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return  # all of it has ended

@@ -28,7 +28,7 @@ from edgepress.runtime.record import EngineError
 
 _MODULES = (
     *("__init__", "counting", "measure", "memory", "record", "stats", "worker"),
-    *("engines/__init__", "engines/base", "engines/ort"),
+    *("engines/__init__", "engines/base", "engines/flatfile", "engines/litert", "engines/ort"),
 )
 _STARTER = "from edgepress.runtime.worker import main\nmain()\n"
 
@@ -148,9 +148,9 @@ def serve(request: Mapping[str, Any]) -> Any:
 
 def _run(model: Path, feeds: Mapping[str, Any], out: Path, threads: int) -> list[str]:
     """Run a model once, write what it gives, and return the outputs' names."""
-    from edgepress.runtime.engines.ort import OrtEngine
+    from edgepress.runtime.counting import engine_of
 
-    outputs = OrtEngine().load(model, threads)(feeds)
+    outputs = engine_of(model).load(model, threads)(feeds)
     save_feeds(outputs, out)
     return list(outputs)
 

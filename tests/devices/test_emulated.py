@@ -10,12 +10,15 @@ from pathlib import Path
 
 import emulated
 import numpy as np
+import onnx_ir
 import pytest
 from emulated import MACS, ask, conv_net, emulation, quantized
 
+from edgepress.compressor.export.tflite.convert import convert
 from edgepress.devices.base import DeviceTroubleError
 from edgepress.devices.profile import load_profile
 from edgepress.devices.qemu import QemuDevice
+from edgepress.runtime.engines.litert import LiteRTEngine
 from edgepress.runtime.engines.ort import OrtEngine
 
 __all__ = ["emulation"]
@@ -78,6 +81,23 @@ def test_eight_bit_outputs_are_those_of_this_machine(a72, tmp_path, name):
         for index, values in enumerate(here.values()):
             assert np.array_equal(there[f"a{index}"], values)
             assert values.std() > 0
+
+
+def test_tflite_files_run_and_are_counted_too(nets, tmp_path):
+    models, feeds = nets
+    files = [tmp_path / f"{model.stem}.tflite" for model in models]
+    for model, file in zip(models, files, strict=True):
+        file.write_bytes(convert(onnx_ir.load(model)).data)
+    channels_last = {"x": np.moveaxis(feeds["x"], 1, -1).copy()}
+    with QemuDevice(load_profile("cortex-a76")) as device:
+        fp32, int8 = ask(device, "count", files, channels_last)
+        ((name,), _) = ask(device, "run", files, channels_last, outputs=["a.npz", "b.npz"])
+        device.get("b.npz", tmp_path / "b.npz")
+    assert fp32["instructions_fma"] * 4 == pytest.approx(MACS, rel=0.02)
+    assert int8["instructions_dot"] * 16 == pytest.approx(MACS, rel=0.02)
+    assert fp32["instructions_total"] > 2 * int8["instructions_total"]
+    with np.load(tmp_path / "b.npz") as there:
+        assert np.array_equal(there["a0"], LiteRTEngine().load(files[1])(channels_last)[name])
 
 
 def test_a_null_model_counts_nearly_nothing_above_itself(a72, tmp_path):
