@@ -97,7 +97,7 @@ def _api(emulator: Sequence[str], folder: Path) -> int:
     if api is None:
         raise DeviceTroubleError(
             f"{emulator[0]} takes no plugins, so it cannot count instructions: {_first_line(done.stderr)}",
-            "Use Debian 12's qemu-user, or a QEMU built with --enable-plugins: static ones have none.",
+            "Use Debian 12's qemu-user, or a QEMU built with plugins: static ones have none.",
         )
     if api not in KNOWN_APIS:
         known = f"{KNOWN_APIS[0]} to {KNOWN_APIS[-1]}"

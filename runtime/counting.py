@@ -26,8 +26,8 @@ CLASSES = ("total", "fma", "dot", "load_store")
 """What the plugin's lines hold, in order; an instruction is in one of the last three at most."""
 
 _MARKER = 0x4D41524B  # above every process number that Linux gives out
-_SKIPPED = 4  # the first calls fill caches, choose kernels and grow arenas
-_REPEATS = 3
+_SKIPPED = 8  # the first calls choose kernels, grow arenas and warm up the interpreter
+_REPEATS = 5
 
 
 class _MallInfo(ctypes.Structure):
@@ -52,7 +52,7 @@ def count(models: list[Path], feeds: Mapping[str, Any], threads: int = 1) -> lis
 
     Returns:
         One dict a model: `instructions_total`, `instructions_fma`, `instructions_dot`, `instructions_load_store`
-        (medians of three inferences, less a null model's) and `heap_bytes` (what loading and the first
+        (medians of five inferences, less a null model's) and `heap_bytes` (what loading and the first
         inferences left on the heap, or None where the C library does not tell).
 
     Raises:

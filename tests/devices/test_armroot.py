@@ -80,6 +80,17 @@ def test_what_apt_says_is_told_with_the_line_that_installs(tools):
     assert [path.name for path in armroot.cache_folder().iterdir()] == ["lock"]
 
 
+def test_an_unpacked_emulator_has_its_libraries_and_keeps_them_from_programs(tools):
+    folder = armroot.cache_folder() / "qemu"
+    (folder / "usr/bin").mkdir(parents=True)
+    program = str(folder / "usr/bin/qemu-aarch64")
+    assert armroot.emulator(said) == (program,)
+    libraries = folder / "usr/lib/x86_64-linux-gnu"
+    libraries.mkdir(parents=True)
+    command = armroot.emulator(said)
+    assert command == ("env", f"LD_LIBRARY_PATH={libraries}", program, "-U", "LD_LIBRARY_PATH")
+
+
 def test_a_cache_that_cannot_be_written_is_told(home):
     (home / "cache").write_text("a file")
     with pytest.raises(DeviceTroubleError, match="cannot be written") as caught:
