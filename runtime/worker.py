@@ -4,9 +4,10 @@ It needs numpy, onnxruntime and the standard library of Python 3.9. `bundle` pac
 runtime into one file that travels: `python3 worker.pyz < request.json`. Engine and timing loop are thus the
 same code everywhere.
 
-Request: {"task": "memory" | "time", "models": [path, …], "feeds": path of an .npz or null,
-"inputs": [name, …], "threads": 1, and for "time" optionally "time_limit_s"}. The archive's arrays are called
-a0, a1, …, in the order of "inputs": a tensor may have a name that no archive can hold.
+Request: {"task": "memory" | "time" | "count" | "run", "models": [path, …], "feeds": path of an .npz or null,
+"inputs": [name, …], "threads": 1, and for "time" optionally "time_limit_s", for "run" "outputs": one .npz a model,
+to be written}. The archive's arrays are called a0, a1, …, in the order of "inputs": a tensor may have a name that no
+archive can hold. "run" answers the names of its outputs, in the order of the arrays that it wrote.
 Answer: {"result": …} or {"error": message, "hint": …}.
 """
 
@@ -26,8 +27,8 @@ from typing import Any
 from edgepress.runtime.record import EngineError
 
 _MODULES = (
-    *("__init__", "measure", "memory", "record", "stats", "worker"),
-    *("engines/__init__", "engines/base", "engines/ort"),
+    *("__init__", "counting", "measure", "memory", "record", "stats", "worker"),
+    *("engines/__init__", "engines/base", "engines/flatfile", "engines/litert", "engines/ort"),
 )
 _STARTER = "from edgepress.runtime.worker import main\nmain()\n"
 
@@ -136,7 +137,22 @@ def serve(request: Mapping[str, Any]) -> Any:
 
         limit = float(request.get("time_limit_s", 10.0))
         return [asdict(m) for m in measure(models, feeds, threads=threads, time_limit_s=limit)]
-    raise EngineError(f"unknown task {request['task']!r}", "Known: memory, time.")
+    if request["task"] == "count":
+        from edgepress.runtime.counting import count
+
+        return count(models, feeds, threads)
+    if request["task"] == "run":
+        return [_run(model, feeds, Path(out), threads) for model, out in zip(models, request["outputs"])]  # noqa: B905
+    raise EngineError(f"unknown task {request['task']!r}", "Known: memory, time, count, run.")
+
+
+def _run(model: Path, feeds: Mapping[str, Any], out: Path, threads: int) -> list[str]:
+    """Run a model once, write what it gives, and return the outputs' names."""
+    from edgepress.runtime.counting import engine_of
+
+    outputs = engine_of(model).load(model, threads)(feeds)
+    save_feeds(outputs, out)
+    return list(outputs)
 
 
 def main() -> None:

@@ -1,0 +1,167 @@
+"""Executed instructions and heap of one inference, where an emulator counts for us.
+
+A plugin in the emulator (`devices/plugin.c`) adds a line of running totals to a file whenever this process asks for
+the process group of a process that cannot exist: the marker. What lies between two markers is one inference, so
+start-up and loading are left out. A null model goes the same way, and its counts are subtracted: what is left belongs
+to the model and not to Python, numpy and the engine's call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgepress.runtime.engines.base import Engine
+from edgepress.runtime.memory import null_model
+from edgepress.runtime.record import EngineError
+
+COUNTER = "EDGEPRESS_COUNTER"
+"""Environment variable that names the plugin's file."""
+CLASSES = ("total", "fma", "dot", "load_store")
+"""What the plugin's lines hold, in order; an instruction is in one of the last three at most."""
+
+_MARKER = 0x4D41524B  # above every process number that Linux gives out
+_SKIPPED = 8  # the first calls choose kernels, grow arenas and warm up the interpreter
+_REPEATS = 5
+
+
+class _MallInfo(ctypes.Structure):
+    """What glibc's mallinfo2 returns, in bytes; see mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def count(models: list[Path], feeds: Mapping[str, Any], threads: int = 1) -> list[dict[str, Any]]:
+    """Count what one inference of each model executes and holds; for a fresh process.
+
+    Args:
+        models: files.
+        feeds: what each is run on: input name → array.
+        threads: threads that one operator may use; other threads' instructions are not told apart.
+
+    Returns:
+        One dict a model: `instructions_total`, `instructions_fma`, `instructions_dot`, `instructions_load_store`
+        (medians of five inferences, less a null model's) and `heap_bytes` (what loading and the first
+        inferences left on the heap, or None where the C library does not tell).
+
+    Raises:
+        EngineError: nothing counts here, or the engine refused a model.
+    """
+    import numpy as np
+
+    counter = os.environ.get(COUNTER)
+    if not counter:
+        raise EngineError(
+            "instructions are counted on emulated devices only", "Choose one, such as cortex-a72."
+        )
+    results = []
+    for model in models:
+        null = (0,) * len(CLASSES)
+        if not is_tflite(model):  # an engine of TFLite files is called in a few hundred instructions
+            null, _ = _model(null_model(), {"x": np.zeros(1, np.float32)}, threads, Path(counter))
+        own, heap = _model(model, feeds, threads, Path(counter))
+        row: dict[str, Any] = {
+            f"instructions_{name}": max(0, a - b)
+            for name, a, b in zip(CLASSES, own, null)  # noqa: B905 boards have Python 3.9
+        }
+        results.append({**row, "heap_bytes": heap})
+    return results
+
+
+def engine_of(model: bytes | Path) -> Engine:
+    """The engine for a model: LiteRT for TFLite files, else onnxruntime; raises `EngineError` where it is missing."""
+    if is_tflite(model):
+        from edgepress.runtime.engines.litert import LiteRTEngine
+
+        return LiteRTEngine()
+    from edgepress.runtime.engines.ort import OrtEngine
+
+    return OrtEngine()
+
+
+def is_tflite(model: bytes | Path) -> bool:
+    """Whether a model is a file whose name says that it is TFLite's."""
+    return isinstance(model, Path) and model.suffix == ".tflite"
+
+
+def heap_bytes() -> int | None:
+    """Bytes in use on the heap, mapped blocks included; None where the C library does not tell."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):  # not glibc, or one before 2.33
+        return None
+    mallinfo2.restype = _MallInfo
+    gc.collect()
+    info = mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
+def differences(lines: list[str]) -> list[tuple[int, ...]]:
+    """Counts between each marker and the next.
+
+    Args:
+        lines: running totals, one line a marker, numbers in the order of `CLASSES`.
+
+    Raises:
+        EngineError: the lines are not what the plugin writes.
+    """
+    try:
+        totals = [tuple(int(word) for word in line.split()) for line in lines]
+    except ValueError as error:
+        raise EngineError("the instruction counter's file cannot be read") from error
+    if any(len(row) != len(CLASSES) for row in totals):
+        raise EngineError("the instruction counter's file cannot be read")
+    pairs = zip(totals, totals[1:])  # noqa: B905, RUF007 boards have Python 3.9
+    return [tuple(b - a for a, b in zip(first, second)) for first, second in pairs]  # noqa: B905
+
+
+def _model(
+    model: bytes | Path, feeds: Mapping[str, Any], threads: int, counter: Path
+) -> tuple[tuple[int, ...], int | None]:
+    """Counts of one inference in the order of `CLASSES`, and heap."""
+    engine = engine_of(model)
+    before = heap_bytes()
+    runner = engine.load(model, threads)
+    runner(feeds)
+    call = runner.bind(feeds)
+    for _ in range(_SKIPPED):
+        call()
+    after = heap_bytes()
+    heap = None if before is None or after is None else max(0, after - before)
+    rows = _counted(call, counter)
+    return tuple(int(statistics.median(column)) for column in zip(*rows)), heap  # noqa: B905
+
+
+def _counted(call: Callable[[], object], counter: Path) -> list[tuple[int, ...]]:
+    known = len(_lines(counter))
+    mark = ctypes.CDLL(None).getpgid
+    gc.disable()
+    try:
+        mark(_MARKER)
+        for _ in range(_REPEATS):
+            call()
+            mark(_MARKER)
+    finally:
+        gc.enable()
+    rows = differences(_lines(counter)[known:])
+    if len(rows) != _REPEATS:
+        raise EngineError("nothing counted the instructions", "Was the emulator started with its plugin?")
+    return rows
+
+
+def _lines(counter: Path) -> list[str]:
+    try:
+        return counter.read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise EngineError(f"the instruction counter's file cannot be read: {error.strerror}") from error
