@@ -39,6 +39,25 @@ class Answer:
     after: Condition
 
 
+@dataclass(frozen=True)
+class Look:
+    """A model as the device's engine sees it.
+
+    Attributes:
+        engine: its name.
+        version: its release.
+        delegate: what runs the graph, or most of it.
+        inputs: name, the engine's name of the type, and sizes, None or a name for a dynamic one.
+        load_ns: from file to ready, once.
+    """
+
+    engine: str
+    version: str
+    delegate: str
+    inputs: tuple[tuple[str, str, tuple[int | str | None, ...]], ...]
+    load_ns: int
+
+
 def ask_on(
     device: Device,
     task: str,
@@ -83,9 +102,28 @@ class RemoteWorker:
         """The device's processor, system and engines, and what it is like now; raises as `ask` does."""
         answer = self.ask("environment", (), limit_s=limit_s)
         try:
-            facts = {**answer.result, "features": tuple(answer.result["features"])}
+            facts = {**answer.result, "features": tuple(map(str, answer.result["features"]))}
             return Environment(**facts), answer.after
         except (TypeError, KeyError) as error:
+            raise self._unreadable() from error
+
+    def look(self, models: Sequence[Path], *, threads: int = 1) -> list[Look]:
+        """What the engines there make of models; raises as `ask` does."""
+        answer = self.ask("look", models, threads=threads)
+        try:
+            found = [
+                Look(
+                    str(each["engine"]),
+                    str(each["version"]),
+                    str(each["delegate"]),
+                    tuple((str(name), str(kind), tuple(sizes)) for name, kind, sizes in each["inputs"]),
+                    int(each["load_ns"]),
+                )
+                for each in answer.result
+            ]
+            self._one_each(found, models)
+            return found
+        except (TypeError, KeyError, ValueError) as error:
             raise self._unreadable() from error
 
     def time(
@@ -95,15 +133,11 @@ class RemoteWorker:
         limit = 2 * time_limit_s + _MARGIN_S
         answer = self.ask("time", models, feeds, threads=threads, limit_s=limit, time_limit_s=time_limit_s)
         try:
-            found = [
-                Measurement(
-                    **{**each, "samples_ns": tuple(each["samples_ns"]), "ci95_ns": tuple(each["ci95_ns"])}
-                )
-                for each in answer.result
-            ]
-        except (TypeError, KeyError) as error:
+            found = [_measurement(each) for each in answer.result]
+            self._one_each(found, models)
+            return found, answer
+        except (TypeError, KeyError, ValueError) as error:
             raise self._unreadable() from error
-        return found, answer
 
     def run(
         self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
@@ -111,6 +145,7 @@ class RemoteWorker:
         """Outputs of models, each on its feeds; raises as `ask` does."""
         files = [f"outputs{number}.npz" for number in range(len(models))]
         answer = self.ask("run", models, feeds, threads=threads, limit_s=limit_s, outputs=files)
+        self._one_each(answer.result, models)
         with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
             found = []
             for name, names in zip(files, answer.result, strict=True):
@@ -210,5 +245,23 @@ class RemoteWorker:
         except (ValueError, KeyError, TypeError) as error:
             raise self._unreadable() from error
 
+    def _one_each(self, found: Any, models: Sequence[Path]) -> None:
+        if not isinstance(found, list) or len(found) != len(models):
+            raise self._unreadable()
+
     def _unreadable(self) -> DeviceTroubleError:
         return DeviceTroubleError(f"{self.device.name}: the worker gave no readable answer", "Try again.")
+
+
+def _measurement(said: Mapping[str, Any]) -> Measurement:
+    """A measurement out of JSON; raises `TypeError`, `KeyError` or `ValueError` where it is none."""
+    low, high = said["ci95_ns"]
+    return Measurement(
+        median_ns=float(said["median_ns"]),
+        ci95_ns=(float(low), float(high)),
+        samples_ns=tuple(int(sample) for sample in said["samples_ns"]),
+        p90_ns=float(said["p90_ns"]),
+        too_noisy=bool(said["too_noisy"]),
+        outliers=int(said["outliers"]),
+        calls_per_sample=int(said["calls_per_sample"]),
+    )

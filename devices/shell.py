@@ -270,4 +270,4 @@ def _line(script: str, *arguments: str) -> str:
 
 def _disk(said: str) -> str:
     full = "No space left" in said or "too large" in said
-    return "Free some room there, or set TMPDIR there to a larger disk." if full else ""
+    return "Free some room there, or let TMPDIR there name a larger disk." if full else ""

@@ -24,7 +24,7 @@ from edgepress.devices.base import Device
 from edgepress.devices.native import time_native
 from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import DeviceSpec
-from edgepress.devices.remote import Feeds, RemoteWorker
+from edgepress.devices.remote import Feeds, Look, RemoteWorker
 from edgepress.runtime.engines.choose import is_tflite
 from edgepress.runtime.environment import Condition, warnings
 from edgepress.runtime.measure import ratio_interval
@@ -181,8 +181,8 @@ def _by_worker(
     """Times by our worker, in Python on the device."""
     worker = RemoteWorker(device)
     machine, _ = worker.environment()
-    facts = worker.ask("look", files, threads=threads).result
-    given = [feeds.of(file, fact["inputs"]) for file, fact in zip(files, facts, strict=True)]
+    facts = worker.look(files, threads=threads)
+    given = [feeds.of(file, fact.inputs) for file, fact in zip(files, facts, strict=True)]
     common = {
         "cpu": machine.cpu, "features": machine.features, "cores": machine.cores,
         "governor": machine.governor, "system": machine.os,
@@ -199,7 +199,7 @@ def _by_worker(
         return {**_UNKNOWN, **common, "models": rows}
     times, answer = worker.time(files, given, threads=threads, time_limit_s=seconds)
     rows = [
-        {**_row(fact), "load_ns": int(fact["load_ns"]), **_compared(one, times[0])}
+        {**_row(fact), "load_ns": fact.load_ns, **_compared(one, times[0])}
         for fact, one in zip(facts, times, strict=True)
     ]
     return {
@@ -216,16 +216,16 @@ def _natively(
 ) -> dict[str, Any]:
     """Times by a program of the device's own."""
     times = time_native(device, spec.benchmark, files, threads=threads, time_limit_s=seconds)
-    fact = {"engine": Path(spec.benchmark).name, "version": "unknown", "delegate": "unknown"}
+    fact = Look(Path(spec.benchmark).name, "unknown", "unknown", (), 0)
     rows = [{**_row(fact), **_compared(one, times[0])} for one in times]
     return {**_UNKNOWN, "models": rows}
 
 
-def _row(fact: Mapping[str, Any]) -> dict[str, Any]:
+def _row(fact: Look) -> dict[str, Any]:
     return {
-        "engine": fact["engine"],
-        "engine_version": fact["version"],
-        "delegate": fact["delegate"],
+        "engine": fact.engine,
+        "engine_version": fact.version,
+        "delegate": fact.delegate,
         "load_ns": None,
     }
 

@@ -131,6 +131,20 @@ def test_a_worker_that_says_something_else(body: str, error: type[Exception], sa
         ask_on(device, "environment", ())
 
 
+@pytest.mark.parametrize("result", ["7", "[]", '[{"engine": 1}]', "[{}, {}]", "null", '["x"]'])
+@pytest.mark.parametrize("method", ["time", "look", "run"])
+def test_an_answer_of_another_form_is_no_crash(
+    tmp_path: Path, files: list[Path], method: str, result: str
+) -> None:
+    now = '{"frequency_mhz": null, "top_frequency_mhz": null, "temperature_c": null, "load_1min": null}'
+    (tmp_path / "answer").write_text(f'{{"result": {result}, "before": {now}, "after": {now}}}')
+    with LocalDevice(python=("sh", "-c", f"cat {tmp_path / 'answer'}")) as device:
+        worker = RemoteWorker(device)
+        given = (files[:1],) if method == "look" else (files[:1], [FEEDS])
+        with pytest.raises(DeviceTroubleError):
+            getattr(worker, method)(*given)
+
+
 def test_python_that_is_too_old_says_so(tmp_path: Path) -> None:
     """As an old interpreter would find it: the version is looked at before anything else is loaded."""
     code = "import runpy, sys; sys.version_info = (3, 8, 1); runpy.run_path(sys.argv[1], run_name='__main__')"
