@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test system lint types bench clean
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("edgepress needs Python 3.11 or newer: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -13,8 +13,18 @@ demo: .venv/.ready
 	$(BIN)/compress benchmarks/zoo/fmnist_cnn/model.onnx --data benchmarks/zoo/fmnist_cnn/calib.npz \
 	  --test benchmarks/zoo/fmnist_cnn/test.npz --budget 2 --out demo-out
 
-test: lint types .venv/.ready
-	$(BIN)/python -m pytest -n 2
+test: lint types system .venv/.ready
+	$(BIN)/python -m pytest -n 2 -rs
+
+# What some tests talk to: installed where that is possible, else those tests are skipped and named. RUNLEVEL=1: the server
+# is not started, tests start their own.
+system:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && ! { [ -x /usr/sbin/sshd ] && command -v ssh && command -v adb; } >/dev/null; then \
+	  apt-get update -qq; \
+	  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    openssh-client openssh-server adb >/dev/null || true; \
+	fi
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

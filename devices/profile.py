@@ -6,6 +6,7 @@ this machine: the user's file of that name, where it was measured here, else wha
 """
 
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -55,6 +56,10 @@ class DeviceSpec:
         node_overhead_ns: fixed time of one node.
         cpu: the core's name, such as `cortex-a72`; empty for any core of the architecture.
         description: a line for people.
+        transport: how to get there: `local`, `ssh`, `adb` or `qemu`; empty: by ssh where there is an address.
+        address: for ssh as it takes it (`user@board`); for adb a serial number or `host:port`.
+        python: the command that starts Python there, `python3` where it is empty.
+        benchmark: for devices without Python: `benchmark_model` or `onnxruntime_perf_test`, a file here or there.
         table: what kernels were measured at, or None.
     """
 
@@ -70,6 +75,10 @@ class DeviceSpec:
     node_overhead_ns: float
     cpu: str = ""
     description: str = ""
+    transport: str = ""
+    address: str = ""
+    python: str = ""
+    benchmark: str = ""
     table: KernelTable | None = None
 
 
@@ -77,9 +86,11 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "arch": ("x86_64", "aarch64"),
     "activation_dtype": ("uint8", "int8"),
     "weight_bits": (7, 8),
+    "transport": ("local", "ssh", "adb", "qemu"),
 }
 _TYPES = {field.name: field.type for field in fields(DeviceSpec) if field.name not in ("name", "table")}
-_OPTIONAL = {"cpu", "description"}
+_OPTIONAL = {"cpu", "description", "transport", "address", "python", "benchmark"}
+_ELSEWHERE = ("ssh", "adb", "qemu")
 
 
 def load_profile(name_or_path: str | Path, user_dirs: Sequence[Path] = ()) -> DeviceSpec:
@@ -103,7 +114,7 @@ def load_profile(name_or_path: str | Path, user_dirs: Sequence[Path] = ()) -> De
 
 def dump_profile(spec: DeviceSpec) -> str:
     """The text of a profile that stands by itself; `load_profile` reads it."""
-    lines = [f"{key} = {_text(getattr(spec, key))}" for key in _TYPES]
+    lines = [f"{key} = {_text(getattr(spec, key))}" for key in _TYPES if getattr(spec, key) != ""]
     return "\n".join([*lines, "", *(kernel_lines(spec.table) if spec.table else ())]).rstrip() + "\n"
 
 
@@ -146,6 +157,8 @@ def is_host(spec: DeviceSpec, machine: Environment | None = None) -> bool:
         spec: the device.
         machine: this machine, looked at afresh when not given.
     """
+    if spec.transport in _ELSEWHERE or (spec.address and spec.transport != LOCAL):
+        return False
     if spec.arch != (machine.arch if machine else architecture()):
         return False
     return not spec.cpu or spec.cpu == (machine or describe()).cpu.lower()
@@ -220,7 +233,26 @@ def _checked(name: str, table: dict[str, Any]) -> DeviceSpec:
     values = {key: _value(name, key, value) for key, value in table.items()}
     if values["runtime_version"] == "installed":
         values["runtime_version"] = installed_runtime()
+    _check_way(name, values)
     return DeviceSpec(name=name, **values, table=kernels)
+
+
+def _check_way(name: str, values: dict[str, Any]) -> None:
+    """Refuse a way to the device that leads nowhere, or an address that a program would take for an option."""
+    transport, address = values.get("transport", ""), values.get("address", "")
+    if address.startswith("-") or any(letter.isspace() or not letter.isprintable() for letter in address):
+        raise ProfileError(f"profile {name}: address must be one word that is no option, not {address!r}")
+    if transport == "ssh" and not address:
+        raise ProfileError(f"profile {name}: transport ssh needs an address, such as user@board")
+    if transport in ("local", "qemu") and address:
+        raise ProfileError(f"profile {name}: transport {transport} takes no address")
+    for key in ("python", "benchmark"):
+        if "\0" in values.get(key, ""):
+            raise ProfileError(f"profile {name}: {key} cannot be read")
+    try:
+        shlex.split(values.get("python", ""))
+    except ValueError as error:
+        raise ProfileError(f"profile {name}: python is no command: {error}") from error
 
 
 def _value(name: str, key: str, value: Any) -> Any:
@@ -232,7 +264,7 @@ def _value(name: str, key: str, value: Any) -> Any:
     if isinstance(value, (int, float)) and not 0 < value < float("inf"):  # NaN fails it too
         raise ProfileError(f"profile {name}: {key} must be positive and finite, not {value!r}")
     choices = _CHOICES.get(key)
-    if choices and value not in choices:
+    if choices and value not in choices and not (key in _OPTIONAL and value == ""):
         raise ProfileError(f"profile {name}: {key} must be {' or '.join(map(str, choices))}, not {value!r}")
     if key == "runtime_version" and value != "installed" and not _is_version(value):
         raise ProfileError(f"profile {name}: runtime_version must look like 1.23, not {value!r}")

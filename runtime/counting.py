@@ -12,11 +12,11 @@ import ctypes
 import gc
 import os
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgepress.runtime.engines.base import Engine
+from edgepress.runtime.engines.choose import engine_for, is_tflite
 from edgepress.runtime.memory import null_model
 from edgepress.runtime.record import EngineError
 
@@ -42,12 +42,14 @@ class _MallInfo(ctypes.Structure):
     ]
 
 
-def count(models: list[Path], feeds: Mapping[str, Any], threads: int = 1) -> list[dict[str, Any]]:
+def count(
+    models: list[Path], feeds: Mapping[str, Any] | Sequence[Mapping[str, Any]], threads: int = 1
+) -> list[dict[str, Any]]:
     """Count what one inference of each model executes and holds; for a fresh process.
 
     Args:
         models: files.
-        feeds: what each is run on: input name → array.
+        feeds: what each is run on, input name → array: the same for all, or one mapping a model.
         threads: threads that one operator may use; other threads' instructions are not told apart.
 
     Returns:
@@ -66,33 +68,18 @@ def count(models: list[Path], feeds: Mapping[str, Any], threads: int = 1) -> lis
             "instructions are counted on emulated devices only", "Choose one, such as cortex-a72."
         )
     results = []
-    for model in models:
+    given = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
+    for model, own_feeds in zip(models, given):  # noqa: B905 boards have Python 3.9
         null = (0,) * len(CLASSES)
         if not is_tflite(model):  # an engine of TFLite files is called in a few hundred instructions
             null, _ = _model(null_model(), {"x": np.zeros(1, np.float32)}, threads, Path(counter))
-        own, heap = _model(model, feeds, threads, Path(counter))
+        own, heap = _model(model, own_feeds, threads, Path(counter))
         row: dict[str, Any] = {
             f"instructions_{name}": max(0, a - b)
             for name, a, b in zip(CLASSES, own, null)  # noqa: B905 boards have Python 3.9
         }
         results.append({**row, "heap_bytes": heap})
     return results
-
-
-def engine_of(model: bytes | Path) -> Engine:
-    """The engine for a model: LiteRT for TFLite files, else onnxruntime; raises `EngineError` where it is missing."""
-    if is_tflite(model):
-        from edgepress.runtime.engines.litert import LiteRTEngine
-
-        return LiteRTEngine()
-    from edgepress.runtime.engines.ort import OrtEngine
-
-    return OrtEngine()
-
-
-def is_tflite(model: bytes | Path) -> bool:
-    """Whether a model is a file whose name says that it is TFLite's."""
-    return isinstance(model, Path) and model.suffix == ".tflite"
 
 
 def heap_bytes() -> int | None:
@@ -130,7 +117,7 @@ def _model(
     model: bytes | Path, feeds: Mapping[str, Any], threads: int, counter: Path
 ) -> tuple[tuple[int, ...], int | None]:
     """Counts of one inference in the order of `CLASSES`, and heap."""
-    engine = engine_of(model)
+    engine = engine_for(model)
     before = heap_bytes()
     runner = engine.load(model, threads)
     runner(feeds)

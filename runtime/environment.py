@@ -26,6 +26,11 @@ FEATURES = {
 }
 """Feature, as Linux names it → what kernels make of it."""
 
+_THROTTLED = 0.9
+"""A frequency below this share of what it was, or may be, is told."""
+_BUSY = 0.5
+"""Running processes per core above which times may be too long."""
+
 # implementer and part (MIDR_EL1) → name, from Arm's reference manuals
 _ARM_PARTS = {
     (0x41, 0xD03): "Cortex-A53",
@@ -68,6 +73,68 @@ class Environment:
     os: str
     python: str
     engines: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a machine is like at one moment; None where the system does not tell.
+
+    Attributes:
+        frequency_mhz: of the fastest processor now.
+        top_frequency_mhz: the highest that the system would allow it.
+        temperature_c: of the hottest zone.
+        load_1min: mean number of running processes over the last minute.
+    """
+
+    frequency_mhz: float | None
+    top_frequency_mhz: float | None
+    temperature_c: float | None
+    load_1min: float | None
+
+
+def condition(system: Path = Path("/sys")) -> Condition:
+    """Look at what changes while models run.
+
+    Args:
+        system: where the kernel's files are.
+    """
+    frequencies = system / "devices/system/cpu"
+    zones = _numbers(system / "class/thermal", "thermal_zone*/temp")
+    # A zone without a sensor reads as nothing, 0 or some impossible number.
+    likely = [zone / 1000 for zone in zones if 0 < zone < 150_000]
+    return Condition(
+        frequency_mhz=_mhz(_numbers(frequencies, "cpu[0-9]*/cpufreq/scaling_cur_freq")),
+        top_frequency_mhz=_mhz(_numbers(frequencies, "cpu[0-9]*/cpufreq/scaling_max_freq")),
+        temperature_c=max(likely, default=None),
+        load_1min=_load(),
+    )
+
+
+def warnings(before: Condition, after: Condition, cores: int) -> list[str]:
+    """What may have spoilt a measurement between two looks at a machine, each with its remedy.
+
+    Args:
+        before: when it began.
+        after: when it ended.
+        cores: processors that it could use.
+    """
+    found = []
+    now, top = after.frequency_mhz, after.top_frequency_mhz
+    hot = after.temperature_c
+    if now is not None and before.frequency_mhz is not None and now < _THROTTLED * before.frequency_mhz:
+        heat = "" if hot is None else f", at {hot:.0f} °C"
+        found.append(
+            f"the processor slowed from {before.frequency_mhz:.0f} to {now:.0f} MHz{heat}: cool it, or let it rest"
+        )
+    elif now is not None and top is not None and now < _THROTTLED * top:
+        found.append(
+            f"the processor ran at {now:.0f} of {top:.0f} MHz: set the governor to performance, or cool it"
+        )
+    if before.load_1min is not None and before.load_1min > _BUSY * cores:
+        found.append(
+            f"load {before.load_1min:.1f} on {cores} cores before it began: end other programs for steadier times"
+        )
+    return found
 
 
 def describe() -> Environment:
@@ -168,6 +235,21 @@ def _load() -> float | None:
         return os.getloadavg()[0]
     except (OSError, AttributeError):  # Windows has no such function
         return None
+
+
+def _numbers(folder: Path, pattern: str) -> list[int]:
+    """The whole numbers that files hold; those that cannot be read are left out."""
+    found = []
+    for path in folder.glob(pattern):
+        try:
+            found.append(int(path.read_text()))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _mhz(khz: list[int]) -> float | None:
+    return max(khz) / 1000 if khz else None
 
 
 def _line(path: Path) -> str | None:

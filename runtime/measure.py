@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from edgepress.runtime import stats
 from edgepress.runtime.engines.base import Engine, Feeds
+from edgepress.runtime.engines.choose import engine_for
 from edgepress.runtime.record import Measurement
 
 __all__ = ["Measurement", "measure", "ratio_interval"]
@@ -36,7 +37,7 @@ _FEWEST_ROUNDS = 3  # even when time is up: fewer give no interval at all
 
 def measure(
     models: Sequence[bytes | PathLike[str]],
-    feeds: Feeds,
+    feeds: Feeds | Sequence[Feeds],
     *,
     engine: Engine | Sequence[Engine] | None = None,
     threads: int = 1,
@@ -47,12 +48,12 @@ def measure(
     seed: int = 0,
     clock: Clock = time.perf_counter_ns,
 ) -> list[Measurement]:
-    """Time models on the same feeds, interleaved.
+    """Time models, interleaved.
 
     Args:
         models: serialized models or files.
-        feeds: what each of them is run on.
-        engine: what runs them, all or each; onnxruntime by default.
+        feeds: what each of them is run on: the same for all, or one mapping a model.
+        engine: what runs them, all or each; None: onnxruntime, and LiteRT for TFLite files.
         threads: threads that one operator may use.
         time_limit_s: no round starts after this many seconds, but three always run; loading not counted.
         precision: half the width of the 95 % interval, as a share of the median, at which a median is known.
@@ -70,12 +71,13 @@ def measure(
     """
     if not models:
         return []
-    engines = engine if isinstance(engine, Sequence) else [engine or _default_engine()] * len(models)
+    engines = list(engine) if isinstance(engine, Sequence) else [engine or engine_for(m) for m in models]
     if len(engines) != len(models):
         raise ValueError(f"{len(engines)} engines for {len(models)} models")
+    given = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
     calls = [
-        _bound(each, model, feeds, threads)
-        for each, model in zip(engines, models)  # noqa: B905 boards have Python 3.9
+        _bound(each, model, own, threads)
+        for each, model, own in zip(engines, models, given)  # noqa: B905 boards have Python 3.9
     ]
     shuffle, bootstrap = (np.random.default_rng([seed, stream]) for stream in range(2))
     with _no_garbage_collection():
@@ -109,12 +111,6 @@ def ratio_interval(a: Measurement, b: Measurement, seed: int = 0) -> tuple[float
         ValueError: the two do not share their rounds.
     """
     return stats.ratio_interval(a.samples_ns, b.samples_ns, np.random.default_rng(seed))
-
-
-def _default_engine() -> Engine:
-    from edgepress.runtime.engines.ort import OrtEngine  # a board may have another engine only
-
-    return OrtEngine()
 
 
 def _bound(engine: Engine, model: bytes | PathLike[str], feeds: Feeds, threads: int) -> Call:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.runtime import worker
+from edgepress.runtime.engines.choose import engine_for
 from edgepress.runtime.record import EngineError
 
 _STATUS = Path("/proc/self/status")
@@ -54,9 +55,7 @@ def memory_peak_bytes(
 
 def growth_bytes(model: Path, feeds: Mapping[str, Any], threads: int = 1) -> int:
     """What loading and running a model once adds to this process's peak, in bytes; for a fresh process."""
-    from edgepress.runtime.engines.ort import OrtEngine
-
-    engine = OrtEngine()
+    engine = engine_for(model)
     _forget_peak()
     before = _peak_bytes()
     engine.load(model, threads)(feeds)

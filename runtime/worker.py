@@ -1,14 +1,23 @@
-"""A process of its own for one model: a JSON request on stdin, a JSON answer on stdout.
+"""A process of its own for some models: a JSON request on stdin, a JSON answer on stdout.
 
-It needs numpy, onnxruntime and the standard library of Python 3.9. `bundle` packs it with the rest of the
-runtime into one file that travels: `python3 worker.pyz < request.json`. Engine and timing loop are thus the
-same code everywhere.
+It needs numpy, one engine (onnxruntime for .onnx files, LiteRT or tflite_runtime for .tflite files) and the standard
+library of Python 3.9. `bundle` packs it with the rest of the runtime into one file that travels:
+`python3 worker.pyz < request.json`. Engine and timing loop are thus the same code everywhere.
 
-Request: {"task": "memory" | "time" | "count" | "run", "models": [path, …], "feeds": path of an .npz or null,
-"inputs": [name, …], "threads": 1, and for "time" optionally "time_limit_s", for "run" "outputs": one .npz a model,
-to be written}. The archive's arrays are called a0, a1, …, in the order of "inputs": a tensor may have a name that no
-archive can hold. "run" answers the names of its outputs, in the order of the arrays that it wrote.
-Answer: {"result": …} or {"error": message, "hint": …}.
+Request: {"task": …, "models": [path, …], "feeds": path of an .npz or null, "inputs": [name, …], "threads": 1}
+and what the task takes beyond. The archive's arrays are called a0, a1, …, in the order of "inputs": a tensor may have a
+name that no archive can hold. Where models take different feeds, "feeds" and "inputs" are lists of those, one a model.
+
+| task | takes | gives |
+|---|---|---|
+| time | "time_limit_s" | a `Measurement` a model, all interleaved |
+| memory | | growth of the peak memory in bytes, a model |
+| run | "outputs": [path of an .npz to write, a model] | names of its arrays a0, a1, …, a model |
+| count | | instructions and heap a model, where an emulator counts (`counting`) |
+| look | | engine, version, delegate, inputs, outputs and load time, a model |
+| environment | | an `Environment` |
+
+Answer: {"result": …, "before": a `Condition`, "after": another} or {"error": message, "hint": …}.
 """
 
 from __future__ import annotations
@@ -18,19 +27,26 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgepress.runtime.environment import condition, describe
 from edgepress.runtime.record import EngineError
 
 _MODULES = (
-    *("__init__", "counting", "measure", "memory", "record", "stats", "worker"),
-    *("engines/__init__", "engines/base", "engines/flatfile", "engines/litert", "engines/ort"),
+    *("__init__", "counting", "environment", "measure", "memory", "record", "stats", "worker"),
+    *(f"engines/{name}" for name in ("__init__", "base", "choose", "flatfile", "litert", "ort")),
 )
-_STARTER = "from edgepress.runtime.worker import main\nmain()\n"
+_STARTER = """import sys
+if sys.version_info < (3, 9):
+    sys.exit("Python 3.9 or newer is needed; this one is %d.%d" % sys.version_info[:2])
+from edgepress.runtime.worker import main
+main()
+"""
 
 
 def ask(
@@ -97,7 +113,7 @@ def save_feeds(feeds: Mapping[str, Any], path: Path) -> str:
 
 
 def bundle(path: Path) -> Path:
-    """Pack the runtime into one file that any Python ≥ 3.9 with numpy and onnxruntime runs.
+    """Pack the runtime into one file that any Python ≥ 3.9 with numpy and an engine runs.
 
     Args:
         path: where to write it, such as `worker.pyz`; overwritten.
@@ -119,40 +135,15 @@ def bundle(path: Path) -> Path:
 
 
 def serve(request: Mapping[str, Any]) -> Any:
-    """Do what a request asks for, in this process."""
-    import numpy as np
+    """Do what a request asks for, in this process.
 
-    feeds = {}
-    if request["feeds"] is not None:
-        with np.load(request["feeds"], allow_pickle=False) as archive:
-            feeds = {name: archive[f"a{index}"] for index, name in enumerate(request["inputs"])}
-    models = [Path(model) for model in request["models"]]
-    threads = int(request.get("threads", 1))
-    if request["task"] == "memory":
-        from edgepress.runtime.memory import growth_bytes
-
-        return [growth_bytes(model, feeds, threads) for model in models]
-    if request["task"] == "time":
-        from edgepress.runtime.measure import measure
-
-        limit = float(request.get("time_limit_s", 10.0))
-        return [asdict(m) for m in measure(models, feeds, threads=threads, time_limit_s=limit)]
-    if request["task"] == "count":
-        from edgepress.runtime.counting import count
-
-        return count(models, feeds, threads)
-    if request["task"] == "run":
-        return [_run(model, feeds, Path(out), threads) for model, out in zip(models, request["outputs"])]  # noqa: B905
-    raise EngineError(f"unknown task {request['task']!r}", "Known: memory, time, count, run.")
-
-
-def _run(model: Path, feeds: Mapping[str, Any], out: Path, threads: int) -> list[str]:
-    """Run a model once, write what it gives, and return the outputs' names."""
-    from edgepress.runtime.counting import engine_of
-
-    outputs = engine_of(model).load(model, threads)(feeds)
-    save_feeds(outputs, out)
-    return list(outputs)
+    Raises:
+        EngineError: the task is unknown, the engine is missing, or it refused.
+    """
+    task = _TASKS.get(request["task"])
+    if task is None:
+        raise EngineError(f"unknown task {request['task']!r}", f"Known: {', '.join(sorted(_TASKS))}.")
+    return task(request)
 
 
 def main() -> None:
@@ -160,11 +151,112 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        answer = {"result": serve(json.load(sys.stdin))}
+        request = json.load(sys.stdin)
+        before = asdict(condition())
+        answer = {"result": serve(request), "before": before, "after": asdict(condition())}
     except EngineError as error:
         answer = {"error": str(error), "hint": error.hint}
+    except ImportError as error:
+        hint = f"Install what is missing there: {sys.executable} -m pip install numpy onnxruntime"
+        answer = {"error": f"a library does not load: {error}", "hint": hint}
+    except OSError as error:
+        answer = {"error": f"{error.filename or 'a file'}: {error.strerror}", "hint": "Is the disk full?"}
+    except MemoryError:
+        answer = {"error": "memory ran out", "hint": "Use a smaller model or batch."}
     with answers:
         json.dump(answer, answers)
+
+
+def _time(request: Mapping[str, Any]) -> Any:
+    from edgepress.runtime.measure import measure
+
+    limit = float(request.get("time_limit_s", 10.0))
+    found = measure(_models(request), _feeds(request), threads=_threads(request), time_limit_s=limit)
+    return [asdict(measurement) for measurement in found]
+
+
+def _memory(request: Mapping[str, Any]) -> Any:
+    from edgepress.runtime.memory import growth_bytes
+
+    pairs = zip(_models(request), _feeds(request))  # noqa: B905 boards have Python 3.9
+    return [growth_bytes(model, feeds, _threads(request)) for model, feeds in pairs]
+
+
+def _run(request: Mapping[str, Any]) -> Any:
+    from edgepress.runtime.engines.choose import engine_for  # needs numpy, which `environment` does not
+
+    names = []
+    for model, feeds, path in zip(_models(request), _feeds(request), request["outputs"]):  # noqa: B905
+        outputs = engine_for(model).load(model, _threads(request))(feeds)
+        save_feeds(outputs, Path(path))
+        names.append(list(outputs))
+    return names
+
+
+def _look(request: Mapping[str, Any]) -> Any:
+    from edgepress.runtime.engines.choose import engine_for  # needs numpy, which `environment` does not
+
+    found = []
+    for model in _models(request):
+        engine = engine_for(model)
+        start = time.perf_counter_ns()
+        runner: Any = engine.load(model, _threads(request))
+        found.append(
+            {
+                "engine": engine.name,
+                "version": engine.version,
+                "delegate": getattr(runner, "delegate", "none"),
+                "inputs": runner.inputs,
+                "outputs": runner.outputs,
+                "load_ns": time.perf_counter_ns() - start,
+            }
+        )
+    return found
+
+
+def _environment(request: Mapping[str, Any]) -> Any:
+    return asdict(describe())
+
+
+def _count(request: Mapping[str, Any]) -> Any:
+    from edgepress.runtime.counting import count
+
+    return count(_models(request), _feeds(request), _threads(request))
+
+
+_TASKS = {
+    "count": _count,
+    "environment": _environment,
+    "look": _look,
+    "memory": _memory,
+    "run": _run,
+    "time": _time,
+}
+
+
+def _models(request: Mapping[str, Any]) -> list[Path]:
+    return [Path(model) for model in request["models"]]
+
+
+def _threads(request: Mapping[str, Any]) -> int:
+    return int(request.get("threads", 1))
+
+
+def _feeds(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each model is run on."""
+    paths, inputs = request["feeds"], request["inputs"]
+    if not isinstance(paths, list):
+        return [_arrays(paths, inputs)] * len(request["models"])
+    return [_arrays(path, names) for path, names in zip(paths, inputs)]  # noqa: B905
+
+
+def _arrays(path: str | None, names: list[str]) -> dict[str, Any]:
+    import numpy as np
+
+    if path is None:
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[f"a{index}"] for index, name in enumerate(names)}
 
 
 def _answer(done: subprocess.CompletedProcess[str], models: list[Path]) -> Any:

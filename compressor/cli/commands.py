@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from edgepress.compressor.cli.bench import bench
 from edgepress.compressor.cli.devices import devices
 from edgepress.compressor.cli.doctor import doctor
 from edgepress.compressor.cli.export import export
@@ -16,7 +17,7 @@ from edgepress.compressor.cli.replay import replay
 from edgepress.compressor.cli.run import run
 from edgepress.compressor.errors import EdgepressError, nearest
 
-COMMANDS = (run, inspect, export, passes, devices, replay, doctor)
+COMMANDS = (run, bench, inspect, export, passes, devices, replay, doctor)
 
 
 class DefaultGroup(click.Group):

@@ -1,4 +1,7 @@
-"""`compress devices`: which device profiles there are; `compress devices profile`: measure this machine for one."""
+"""`compress devices`: which device profiles there are; `compress devices profile`: measure this machine for one.
+
+The commands for single devices are in `boards.py`.
+"""
 
 import json
 import re
@@ -14,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from edgepress.compressor.cli import boards
 from edgepress.compressor.cli.host import find_target, user_profiles
 from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.outdir import write_file
@@ -93,6 +97,10 @@ def profile(
         used = str(path) if out is not None else word
         click.echo(f"Wrote {path}" + ("" if used == LOCAL else f"\nUse it with --target {used}"))
     return 0
+
+
+for each in (boards.show, boards.check, boards.add):
+    devices.add_command(each)
 
 
 def _path(name: str | None, out: Path | None) -> Path:

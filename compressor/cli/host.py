@@ -21,6 +21,7 @@ from edgepress.compressor.protocols import (
     TfliteEngine,
     TfliteRunner,
 )
+from edgepress.devices.base import DeviceTroubleError
 from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
 from edgepress.runtime.engines.apart import ApartEngine, ApartRunner
 from edgepress.runtime.engines.litert import LiteRTEngine
@@ -48,11 +49,11 @@ class CheckedEngine:
 
     def load(self, model: ModelFile, threads: int = 1) -> Runner:
         """Load a model; raises `DeviceError` where the engine refuses it."""
-        with _errors_told():
+        with errors_told():
             runner = self._engine.load(model, threads)
 
         def run(feeds: Feeds) -> dict[str, Array]:
-            with _errors_told():
+            with errors_told():
                 return runner(feeds)
 
         return run
@@ -68,13 +69,13 @@ class CheckedTflite:
 
     def __init__(self) -> None:
         """Find an interpreter; raises `DeviceError` where there is none."""
-        with _errors_told():
+        with errors_told():
             self._engine = ApartEngine(partial(LiteRTEngine, as_onnx=True))
         self.name, self.version = self._engine.name, self._engine.version
 
     def load(self, model: bytes, threads: int = 1) -> TfliteRunner:
         """Load a file; raises `DeviceError` where the engine refuses it, or dies over it."""
-        with _errors_told():
+        with errors_told():
             return CheckedTfliteRunner(self._engine.load(model, threads))
 
 
@@ -93,16 +94,16 @@ class CheckedTfliteRunner:
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Run one batch; raises `DeviceError` where the engine fails."""
-        with _errors_told():
+        with errors_told():
             return self._runner(feeds)
 
 
 @contextmanager
-def _errors_told() -> Iterator[None]:
-    """The runtime's errors as the compressor's."""
+def errors_told() -> Iterator[None]:
+    """The runtime's and the devices' errors as the compressor's."""
     try:
         yield
-    except EngineError as error:
+    except (EngineError, DeviceTroubleError) as error:
         raise DeviceError(str(error), getattr(error, "hint", "")) from error
 
 

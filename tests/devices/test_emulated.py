@@ -88,16 +88,15 @@ def test_tflite_files_run_and_are_counted_too(nets, tmp_path):
     files = [tmp_path / f"{model.stem}.tflite" for model in models]
     for model, file in zip(models, files, strict=True):
         file.write_bytes(convert(onnx_ir.load(model)).data)
-    channels_last = {"x": np.moveaxis(feeds["x"], 1, -1).copy()}
     with QemuDevice(load_profile("cortex-a76")) as device:
-        fp32, int8 = ask(device, "count", files, channels_last)
-        ((name,), _) = ask(device, "run", files, channels_last, outputs=["a.npz", "b.npz"])
+        fp32, int8 = ask(device, "count", files, feeds)
+        ((name,), _) = ask(device, "run", files, feeds, outputs=["a.npz", "b.npz"])
         device.get("b.npz", tmp_path / "b.npz")
     assert fp32["instructions_fma"] * 4 == pytest.approx(MACS, rel=0.02)
     assert int8["instructions_dot"] * 16 == pytest.approx(MACS, rel=0.02)
     assert fp32["instructions_total"] > 2 * int8["instructions_total"]
     with np.load(tmp_path / "b.npz") as there:
-        assert np.array_equal(there["a0"], LiteRTEngine().load(files[1])(channels_last)[name])
+        assert np.array_equal(there["a0"], LiteRTEngine(as_onnx=True).load(files[1])(feeds)[name])
 
 
 def test_a_null_model_counts_nearly_nothing_above_itself(a72, tmp_path):

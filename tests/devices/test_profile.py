@@ -1,4 +1,6 @@
+from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -6,12 +8,13 @@ import pytest
 from edgepress.devices.profile import (
     DeviceSpec,
     ProfileError,
+    dump_profile,
     is_host,
     known_profiles,
     load_profile,
     local_profile,
 )
-from edgepress.runtime.environment import Environment
+from edgepress.runtime.environment import Environment, describe
 
 NAMES = ["arm", "cortex-a53", "cortex-a72", "cortex-a76", "local", "neoverse-n1", "x86"]
 
@@ -171,3 +174,34 @@ def test_wrong_fields_are_named(tmp_path, line, said):
 def test_missing_fields_are_named(tmp_path):
     with pytest.raises(ProfileError, match=r"missing activation_dtype, .*weight_bits"):
         load_profile(write(tmp_path, "mine", 'arch = "x86_64"'))
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('transport = "carrier pigeon"', "transport must be local or ssh or adb or qemu"),
+        ('transport = "ssh"', "transport ssh needs an address"),
+        ('address = "-oProxyCommand=rm"', "is no option"),
+        ('address = "a b"', "must be one word"),
+        ('address = "a\\u0000b"', "must be one word"),
+        ('transport = "local"\naddress = "board"', "takes no address"),
+        ('transport = "qemu"\naddress = "board"', "takes no address"),
+        ('address = "board"\npython = "\'"', "python is no command"),
+        ("address = 3", "address must be text"),
+    ],
+)
+def test_a_way_that_leads_nowhere_is_refused(tmp_path: Path, lines: str, says: str) -> None:
+    (tmp_path / "board.toml").write_text(f'base = "arm"\n{lines}\n', encoding="utf-8")
+    with pytest.raises(ProfileError, match=says):
+        load_profile(tmp_path / "board.toml")
+
+
+def test_a_board_is_not_this_machine_however_alike(tmp_path: Path) -> None:
+    here = describe()
+    spec = replace(local_profile(here), name="board")
+    assert is_host(spec, here)
+    for far in (replace(spec, address="board"), replace(spec, transport="adb")):
+        assert not is_host(far, here)
+        (tmp_path / "board.toml").write_text(dump_profile(far), encoding="utf-8")
+        assert load_profile(tmp_path / "board.toml") == far
+    assert is_host(replace(spec, transport="local"), here)
