@@ -109,7 +109,7 @@ def test_the_final_model_is_fitted_to_all_samples_and_tells_what_it_left() -> No
 
 
 def test_a_final_model_does_not_hang_on_those_fitted_before_it() -> None:
-    shrunk = Shrink((("h", 12),), refit=False)
+    shrunk = Shrink((("h", 12),))
     structure: tuple[Pass, ...] = (shrunk, LowRank((("y", 2),)))
     recipe = (*structure, StoreWeights(weight_bits=4))
     made = trials()
