@@ -118,7 +118,9 @@ def _grid(node: ir.Node, constants: Constants) -> Grid | None:
     kind = given.dtype if given is not None else None
     if kind is None:
         side = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
-        kind = (side.dtype if side is not None else None) or ir.DataType.UINT8
+        # a constant worked out at load has no type in a stripped file; `Constants` takes it for signed as well
+        unsaid = ir.DataType.INT8 if node.op_type == "DequantizeLinear" else ir.DataType.UINT8
+        kind = (side.dtype if side is not None else None) or unsaid
     zero = np.zeros((), np.int64) if given is None else constants.array(given)
     if scale is None or zero is None:
         return None
