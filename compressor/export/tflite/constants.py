@@ -143,7 +143,8 @@ class Constants:
 def _plain(array: Array) -> Array:
     """Narrow types of ml_dtypes as the next one that numpy has; values stay."""
     wider = {"int4": np.int8, "int2": np.int8, "uint4": np.uint8, "uint2": np.uint8, "bfloat16": np.float32}
-    kind = wider.get(array.dtype.name)
+    name = array.dtype.name
+    kind = np.float32 if name.startswith(("float8", "float4")) else wider.get(name)
     return array if kind is None else array.astype(kind)
 
 

@@ -17,6 +17,7 @@ from edgepress.compressor.export.tflite.emitter import (
     where,
 )
 from edgepress.compressor.export.tflite.ops import HANDLERS
+from edgepress.compressor.export.tflite.ops.narrow import check_types
 from edgepress.compressor.export.tflite.prepare import dynamic_inputs, prepare, simplify, stand_ins
 from edgepress.compressor.export.tflite.quantization import common_grid, held_grid
 from edgepress.compressor.export.tflite.tensors import Grid, Tensor
@@ -72,13 +73,25 @@ class NotConvertibleError(ModelError):
         self.problems = tuple(problems)
 
 
-def convert(model: ir.Model, *, io: str = "float32", keep_layout: bool = False) -> Converted:
+@dataclass(frozen=True)
+class _Form:
+    """What is asked of the file; see `convert`."""
+
+    io: str
+    keep_layout: bool
+    hybrid: bool
+
+
+def convert(
+    model: ir.Model, *, io: str = "float32", keep_layout: bool = False, hybrid: bool = True
+) -> Converted:
     """Write a model as TFLite.
 
     Args:
         model: any; one with Q/DQ pairs runs as integers with the same scales. It is not changed.
         io: type of quantized inputs and outputs, one of `BORDERS`.
         keep_layout: leave inputs and outputs of rank 4 in ONNX's order; costs a TRANSPOSE each.
+        hybrid: use kernels that multiply floats by int8 weights; interpreters of microcontrollers have none.
 
     Raises:
         NotConvertibleError: naming every node that cannot be expressed.
@@ -88,13 +101,14 @@ def convert(model: ir.Model, *, io: str = "float32", keep_layout: bool = False) 
     if io not in BORDERS:
         raise UsageError(f"TFLite inputs cannot be {io!r}.", f"One of: {', '.join(BORDERS)}.")
     _check_inputs(model)
+    form = _Form(io, keep_layout, hybrid)
     simple = simplify(model)
     if not dynamic_inputs(simple):
-        return _written(prepare(simple, 1), 0, io, keep_layout)
-    first, second = (_attempt(simple, batch, io, keep_layout) for batch in stand_ins(simple))
+        return _written(prepare(simple, 1), 0, form)
+    first, second = (_attempt(simple, batch, form) for batch in stand_ins(simple))
     if isinstance(first, Converted) and isinstance(second, Converted) and first.data == second.data:
         return first
-    fixed = _written(prepare(simple, 1), 0, io, keep_layout)
+    fixed = _written(prepare(simple, 1), 0, form)
     why = first if isinstance(first, str) else "what is computed from it is more than a shape"
     note = f"The batch size is fixed at 1: {why}."
     return Converted(fixed.data, fixed.inputs, fixed.outputs, fixed.operators, (*fixed.notes, note))
@@ -111,16 +125,16 @@ def _check_inputs(model: ir.Model) -> None:
         raise NotConvertibleError(problems)
 
 
-def _attempt(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Converted | str:
+def _attempt(model: ir.Model, batch: int, form: _Form) -> Converted | str:
     try:
-        return _written(prepare(model, batch), batch, io, keep_layout)
+        return _written(prepare(model, batch), batch, form)
     except NotConvertibleError as error:
         return f"{error.problems[0].node}: {error.problems[0].why}"
 
 
-def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Converted:
-    builder = Builder(batch)
-    emit = Emitter(builder)
+def _written(model: ir.Model, batch: int, form: _Form) -> Converted:
+    builder, io, keep_layout = Builder(batch), form.io, form.keep_layout
+    emit = Emitter(builder, hybrid=form.hybrid)
     found: list[tuple[str, UnsupportedError]] = []
     inputs = {}
     for value in model.graph.inputs:
@@ -138,6 +152,7 @@ def _written(model: ir.Model, batch: int, io: str, keep_layout: bool) -> Convert
             if handler is None:
                 raise UnsupportedError(f"form: there is no way to express {node.op_type}")
             _check_sizes(emit, node)
+            check_types(node)
             handler(emit, node)
         except UnsupportedError as error:
             found.append((where(node), error))

@@ -43,7 +43,13 @@ class FollowsError(UnsupportedError):
     """A value is missing because of what cannot be expressed before it, which is told by itself."""
 
 
+NARROW_FLOATS = frozenset({
+    ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ, ir.DataType.FLOAT8E5M2,
+    ir.DataType.FLOAT8E5M2FNUZ, ir.DataType.FLOAT4E2M1,
+})  # fmt: skip
+"""Floats whose numbers are held in float32; see `ops.narrow`."""
 CONTAINERS = {
+    **dict.fromkeys(NARROW_FLOATS, ir.DataType.FLOAT),
     ir.DataType.INT4: ir.DataType.INT8,
     ir.DataType.INT2: ir.DataType.INT8,
     ir.DataType.UINT4: ir.DataType.UINT8,
@@ -89,11 +95,12 @@ class Emitter:
         builder: the file.
         maths: appends arithmetic.
         constants: what is known before the model runs.
+        hybrid: whether products of float operands and int8 weights may stand in the file.
         done: nodes that an earlier handler took in.
     """
 
-    def __init__(self, builder: Builder) -> None:
-        self.builder, self.maths = builder, Maths(builder)
+    def __init__(self, builder: Builder, *, hybrid: bool = True) -> None:
+        self.builder, self.maths, self.hybrid = builder, Maths(builder), hybrid
         self.done: set[ir.Node] = set()
         self._places: dict[ir.Value, Place] = {}
         self.constants = Constants()
@@ -118,7 +125,7 @@ class Emitter:
     def dtype(self, value: ir.Value) -> str:
         """The schema's name of a value's type, or of its container; `UnsupportedError` where there is neither."""
         kind = CONTAINERS.get(value.dtype, value.dtype) if value.dtype is not None else None
-        name = DTYPES.get(kind.numpy().name) if kind is not None and kind not in _NARROW else None
+        name = DTYPES.get(kind.numpy().name) if kind is not None and kind not in _UNKNOWN else None
         if name is None:
             raise UnsupportedError(
                 f"dtype: {value.name!r} is of type {kind}, which TFLite's kernels do not take"
@@ -316,13 +323,16 @@ class Emitter:
         return self.builder.op("DEQUANTIZE", [tensor], tensor.shape, "FLOAT32")
 
 
-_NARROW = frozenset(kind for kind in ir.DataType if kind.name.startswith(("FLOAT8", "FLOAT4"))) | {
-    ir.DataType.BFLOAT16,
-    ir.DataType.STRING,
-    ir.DataType.COMPLEX64,
-    ir.DataType.COMPLEX128,
-    ir.DataType.UNDEFINED,
-}
+_UNKNOWN = frozenset(
+    {
+        ir.DataType.FLOAT8E8M0,
+        *(kind for kind in ir.DataType if kind.name.startswith("FLOAT6")),
+        ir.DataType.STRING,
+        ir.DataType.COMPLEX64,
+        ir.DataType.COMPLEX128,
+        ir.DataType.UNDEFINED,
+    }
+)
 
 
 def _known(value: ir.Value, array: Array) -> Array:

@@ -1,8 +1,9 @@
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tflite import assert_same, assert_same_integers, between_pairs, one_op
+from tflite import assert_same, assert_same_integers, between_pairs, by_tflite, graph, one_op
 
 from edgepress.compressor.export.tflite import convert
 from edgepress.compressor.export.tflite.convert import NotConvertibleError
@@ -97,3 +98,47 @@ def test_products_of_integers_run_as_integers():
     feeds = {"a": _example(1, 3, 4, 5), "b": _example(2, 3, 5, 4)}
     quantized, _ = between_pairs(one_op("MatMul", feeds), feeds)
     assert convert(quantized).operators == {"BATCH_MATMUL": 1, "DEQUANTIZE": 1, "QUANTIZE": 2}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("lead", [(3,), (2, 3)])
+@pytest.mark.parametrize("low", [0.0, -1.0, -9.0])
+def test_a_large_product_of_integers_with_a_real_result_is_the_same_bits(dynamic, lead, low):
+    x = np.random.default_rng(1).uniform(low, 1, (*lead, 96)).astype(np.float32)
+    x[0] /= 7  # rows whose ends are not those of the grid
+    feeds = {"x": x}
+    held = {"w": _example(2, 96, 90), "b": _example(3, 90)}
+    model = one_op("MatMul", feeds, constants={"w": held["w"]}, dynamic=dynamic)
+    proto = ir.to_proto(between_pairs(model, feeds, weights={"w": 1})[0])
+    for node in [node for node in proto.graph.node if node.output[0] in {"y0", "y0_q"}]:
+        proto.graph.node.remove(node)
+    proto.graph.node.add(op_type="Identity", input=["y0_raw"], output=["y0"])
+    converted = assert_same(ir.from_proto(proto), feeds, rtol=0, atol=0)
+    assert not converted.notes
+    assert converted.operators["PAD"] == 1
+    assert "PAD" not in convert(ir.from_proto(proto), hybrid=False).operators
+
+
+@pytest.mark.parametrize("outputs", [5, 90])
+def test_a_real_bias_behind_integers_is_not_rounded_to_their_grid(outputs):
+    feeds = {"x": _example(1, 4, 96)}
+    model = graph(
+        f"g (float[4,96] x) => (float[4,{outputs}] y) <float s = {{0.3}}, uint8 z = {{128}}>"
+        "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) p = MatMul(d, v) y = Add(p, b) }"
+    )
+    w, b = np.round(_example(2, 96, outputs) * 30).astype(np.int8), _example(3, outputs)
+    for name, array in (("w", w), ("t", np.float32(0.5)), ("b", b)):
+        model.graph.initializers[name] = ir.Value(
+            name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            const_value=ir.tensor(array, name=name),
+        )  # fmt: skip
+    made = ir.node("DequantizeLinear", [model.graph.initializers[name] for name in ("w", "t")])
+    made.outputs[0].name = "v"
+    product = next(node for node in model.graph if node.op_type == "MatMul")
+    model.graph.insert_before(product, made)
+    product.replace_input_with(1, made.outputs[0])
+    product.outputs[0].uses()[0].node.replace_input_with(1, model.graph.initializers["b"])
+    integers = np.clip(np.round(feeds["x"] / np.float32(0.3)), -128, 127).astype(np.float64)
+    expected = integers @ w * np.float32(0.15) + b
+    got = by_tflite(convert(model), feeds)["y"]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * np.abs(expected).max())

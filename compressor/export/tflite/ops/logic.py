@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
+from edgepress.compressor.export.tflite.emitter import NARROW_FLOATS, Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.ops.elementwise import operands
+from edgepress.compressor.export.tflite.ops.narrow import rounded
 from edgepress.compressor.export.tflite.ops.shaping import identity
-from edgepress.compressor.export.tflite.ops.values import ordered, plain, write
+from edgepress.compressor.export.tflite.ops.values import numbers, ordered, plain, write
+from edgepress.compressor.sites import int_attribute
 
 Handler = Callable[[Emitter, ir.Node], None]
 
@@ -58,7 +61,11 @@ def cast(emit: Emitter, node: ir.Node) -> None:
     for value in (x, node.outputs[0]):
         if value is not None and emit.dtype(value) == "UINT64":
             raise UnsupportedError(f"dtype: {value.name!r} is uint64, which CAST does not know")
-    data, bits = plain(emit, x, last=last), _NARROW.get(node.outputs[0].dtype or ir.DataType.FLOAT)
+    kind = node.outputs[0].dtype or ir.DataType.FLOAT
+    data, bits = plain(emit, x, last=last), _NARROW.get(kind)
+    if kind in NARROW_FLOATS:
+        whole = bool(int_attribute(node, "saturate", 1))
+        data = rounded(emit, emit.maths.cast(data, "FLOAT32"), kind, saturate=whole)
     if bits is not None:
         maths, low = emit.maths, 0 if emit.dtype(node.outputs[0]) == "UINT8" else -(1 << bits - 1)
         above = maths.binary("FLOOR_MOD", maths.sub(maths.cast(data, "INT32"), low), 1 << bits)
@@ -67,18 +74,46 @@ def cast(emit: Emitter, node: ir.Node) -> None:
 
 
 def dropout(emit: Emitter, node: ir.Node) -> None:
-    """Nothing, as in inference; a mask is all true."""
+    """Nothing, as in inference; a mask is all true. In training, what the node's seed draws."""
     training = operand_of(node, 2)
-    if training is not None:
-        mode = emit.constant(training)
-        if mode is None or mode.any():
-            raise UnsupportedError("random: Dropout drops numbers in training", "Export for inference.")
+    mode = emit.constant(training) if training is not None else np.zeros((), bool)
+    if mode is None or mode.any():
+        _dropped(emit, node, training if mode is None else None)
+        return
     identity(emit, node)
     if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
         x, last = node.inputs[0], emit.last(node.inputs[0])
         maths = emit.maths
         truth = maths.cast(emit.read(x, last=last), "BOOL")
         emit.write(node.outputs[1], maths.binary("EQUAL", truth, truth), last=last)
+
+
+def _dropped(emit: Emitter, node: ir.Node, training: ir.Value | None) -> None:
+    """Zeros where the seed's numbers lie below the ratio, the same in every run, as ONNX's reference draws them.
+
+    Args:
+        emit: writes it.
+        node: a Dropout.
+        training: whether to drop anything, where that is not known before the model runs.
+    """
+    seed, shape = node.attributes.get("seed"), emit.shape(node.inputs[0])
+    if seed is None:
+        raise UnsupportedError("random: Dropout drops numbers in training", "Export for inference.")
+    if emit.builder.batch:
+        raise UnsupportedError("dynamic shape: what Dropout drops in training hangs on the batch size")
+    maths, given = emit.maths, operand_of(node, 1)
+    drawn = np.random.RandomState(seed.as_int()).uniform(0, 1, shape).astype(np.float32)
+    data = numbers(emit, node.inputs[0])
+    ratio = maths.constant(0.5, "FLOAT32") if given is None else maths.cast(emit.read(given), "FLOAT32")
+    kept = maths.binary("GREATER_EQUAL", emit.builder.constant(drawn), emit.builder.reshaped(ratio, ()))
+    if training is not None:
+        mode = emit.builder.reshaped(emit.read(training), ())
+        kept = maths.binary("LOGICAL_OR", kept, maths.unary("LOGICAL_NOT", mode))
+        ratio = maths.mul(ratio, maths.cast(mode, "FLOAT32"))
+    scaled = maths.mul(maths.select(kept, data, 0.0), maths.div(1.0, maths.sub(1.0, ratio)))
+    write(emit, node.outputs[0], scaled)
+    if len(node.outputs) > 1:
+        write(emit, node.outputs[1], kept)
 
 
 HANDLERS: dict[str, Handler] = {

@@ -28,7 +28,7 @@ _CARRIERS: Mapping[str, tuple[str, ...]] = {
 }
 """Types that hold every number of a type, in the order of preference."""
 RANK = 5
-"""Highest rank of SLICE, STRIDED_SLICE, PAD and PADV2."""
+"""Highest rank of STRIDED_SLICE, PAD and PADV2."""
 Pads = Sequence[tuple[int, int]]
 FAR = 2**30
 """Beyond every size, and small enough that sums of two stay in 32 bits."""
@@ -160,24 +160,15 @@ def cut(emit: Emitter, tensor: Tensor, ranges: Mapping[int, range]) -> Tensor:
     source, places = narrowed(emit, tensor, ranges, RANK)
     here = {places[axis]: taken for axis, taken in ranges.items()}
     shape = [len(here[axis]) if axis in here else size for axis, size in enumerate(source.shape)]
-    if all(taken.step == 1 for taken in here.values()):
-        begin = [here[axis].start if axis in here else 0 for axis in range(len(shape))]
-        size = [len(here[axis]) if axis in here else -1 for axis in range(len(shape))]
-        made = emit.builder.op(
-            "SLICE",
-            [source, vector(emit, begin), vector(emit, size)],
-            shape,
-            "",
-            tensor.grid,
-            options("Slice"),
-        )
-    else:
-        made = _strided(emit, source, here, shape)
+    made = _strided(emit, source, here, shape)
     return emit.builder.reshaped(made, whole)
 
 
 def _strided(emit: Emitter, tensor: Tensor, ranges: Mapping[int, range], shape: list[int]) -> Tensor:
-    """STRIDED_SLICE; masks say that a range begins or ends where the dimension does, whatever its size."""
+    """STRIDED_SLICE; masks say that a range begins or ends where the dimension does, whatever its size.
+
+    Without steps SLICE would do, but XNNPACK leaves it alone where a size is given as "the rest".
+    """
     begin, end, step = ([0] * len(shape), [0] * len(shape), [1] * len(shape))
     from_edge = to_edge = 0
     for axis, size in enumerate(tensor.shape):

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.export.tflite.emitter import Emitter, UnsupportedError, operand_of
+from edgepress.compressor.export.tflite.emitter import NARROW_FLOATS, Emitter, UnsupportedError, operand_of
 from edgepress.compressor.export.tflite.layout import axis_in, channels_last
 from edgepress.compressor.export.tflite.ops.moving import taken
+from edgepress.compressor.export.tflite.ops.narrow import rounded
 from edgepress.compressor.export.tflite.ops.values import numbers, plain, write
 from edgepress.compressor.export.tflite.quantization import grid_of
 from edgepress.compressor.export.tflite.tensors import Tensor
@@ -53,6 +54,9 @@ def _composed(emit: Emitter, node: ir.Node) -> None:
     """Integers in floats; cast, where not only a DequantizeLinear reads them."""
     x, result = node.inputs[0], node.outputs[0]
     kind = result.dtype.name if result.dtype is not None else ""
+    if result.dtype in NARROW_FLOATS:
+        _to_float(emit, node, result.dtype)
+        return
     if kind not in _BITS:
         raise UnsupportedError(f"dtype: nothing is quantized to {kind.lower()}", "Use 8 bits.")
     last, maths = emit.last(x), emit.maths
@@ -68,6 +72,16 @@ def _composed(emit: Emitter, node: ir.Node) -> None:
         emit.write(result, clipped, last=last)
     else:
         write(emit, result, clipped, last=last)
+
+
+def _to_float(emit: Emitter, node: ir.Node, kind: ir.DataType) -> None:
+    """Onto the numbers of a narrow float, which take the place of integers."""
+    x, last, maths = node.inputs[0], emit.last(node.inputs[0]), emit.maths
+    scale, zero = _parameters(emit, node, last)
+    steps = maths.div(maths.cast(numbers(emit, x, last=last), "FLOAT32"), scale)
+    moved = maths.add(steps, zero) if zero is not None else steps
+    whole = bool(int_attribute(node, "saturate", 1))
+    write(emit, node.outputs[0], rounded(emit, moved, kind, saturate=whole), last=last)
 
 
 def _parameters(emit: Emitter, node: ir.Node, last: bool) -> tuple[Tensor, Tensor | None]:
