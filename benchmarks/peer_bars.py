@@ -37,6 +37,7 @@ class Result:
         ratio_ci95: 95 % interval of its median over fp32's.
         too_noisy: the median is not known to a hundredth.
         seconds: that the tool took.
+        others_kept_percent: fidelity of the worst output that the metric does not read.
         failure: why there is no result; empty where there is one.
     """
 
@@ -50,6 +51,7 @@ class Result:
     ratio_ci95: tuple[float, float] | None = None
     too_noisy: bool | None = None
     seconds: float | None = None
+    others_kept_percent: float | None = None
     failure: str = ""
 
 
@@ -101,6 +103,12 @@ def rows_allowed(right: float, budget: float) -> int:
     return round(budget / 100 * right)
 
 
+def keeps_others(result: Result, budget: float) -> bool:
+    """Whether outputs that the score does not look at are kept, too: a detector is no use without its boxes."""
+    kept = result.others_kept_percent
+    return kept is None or kept >= 100 - budget - 1e-9
+
+
 def within(entry: Entry, result: Result, budget: float) -> bool:
     """Whether a result keeps the budget; the same rule for everybody's.
 
@@ -109,7 +117,7 @@ def within(entry: Entry, result: Result, budget: float) -> bool:
         result: one of its results.
         budget: percent of the original's score.
     """
-    if result.failure:
+    if result.failure or not keeps_others(result, budget):
         return False
     if entry.n_test < FEW_ROWS and result.agreement_percent is not None:
         return result.agreement_percent >= AGREEMENT
@@ -169,7 +177,7 @@ def hold(entry: Entry, budget: float) -> None:
         if result.failure:
             entry.misses.append(f"{name}: {result.failure}")
         elif not within(entry, result, budget):
-            entry.misses.append(f"{name}: {_lost(entry, result)}")
+            entry.misses.append(f"{name}: {_lost(entry, result, budget)}")
     for what, bound, word in (
         ("latency_ns", LATENCY_EACH, "slower"),
         ("size_bytes", SIZE_EACH, "larger"),
@@ -188,7 +196,9 @@ def hold(entry: Entry, budget: float) -> None:
         entry.misses.append("not timed")
 
 
-def _lost(entry: Entry, result: Result) -> str:
+def _lost(entry: Entry, result: Result, budget: float) -> str:
+    if not keeps_others(result, budget):
+        return f"keeps {result.others_kept_percent:.2f} % of another output"
     if entry.n_test < FEW_ROWS and result.agreement_percent is not None:
         return f"agrees on {result.agreement_percent:.1f} % of all rows, not ≥ {AGREEMENT:g}"
     kept = "nothing finite" if result.kept_percent is None else f"{result.kept_percent:.2f} %"

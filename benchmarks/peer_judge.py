@@ -20,7 +20,7 @@ import numpy as np
 from common import samples
 from edgepress.compressor.budget import Budget, Scores, judge
 from edgepress.compressor.data import Batch, Dataset, open_data
-from edgepress.compressor.metrics import BUILT_IN, Metric, resolve_metric, score_all
+from edgepress.compressor.metrics import BUILT_IN, Metric, resolve_metric, score_all, unread
 from edgepress.compressor.model import input_specs, load
 from edgepress.compressor.protocols import Array, Matrix, Runner
 from edgepress.compressor.scoring import cut
@@ -79,8 +79,9 @@ def score(folder: Path, name: str, candidate: Path) -> dict[str, Any]:
 
     Returns:
         score, original_score, kept_percent (of the score; None where that is not finite), n_test, rows_lost
-        (right rows of the original on balance, None where rows are not right or wrong) and agreement_percent
-        (same first choice as the original, over calibration and unseen rows; None where there are no classes).
+        (right rows of the original on balance, None where rows are not right or wrong), agreement_percent
+        (same first choice as the original, over calibration and unseen rows; None where there are no classes) and
+        others_kept_percent (fidelity of the worst output that the metric does not read; None where it reads all).
     """
     if name not in BUILT_IN:
         raise ValueError(f"info.json names a metric {name!r}")
@@ -92,11 +93,13 @@ def score(folder: Path, name: str, candidate: Path) -> dict[str, Any]:
     metrics = [resolve_metric(name, outputs, batch)]
     if next(iter(outputs.values())).ndim == 2:
         metrics.append(resolve_metric("agreement", outputs, batch))
-    before, after = _values(metrics, original, other, test)
+    agreements, others = metrics[1:], unread(metrics[0], outputs)
+    before, after = _values([*metrics, *others], original, other, test)
     agreement = None
-    if len(metrics) > 1:
-        known = _values(metrics[1:], original, other, calib)[1][0]
+    if agreements:
+        known = _values(agreements, original, other, calib)[1][0]
         agreement = 100 * float(np.mean([*known, *after[1]]))
+    kept = [100 * other.finish(after[len(metrics) + at]) for at, other in enumerate(others)]
     judged = judge(Budget(), metrics[0], Scores(before[0], after[0]))
     counted = name in ("top1", "top5", "agreement")
     return {
@@ -106,6 +109,7 @@ def score(folder: Path, name: str, candidate: Path) -> dict[str, Any]:
         "n_test": test.rows,
         "rows_lost": round(float(before[0].sum() - after[0].sum())) if counted else None,
         "agreement_percent": agreement,
+        "others_kept_percent": min(kept, default=None),
     }
 
 

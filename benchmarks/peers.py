@@ -5,9 +5,10 @@
 For every model of the zoo: onnxruntime static and dynamic 8 bits and NNCF's post-training quantization, made in
 an environment of their own (`.venv-peers`, set up on the first run from the extra `peers`), and `compress --target
 x86 --budget 2` for latency and for size. All get the same calibration rows, are scored on the same unseen rows by
-the metric of `info.json`, and are timed interleaved in one process with one thread. A peer's result counts where it
-loads, runs and keeps the budget; beside them stands fp32, which an expert would ship where all else is worse. Bars
-are those of `peer_bars.py`; exit code 1 where one is missed.
+the metric of `info.json` (outputs that it does not read by their fidelity, as `compress` does it), and are timed
+interleaved in one process with one thread. A peer's result counts where it loads, runs and keeps the budget; beside
+them stands fp32, which an expert would ship where all else is worse. Bars are those of `peer_bars.py`; exit code 1
+where one is missed.
 
 What was made is kept in `--work` (default `.cache/peers`) under digests of model, samples, versions and sources, so
 that an interrupted run goes on where it ended. Latencies are never kept. The search of `compress` times, too: for
@@ -109,7 +110,7 @@ def one_model(work: Work, tools: Sequence[str], seconds: float, progress: Progre
         scored, result.failure = score(work, one.path)
         if scored is not None:
             n_test = scored["n_test"]
-            for name in ("score", "kept_percent", "rows_lost", "agreement_percent"):
+            for name in ("score", "kept_percent", "rows_lost", "agreement_percent", "others_kept_percent"):
                 setattr(result, name, scored[name])
     progress.tell(f"{work.name}, scores", time.monotonic() - began)
     if results[FP32].failure:
@@ -142,7 +143,7 @@ def row(entry: Entry) -> dict[str, Any]:
 def details(entries: Sequence[Entry]) -> Table:
     """Every result, one a line."""
     made = Table(box=None, pad_edge=False)
-    for name in ("model", "tool", "score", "kept %", "agrees %", "kB", "µs", ""):
+    for name in ("model", "tool", "score", "kept %", "others %", "agrees %", "kB", "µs", ""):
         made.add_column(name, justify="left" if name in ("model", "tool", "") else "right")
     for entry in entries:
         for tool, result in entry.results.items():
@@ -150,6 +151,7 @@ def details(entries: Sequence[Entry]) -> Table:
             figures = (
                 (result.score, "{:.2f}"),
                 (result.kept_percent, "{:.2f}"),
+                (result.others_kept_percent, "{:.2f}"),
                 (result.agreement_percent, "{:.1f}"),
                 (result.size_bytes and result.size_bytes / 1000, "{:.1f}"),
                 (result.latency_ns and result.latency_ns / 1000, "{:.1f}"),

@@ -71,6 +71,17 @@ def test_where_no_peer_keeps_the_budget_fp32_is_shipped() -> None:
     assert ratio(made, 2.0, "latency_ns") == pytest.approx(0.5)
 
 
+def test_outputs_that_the_score_does_not_look_at_are_held_to_the_budget_too() -> None:
+    made = entry(static=result(latency=300), ours=result())
+    made.results["static"].others_kept_percent = 97.9
+    assert best_peer(made, 2.0, "latency_ns") == (FP32, 2000)
+    made.results["static"].others_kept_percent = 98.0
+    assert best_peer(made, 2.0, "latency_ns") == ("static", 300)
+    made.results[OURS].others_kept_percent = 97.5
+    hold(made, 2.0)
+    assert "ours: keeps 97.50 % of another output" in made.misses
+
+
 def test_few_rows_are_judged_by_agreement_and_count_in_no_mean() -> None:
     few = entry(149, ours=result(50.0))
     few.results[OURS].agreement_percent = 95.0
