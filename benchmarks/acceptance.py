@@ -248,8 +248,9 @@ def plan(models: Sequence[str], zoo: Path, objective: str, arm: bool) -> Iterato
         if objective != "latency" and (model in BARS or zoo == OWN_ZOO):
             yield model, "size", [*usual, "--objective", "size"]
         if arm:
-            yield model, "arm", ["--target", "arm", *given, *OPTIONS.get(model, ())]
-            yield model, "arm, no data", ["--target", "arm"]
+            there = ["--target", "arm", "--no-device"]  # on the emulated core: emulated.py
+            yield model, "arm", [*there, *given, *OPTIONS.get(model, ())]
+            yield model, "arm, no data", there
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -138,6 +138,7 @@ class Weighing:
         multiple: widths that fill a kernel's lanes.
         held: where memory is meant by size, how much of a site's outputs is at the peak of a run (their share, the same
             for all of them); 0: the file's bytes.
+        in_flash: whether a run leaves weights where the file is.
     """
 
     latency: float
@@ -145,11 +146,19 @@ class Weighing:
     precision: Precision
     multiple: int
     held: float = 0.0
+    in_flash: bool = False
 
-    def integer(self, layer: Layer, part: Part) -> bool:
-        """Whether a part of a layer gains by 8-bit kernels."""
+    def integer(self, layer: Layer, part: Part, known: bool) -> bool:
+        """Whether a part of a layer gains by 8-bit kernels.
+
+        Args:
+            layer: the layer.
+            part: of it.
+            known: whether the target's table tells what such kernels cost; else depthwise ones are taken for no
+                faster than float ones.
+        """
         dense = self.precision == "int8" or (self.precision == "dynamic" and layer.product)
-        return dense and part.kind != "depthwise"  # 8-bit kernels of such are no faster than float ones
+        return dense and (known or part.kind != "depthwise")
 
 
 def layer_cost(
@@ -179,11 +188,12 @@ def layer_cost(
     for part in parts:
         out, inputs, at = part.outputs, part.columns, part.positions
         lanes = math.ceil(out / how.multiple) * how.multiple
-        weights, integer = out * inputs, how.integer(layer, part)
+        weights, integer = out * inputs, how.integer(layer, part, target.table is not None)
         each = 1 if how.precision == "int8" else 4
         moved = weights + out * at * each
         # A runtime unpacks weights of any bits when it loads them, to floats unless it computes in integers.
-        held = weights * (1 if integer else 4) + how.held * out * at * each
+        loaded = 0 if how.in_flash else 1 if integer else 4
+        held = weights * loaded + how.held * out * at * each
         stored = stored_bytes(weights, bits) if bits <= 8 else weights * bits / 8  # floats
         size += (held if how.held else stored) + (4 * out if weights else 0) + 150
         sizes = (part.kind, inputs, lanes, at) if weights else ("add", 1.0, 1.0, out * at)

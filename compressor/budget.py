@@ -4,13 +4,11 @@ The rule (Z is the budget in percent): where higher is better, the score must be
 original's; for losses at most 1 / (1 − Z/100) times the original's. The share kept is compressed / original
 (original / compressed for losses), and the drop in percent is 100 minus that share: one scale for both.
 
-Verdicts: by the point estimate (`compress`), or, where asked (`gate`), by the whole interval. Fewer than
-`MIN_ROWS` rows are inconclusive either way. Between that and `rows_needed` (one row is worth more than the
-budget) the point estimate still decides, and `Judgement.coarse` says so for the report.
-
-Intervals at 95 %: for right/wrong rows Tango's score interval of a difference of paired proportions (Stat. in
-Medicine 17, 1998, 891–908), which keeps its width where no row changed; otherwise the paired percentile
-bootstrap.
+Verdicts: by the point estimate (`compress`), or, where asked (`gate`), by the whole interval of the drop. There a
+failure also wants a loss that chance alone would show once in a hundred times: a budget near zero would else fail
+models that lost nothing. Fewer than `MIN_ROWS` rows are inconclusive by the point estimate, and where there are only
+means to go by. Between that and `rows_needed` (one row is worth more than the budget) the point estimate still
+decides, and `Judgement.coarse` says so for the report. Intervals: see `paired`.
 """
 
 import enum
@@ -20,14 +18,19 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import brentq
 
+from edgepress.compressor import paired
 from edgepress.compressor.errors import MetricError, UsageError
+from edgepress.compressor.paired import Cells
 from edgepress.compressor.protocols import Matrix
 
 MIN_ROWS = 10
-_Z95 = 1.959963984540054
-_RESAMPLES = 2000
+CERTAINTY = 0.99
+"""Of a loss at all, without which no model fails the gate."""
+POWER = 0.9
+"""Probability that the rows asked for bring a verdict."""
+_TWO_SIDED = 0.975
+"""Of each end, for an interval of 95 %."""
 _SLACK = 1e-9
 """Relative; a score that meets the bound exactly must not fail by a rounding error."""
 
@@ -119,10 +122,14 @@ class Judgement:
         allowed_score: the worst score that keeps the budget.
         drop: what was lost, in the metric's unit; positive is worse, for losses too.
         drop_percent: 100 minus the share kept, to be compared with the budget; None where that is infinite.
-        drop_interval_95: of `drop`; None where rows are too few, the metric is whole, or a score infinite.
+        drop_percent_interval: of `drop_percent`, 95 %, or with the gate's confidence at each end; None where rows are
+            too few, the metric is whole, or a score infinite.
         coarse: one row is worth more than the whole budget.
         reason: why it cannot be told, or a word of caution; may be empty.
         others: output that the metric does not read → percent of its fidelity to the original that is kept.
+        rows_to_decide: inconclusive: how many rows would most likely bring a verdict if the drop is what was found;
+            None where no number would, or it is unknown.
+        rows_to_pass: and how many would pass a model that lost nothing.
     """
 
     verdict: Verdict
@@ -133,10 +140,12 @@ class Judgement:
     allowed_score: float | None = None
     drop: float | None = None
     drop_percent: float | None = None
-    drop_interval_95: tuple[float, float] | None = None
+    drop_percent_interval: tuple[float, float] | None = None
     coarse: bool = False
     reason: str = ""
     others: Mapping[str, float] = field(default_factory=dict)
+    rows_to_decide: int | None = None
+    rows_to_pass: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -149,6 +158,23 @@ def unverified(budget: Budget, reason: str = "no data to judge by") -> Judgement
     return Judgement(Verdict.UNVERIFIED, budget.percent, reason=reason)
 
 
+def unchanged(budget: Budget, metric: Scale, values: Matrix, rows: int) -> Judgement:
+    """The judgement of a model that gives the very outputs of the original: no number of rows is too few for that.
+
+    Args:
+        budget: what may be lost.
+        metric: how values make a score.
+        values: of the rows; [n].
+        rows: behind the values.
+    """
+    score = metric.finish(np.asarray(values, np.float64))
+    allowed = budget.allowed(score, metric.higher_is_better)
+    reason = "the outputs are the same, bit by bit, on every row"
+    return Judgement(
+        Verdict.KEPT, budget.percent, rows, score, score, allowed, 0.0, 0.0, (0.0, 0.0), reason=reason
+    )
+
+
 def judge(
     budget: Budget,
     metric: Scale,
@@ -156,6 +182,7 @@ def judge(
     *,
     rows: int | None = None,
     strict: bool = False,
+    confidence: float = 0.95,
     seed: int = 0,
 ) -> Judgement:
     """Compare a compressed model with its original on the same unseen rows.
@@ -166,6 +193,7 @@ def judge(
         scores: paired values.
         rows: rows behind the values of a `whole` metric; None: as many as values.
         strict: want the whole interval inside the budget (`gate`); without an interval that cannot be told.
+        confidence: with which each end of the interval holds where `strict`.
         seed: of the bootstrap.
 
     Returns:
@@ -179,31 +207,34 @@ def judge(
     if base.shape != ours.shape or base.ndim != 1 or not len(base):
         raise MetricError(f"metric {metric.name}: values {base.shape} and {ours.shape} do not pair")
     n = len(base) if rows is None else rows
+    level = confidence if strict else _TWO_SIDED
     baseline, compressed = metric.finish(base), metric.finish(ours)
     _check_baseline(metric, baseline)
     sign = 1.0 if metric.higher_is_better else -1.0
     allowed = budget.allowed(baseline, metric.higher_is_better)
     inside = sign * (compressed - allowed) >= -_SLACK * abs(allowed)
     finite = math.isfinite(compressed)
-    interval = (
-        drop_interval(metric, base, ours, seed) if finite and not metric.whole and n >= MIN_ROWS else None
-    )
+    told = finite and not metric.whole and n >= (2 if strict else MIN_ROWS)
+    evidence = _evidence(metric, base, ours, level, seed) if told else None
     coarse = _right_or_wrong(metric, base, ours) and n < budget.rows_needed()
     verdict = Verdict.KEPT if inside else Verdict.BROKEN
     reason = (
         f"one of {n} rows is {100 / n:.2g} %, more than the budget of {budget.percent:g} %" if coarse else ""
     )
+    to_decide: tuple[int | None, int | None] = (None, None)
     if compressed == -sign * math.inf or math.isnan(compressed):
         verdict, reason = Verdict.BROKEN, "the compressed model gives NaN or infinity"
+    elif strict:
+        verdict, reason, to_decide = _strictly(budget, metric, evidence, n, confidence)
     elif n < MIN_ROWS:
         verdict, reason = Verdict.INCONCLUSIVE, f"{n} rows are too few to tell; {MIN_ROWS} are the least"
-    elif strict:
-        verdict = _by_interval(interval, sign * (baseline - allowed))
     kept = _share(compressed, baseline) if metric.higher_is_better else _share(baseline, compressed)
     drop = sign * (baseline - compressed) if finite else None
     percent = 100 * (1 - kept) if math.isfinite(kept) else None
+    interval = None if evidence is None else evidence.drop_percent
     scored = (n, baseline, compressed, allowed, drop, percent, interval)
-    return Judgement(verdict, budget.percent, *scored, coarse=coarse, reason=reason)
+    judgement = Judgement(verdict, budget.percent, *scored, coarse=coarse, reason=reason)
+    return replace(judgement, rows_to_decide=to_decide[0], rows_to_pass=to_decide[1])
 
 
 def hold(judgement: Judgement, others: Mapping[str, float]) -> Judgement:
@@ -243,87 +274,85 @@ def _check_baseline(metric: Scale, baseline: float) -> None:
     )
 
 
-def _by_interval(interval: tuple[float, float] | None, allowed_drop: float) -> Verdict:
-    if interval is None:
-        return Verdict.INCONCLUSIVE
-    slack = _SLACK * max(abs(allowed_drop), 1e-300)
-    if interval[1] <= allowed_drop + slack:
-        return Verdict.KEPT
-    return Verdict.BROKEN if interval[0] > allowed_drop + slack else Verdict.INCONCLUSIVE
+@dataclass(frozen=True)
+class _Evidence:
+    """What rows say of the share kept.
+
+    Attributes:
+        low: lower end of the share's interval; high likewise.
+        share: found.
+        lost: whether chance alone would hardly have shown this loss.
+        cells: of right/wrong rows.
+    """
+
+    low: float
+    share: float
+    high: float
+    lost: bool
+    cells: Cells | None = None
+
+    @property
+    def drop_percent(self) -> tuple[float, float] | None:
+        """Interval of the drop; None where one end has no number."""
+        ends = (100 * (1 - self.high), 100 * (1 - self.low))
+        return ends if all(map(math.isfinite, ends)) else None
+
+
+def _evidence(metric: Scale, base: Matrix, ours: Matrix, confidence: float, seed: int) -> _Evidence | None:
+    """By cells where rows are right or wrong, else by resampling; None where a resampled score is not finite."""
+    if _right_or_wrong(metric, base, ours):
+        # Of losses the ones are wrong, and base / ours is kept.
+        cells = Cells.of(base, ours) if metric.higher_is_better else Cells.of(ours, base)
+        low, high = paired.share_interval(cells, confidence)
+        return _Evidence(low, cells.share, high, paired.mcnemar(cells) <= 1 - CERTAINTY, cells)
+    if len(base) < MIN_ROWS:
+        return None
+    found = paired.bootstrap(base, ours, lambda one, two: _shares(metric, one, two), seed)
+    if found is None:
+        return None
+    low, high = found.end(1 - confidence), found.end(confidence)
+    return _Evidence(low, found.share, high, found.end(CERTAINTY) < 1)
+
+
+def _shares(metric: Scale, base: Matrix, ours: Matrix) -> Matrix:
+    """Shares kept of means of values, [k] both."""
+
+    def scored(means: Matrix) -> Matrix:
+        if metric.scale is not None:
+            return metric.scale * means
+        return np.array([metric.finish(means[at : at + 1]) for at in range(len(means))])
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        one, two = scored(base), scored(ours)
+        return two / one if metric.higher_is_better else one / two
+
+
+def _strictly(
+    budget: Budget, metric: Scale, evidence: _Evidence | None, n: int, confidence: float
+) -> tuple[Verdict, str, tuple[int | None, int | None]]:
+    """Verdict by the whole interval, why it cannot be told, and how many rows would tell."""
+    allowed = 1 - budget.percent / 100
+    if evidence is None:
+        few = f"{n} rows are too few for an interval of {metric.name}; {MIN_ROWS} are the least"
+        whole = f"{metric.name} gives one value for all rows, which has no interval"
+        return Verdict.INCONCLUSIVE, whole if metric.whole else few, (None, None)
+    if evidence.low >= allowed - _SLACK:
+        return Verdict.KEPT, "", (None, None)
+    if evidence.high < allowed - _SLACK and evidence.lost:
+        return Verdict.BROKEN, "", (None, None)
+    if evidence.cells is not None:
+        cells = evidence.cells
+        found = tuple(
+            paired.rows_to_decide(each, allowed, confidence, CERTAINTY, POWER)
+            for each in (cells, cells.without_drop())
+        )
+        return Verdict.INCONCLUSIVE, "", (found[0], found[1])
+    share, low, high = evidence.share, evidence.low, evidence.high
+    toward = (share - low, share - allowed) if share >= allowed else (high - share, allowed - share)
+    wide = paired.rows_for_distance(n, share - low, 1 - allowed, confidence, POWER)
+    return Verdict.INCONCLUSIVE, "", (paired.rows_for_distance(n, *toward, confidence, POWER), wide)
 
 
 def _right_or_wrong(metric: Scale, base: Matrix, ours: Matrix) -> bool:
     values = np.concatenate([base, ours])
     return metric.scale is not None and not metric.whole and bool(np.isin(values, (0.0, 1.0)).all())
-
-
-def drop_interval(metric: Scale, base: Matrix, ours: Matrix, seed: int) -> tuple[float, float] | None:
-    """95 % interval of the drop (positive is worse), in the metric's unit.
-
-    Args:
-        metric: how values make a score.
-        base: [n] values of the original.
-        ours: [n] values of the compressed model, same rows.
-        seed: of the bootstrap.
-
-    Returns:
-        (low, high); None below two rows, or where a resampled score is not finite.
-    """
-    n = len(base)
-    if n < 2:
-        return None
-    sign = 1.0 if metric.higher_is_better else -1.0
-    if _right_or_wrong(metric, base, ours):
-        lost, gained = int(((base == 1) & (ours == 0)).sum()), int(((base == 0) & (ours == 1)).sum())
-        low, high = tango_interval(lost, gained, n)
-        ends = sorted(sign * (metric.scale or 1.0) * end for end in (low, high))
-        return ends[0], ends[1]
-    rng = np.random.default_rng(seed)
-    drops = np.empty(_RESAMPLES)
-    for number in range(_RESAMPLES):
-        rows = rng.integers(0, n, n)
-        with np.errstate(invalid="ignore"):
-            drops[number] = sign * (metric.finish(base[rows]) - metric.finish(ours[rows]))
-    if not np.isfinite(drops).all():
-        return None
-    low, high = np.quantile(drops, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def tango_interval(lost: int, gained: int, n: int, z: float = _Z95) -> tuple[float, float]:
-    """Score interval of a difference of paired proportions.
-
-    Args:
-        lost: rows right before and wrong after.
-        gained: rows wrong before and right after.
-        n: all rows, at least lost + gained and at least 1.
-        z: normal quantile; 1.96 for 95 %.
-
-    Returns:
-        (low, high) of the share of rows lost on balance, (lost − gained) / n, in [−1, 1].
-    """
-    estimate = (lost - gained) / n
-
-    def score(delta: float) -> float:
-        """Tango's statistic: the estimate's distance from `delta` in standard errors under `delta`."""
-        b = -lost - gained + (2 * n - lost + gained) * delta
-        c = -gained * delta * (1 - delta)
-        q = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
-        variance = n * (2 * q + delta * (1 - delta))
-        distance = lost - gained - n * delta
-        if variance <= 0:
-            return math.copysign(math.inf, distance) if distance else 0.0
-        return distance / math.sqrt(variance)
-
-    def end(bound: float, far: float, wanted: float) -> float:
-        # At ±1 the variance is 0: step inside, where the statistic is finite and already beyond z.
-        return (
-            far
-            if abs(score(bound)) <= z
-            else float(brentq(lambda d: score(d) - wanted, bound, estimate, xtol=1e-12))
-        )
-
-    tiny = 1e-9
-    low = -1.0 if estimate <= -1 + tiny else end(-1 + tiny, -1.0, z)
-    high = 1.0 if estimate >= 1 - tiny else end(1 - tiny, 1.0, -z)
-    return low, high

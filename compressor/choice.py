@@ -11,6 +11,7 @@ from edgepress.compressor.errors import UsageError
 from edgepress.compressor.estimate import Estimate
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
+from edgepress.compressor.protocols import Footprint
 from edgepress.compressor.serialize import Serialized
 
 Objective = Literal["latency", "size", "memory"]
@@ -34,6 +35,10 @@ MEMORY_NOISE_BYTES = 100_000
 """Differences in measured memory below this are the allocator's."""
 
 
+CANNOT_RUN = 1e3
+"""Excess of what a device cannot run at all."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model that was considered.
@@ -45,6 +50,7 @@ class Candidate:
         data: serialized, where it got that far.
         latency_ns: measured or predicted.
         memory_bytes: peak of one run, likewise; None where the objective does not ask for it.
+        footprint: what it takes of the target, where that is a microcontroller.
         skipped: sites left alone on the way.
         kept: whether it is the result.
         why: the reason.
@@ -57,6 +63,7 @@ class Candidate:
     data: Serialized = b""
     latency_ns: float | None = None
     memory_bytes: int | None = None
+    footprint: Footprint | None = None
     skipped: tuple[Skipped, ...] = ()
     kept: bool = False
     why: str = ""
@@ -69,10 +76,14 @@ class Limits:
     Attributes:
         size_bytes: of the file.
         latency_ns: of one inference, measured where the device answers.
+        flash_bytes: of the TFLite file, on a microcontroller.
+        arena_bytes: of the interpreter there.
     """
 
     size_bytes: int | None = None
     latency_ns: float | None = None
+    flash_bytes: int | None = None
+    arena_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what nothing can keep to."""
@@ -87,7 +98,15 @@ class Limits:
 
     def missed(self, candidate: Candidate) -> float:
         """The excess of a candidate; its latency must be below by what a clock may err."""
-        return self.excess(len(candidate.data), (1 + NOISE) * (candidate.latency_ns or 0.0))
+        over = self.excess(len(candidate.data), (1 + NOISE) * (candidate.latency_ns or 0.0))
+        return over + (self.overflow(candidate.footprint) if candidate.footprint is not None else 0.0)
+
+    def overflow(self, footprint: Footprint) -> float:
+        """By how much a microcontroller's memories are too small, as `excess`; very much where it cannot run it."""
+        pairs = ((footprint.flash_bytes, self.flash_bytes), (footprint.arena_bytes, self.arena_bytes))
+        known = ((has, limit) for has, limit in pairs if has is not None and limit is not None)
+        over = sum(max(math.log(max(has, 1) / limit), 0.0) for has, limit in known)
+        return over + (0.0 if footprint.runs else CANNOT_RUN)
 
 
 NONE = Limits()
@@ -98,7 +117,7 @@ def worth(candidate: Candidate, original: Candidate, objective: Objective) -> fl
     if candidate.data == original.data:
         return 0.0
     ratio = (candidate.latency_ns or 1.0) / (original.latency_ns or 1.0)
-    smaller = len(candidate.data) / max(len(original.data), 1)
+    smaller = size_ratio(candidate, original)
     if ratio > 1 + NOISE or smaller > 1 or (objective == "memory" and hungrier(candidate, original)):
         return math.inf
     if objective == "memory":
@@ -110,16 +129,31 @@ def worth(candidate: Candidate, original: Candidate, objective: Objective) -> fl
     )
 
 
+def size_ratio(candidate: Candidate, original: Candidate) -> float:
+    """The file's bytes over the original's; of the files that go to the device, where both are known."""
+    pair = [c.footprint.flash_bytes if c.footprint is not None else None for c in (candidate, original)]
+    now, before = pair
+    if now is None or before is None:
+        now, before = len(candidate.data), len(original.data)
+    return now / max(before, 1)
+
+
 def memory_ratio(candidate: Candidate, original: Candidate) -> float:
     """Peak memory over the original's, each in whole steps of what the allocator's noise is, at least one."""
-    now, before = (max(round((c.memory_bytes or 0) / MEMORY_NOISE_BYTES), 1) for c in (candidate, original))
+    noise = _noise_bytes(original)
+    now, before = (max(round((c.memory_bytes or 0) / noise), 1) for c in (candidate, original))
     return now / before
+
+
+def _noise_bytes(original: Candidate) -> int:
+    """An interpreter's arena is known to the byte."""
+    return MEMORY_NOISE_BYTES if original.footprint is None else 1
 
 
 def hungrier(candidate: Candidate, original: Candidate) -> bool:
     """Whether it takes more memory than the original, beyond noise."""
     now, before = (c.memory_bytes or 0 for c in (candidate, original))
-    return now - before > max(NOISE * before, MEMORY_NOISE_BYTES)
+    return now - before > max(NOISE * before, _noise_bytes(original))
 
 
 def chosen(built: Sequence[Candidate], objective: Objective, limits: Limits = NONE) -> list[Candidate]:
@@ -155,7 +189,7 @@ def reason(candidate: Candidate, best: Candidate, original: Candidate, limits: L
         )
     if candidate is not original and (candidate.latency_ns or 0) > (1 + NOISE) * (original.latency_ns or 0):
         return "slower than the original"
-    if len(candidate.data) > len(original.data):
+    if size_ratio(candidate, original) > 1:
         return "larger than the original"
     if hungrier(candidate, original):
         return "takes more memory than the original"

@@ -11,6 +11,7 @@ rests on n·w comparisons instead of n (a two-sample U-statistic, Hoeffding 1948
 change more).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,7 @@ class Estimate:
             have labels, what they flatter.
         rows: samples judged.
         output: the output that lost most, where the metric does not read it.
+        chance_percent: how much of the margin is due to so few samples.
     """
 
     score: float
@@ -53,6 +55,7 @@ class Estimate:
     margin_percent: float
     rows: int
     output: str = ""
+    chance_percent: float = math.inf
 
     @property
     def cautious(self) -> float:
@@ -63,9 +66,13 @@ class Estimate:
         """Whether drop and margin together keep the budget."""
         return self.cautious <= budget_percent
 
-    def hopeless(self, budget_percent: float) -> bool:
-        """Whether more rows will hardly bring it back into the budget."""
-        return self.drop_percent - self.margin_percent > budget_percent
+    def settled(self, budget_percent: float) -> bool:
+        """Whether as many samples again will hardly bring it over the budget's edge, to whichever side.
+
+        Of the mean over both halves that over the first is known to within 1/√2 of the latter's error.
+        """
+        edge = self.chance_percent < abs(self.cautious - budget_percent) < math.inf
+        return edge or self.drop_percent - self.margin_percent > budget_percent
 
 
 @dataclass(frozen=True)
@@ -84,19 +91,26 @@ class Answers:
     margins: bool
     costs: Matrix | None = None
 
-    def loss(self, unseen: float) -> tuple[float, float]:
-        """The share of answers that change, weighted by cost where that is known, and its standard error.
+    def loss(self, unseen: float) -> tuple[float, float, float]:
+        """The share of answers that change, weighted by cost where that is known, and its error.
 
         Args:
             unseen: how many rows will judge; the share of changes among so many deviates, too.
+
+        Returns:
+            Share, standard error, and that of these rows alone; at least as if one more of them had changed.
         """
+        n = len(self.before)
         if not self.margins:
             flips = self.before - self.after
-            return float(np.mean(flips)), float(np.std(flips) * np.sqrt(1 / len(flips) + 1 / unseen))
-        changes, none = self.after - self.before, np.ones(len(self.before))
-        loss, error = expected_loss(self.before, changes, none if self.costs is None else self.costs)
+            here = float(np.std(flips) / np.sqrt(n))
+            return float(np.mean(flips)), here * float(np.sqrt(1 + n / unseen)), max(here, 1 / n)
+        changes, none = self.after - self.before, np.ones(n)
+        costs = none if self.costs is None else self.costs
+        loss, here = expected_loss(self.before, changes, costs)
         share = loss if self.costs is None else expected_loss(self.before, changes, none)[0]
-        return loss, float(np.hypot(error, np.sqrt(share * (1 - share) / unseen)))
+        error = float(np.hypot(here, np.sqrt(share * (1 - share) / unseen)))
+        return loss, error, max(here, float(np.mean(costs)) / n)
 
 
 def expected_loss(margins: Matrix, changes: Matrix, costs: Matrix) -> tuple[float, float]:
@@ -150,13 +164,14 @@ def estimate(
     if metric.name.startswith("psnr"):
         # A decibel is a logarithm: the relative change of the score is that of the loss over ln(10)/10 · score.
         margin = margin * 10 / np.log(10) / max(abs(before), 1e-9)
+    chance = np.inf if metric.whole or n < 2 else margin / np.sqrt(1 + n / unseen)
     if answers is not None:
         known = metric.needs_reference or answers.costs is not None
         cost = 100.0 / scale * (1.0 if known else COST_OF_A_CHANGE)
-        share, error = answers.loss(unseen)
+        share, error, here = answers.loss(unseen)
         # Without a cost of each change, right and wrong labels overrule this where chance does not explain them.
         if known or drop - margin <= cost * share:
             if not metric.needs_reference:
-                error = FLATTERED * float(np.hypot(error, COST_ERROR * share))
-            drop, margin = cost * share, cost * error
-    return Estimate(after, float(drop), float(margin), n)
+                error, here = FLATTERED * float(np.hypot(error, COST_ERROR * share)), FLATTERED * here
+            drop, margin, chance = cost * share, cost * error, cost * here
+    return Estimate(after, float(drop), float(margin), n, chance_percent=float(chance))

@@ -6,14 +6,17 @@ from typing import Any
 
 from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
 from edgepress.compressor.choice import Candidate, Weigher
+from edgepress.compressor.data import Dataset
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
 from edgepress.compressor.normalize import same_outputs
+from edgepress.compressor.ondevice import judge_there
 from edgepress.compressor.predict import predicted_memory_bytes, predicted_ns
+from edgepress.compressor.protocols import Counter, Matrix
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
-from edgepress.compressor.scoring import score_all
+from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.search import Timer
 from edgepress.compressor.serialize import Serialized, parse, serialize
 
@@ -35,6 +38,8 @@ def make_timer(found: Findings, glance: bool = False) -> Timer:
     put on the same scale by the models that both measurements have in common.
     """
     host = found.host
+    if host.counter is not None and found.one_row:
+        return _counting(found, host.counter)
     stopwatch = host.glance if glance and host.glance is not None else host.stopwatch
     stored = recorded(found, "timings")
 
@@ -54,6 +59,22 @@ def make_timer(found: Findings, glance: bool = False) -> Timer:
         found.timings.update({name: known[name] for name, _ in models})
         record(found, "timings", {**stored, **found.timings})
         return [known[name] for name, _ in models]
+
+    return timer
+
+
+def _counting(found: Findings, counter: Counter) -> Timer:
+    """A timer that counts instructions, and says what the device should take for them: they repeat, time does not."""
+
+    def timer(models: Sequence[tuple[str, Serialized]]) -> list[float]:
+        fresh = [(name, data) for name, data in models if name not in found.counts]
+        if fresh:
+            found.host.progress("count", 0.0, f"{len(fresh)} models")
+            counts = counter([data for _, data in fresh], found.one_row)
+            found.counts.update({name: each for (name, _), each in zip(fresh, counts, strict=True)})
+        times = [found.counts[name].predicted_ns for name, _ in models]
+        found.timings.update({name: ns for (name, _), ns in zip(models, times, strict=True)})
+        return times
 
     return timer
 
@@ -170,14 +191,19 @@ def take_back_if_slower(found: Findings, timer: Timer) -> None:
 
 
 def measure(found: Findings) -> None:
-    """Latency and memory of what came in and what goes out, as files that users have."""
+    """Latency (or instructions) and memory of what came in and what goes out, as files that users have."""
     host = found.host
     if not found.one_row:
         return
     pair = (serialize(found.source), found.exported)
     found.predicted_ns = (predicted(found, pair[0]), predicted(found, pair[1]))
     names = (INPUT, f"{OUTPUT}{digest(found.best.recipe)}") if found.best is not None else ()
-    if names and all(name in found.timed for name in names):  # both were timed together just before
+    if host.counter is not None:
+        known = [found.counts[name] for name in names if name in found.counts]
+        before, after = known if len(known) == len(pair) else host.counter(pair, found.one_row)
+        found.counted = (before, after)
+        found.predicted_ns = (before.predicted_ns, after.predicted_ns)
+    elif names and all(name in found.timed for name in names):  # both were timed together just before
         found.latencies = (found.timed[names[0]], found.timed[names[1]])
     elif host.stopwatch is not None:
         first, second = host.stopwatch(pair, found.one_row)
@@ -191,12 +217,35 @@ def verdict(found: Findings) -> Judgement:
     budget = Budget(found.job.budget)
     if found.test is None or found.metric is None:
         return unverified(budget)
-    engine, threads, metric = found.host.engine, found.job.threads, found.metric
-    before = engine.load(serialize(found.source), threads)
-    after = engine.load(found.exported, threads)
-    metrics = [metric, *found.others]
-    base = found.original_scores
-    ours = score_all(metrics, after, found.test.batches(found.batch), lambda b: before(b.feeds))
-    judgement = judge(budget, metric, Scores(base[0], ours[0]), rows=found.test.rows, seed=found.job.seed)
+    if found.host.board is not None:
+        there = judge_there(found, found.host.board)
+        found.judged, found.there = there.test, there.facts
+        return judged(found, *there.scores, there.test.rows)
+    ours = _scores_here(found, found.test, [found.metric, *found.others])
+    return judged(found, found.original_scores, ours, found.test.rows)
+
+
+def judged(found: Findings, base: Sequence[Matrix], ours: Sequence[Matrix], rows: int) -> Judgement:
+    """The verdict on what both models gave on unseen rows.
+
+    Args:
+        found: with the metric.
+        base: the original's values, by the metric and the others.
+        ours: the result's.
+        rows: how many they are of.
+    """
+    if found.metric is None:
+        raise ValueError("nothing was judged")
+    judgement = judge(
+        Budget(found.job.budget), found.metric, Scores(base[0], ours[0]), rows=rows, seed=found.job.seed
+    )
     kept = zip(found.others, base[1:], ours[1:], strict=True)
     return hold(judgement, {m.output: 100 * m.finish(o) / (m.finish(b) or 1.0) for m, b, o in kept})
+
+
+def _scores_here(found: Findings, test: Dataset, metrics: Sequence[Metric]) -> list[Matrix]:
+    """Values of what goes out, on this machine."""
+    engine, threads = found.host.engine, found.job.threads
+    before = engine.load(serialize(found.source), threads)
+    after = engine.load(found.exported, threads)
+    return score_all(metrics, after, test.batches(found.batch), lambda b: before(b.feeds))

@@ -109,6 +109,8 @@ def points(search: Search, timer: Timer) -> list[Candidate]:
         times = timer([(digest(c.recipe), c.data) for c in (start, *fresh)])
         for candidate, ns in zip(fresh, times[1:], strict=True):
             search.seen[digest(candidate.recipe)] = replace(candidate, latency_ns=ns)
+        for candidate in search.with_footprints([search.seen[digest(c.recipe)] for c in fresh]):
+            search.seen[digest(candidate.recipe)] = candidate
         if search.limits.missed(kept(search)):
             choose_again(search)
     built = [c for c in search.seen.values() if _of_interest(c, search) and c.data]

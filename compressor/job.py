@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -22,16 +22,22 @@ from edgepress.compressor.options import Options
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import Skipped
 from edgepress.compressor.protocols import (
+    Board,
+    Count,
+    Counter,
     Engine,
     Feeds,
+    Footprint,
     Latency,
     Matrix,
+    Microcontroller,
     ModelFile,
     Stopwatch,
     Target,
     Tell,
     TfliteEngine,
 )
+from edgepress.compressor.report.device import OnDevice
 from edgepress.compressor.report.tflite import Tflite
 from edgepress.compressor.scoring import BuiltIn
 from edgepress.compressor.serialize import Serialized
@@ -66,6 +72,7 @@ class Job:
         memories: bytes of peak memory by candidate, likewise.
         max_size_bytes: of the result; None: as many as it likes.
         max_latency_ns: of one inference of the result, likewise.
+        device_rows: unseen rows that are judged on a target that is not this machine; None: what takes two minutes.
         formats: of `FORMATS`; ONNX is always written, and TFLite alone means that it must be.
     """
 
@@ -88,6 +95,7 @@ class Job:
     memories: dict[str, int] = field(default_factory=dict)
     max_size_bytes: int | None = None
     max_latency_ns: float | None = None
+    device_rows: int | None = None
     formats: tuple[str, ...] = FORMATS
 
     def __post_init__(self) -> None:
@@ -126,7 +134,12 @@ class Host:
         cache: folder for what was worked out; None: nothing is kept.
         stopped: whether the user wants what there is so far.
         glance: a stopwatch that takes less time and errs more, for what is only shown; None: the same one.
-        tflite: gives what runs TFLite files, or None where nothing does.
+        tflite: gives what runs TFLite files, or None where nothing does; the target's interpreter where that is a
+            microcontroller.
+        board: the target, where it is not this machine and models can be run on it; the verdict is made there.
+        counter: counts instructions on it, which are the cost then; None where it is not emulated.
+        notes: what the user should know of the target.
+        micro: the target's memories, where it is a microcontroller.
     """
 
     engine: Engine
@@ -141,6 +154,10 @@ class Host:
     stopped: Callable[[], bool] = lambda: False
     glance: Stopwatch | None = None
     tflite: Callable[[], TfliteEngine | None] = lambda: None
+    board: Board | None = None
+    counter: Counter | None = None
+    notes: tuple[str, ...] = ()
+    micro: Microcontroller | None = None
 
 
 @dataclass
@@ -169,14 +186,20 @@ class Findings:
         exported: its file, or files.
         tflite_file: the same as TFLite, or None.
         tflite: what is known of that; None where it was not asked for.
+        footprints: what the files take of the target, where that is a microcontroller.
+        on_device: values of the unseen rows by the metric and the others, as the target's own kernels computed them.
         judgement: the verdict.
         latencies: measured, or None.
+        counted: instructions, where these are the cost.
         predicted_ns: by the target's cost table.
         memory: peak bytes, or None.
         one_row: feeds of one row; empty where none is known.
         timings: nanoseconds by candidate, as the search used them.
         timed: measurements of what came in and what goes out, by the name under which a timer took them.
         memories: bytes of peak memory by candidate, likewise.
+        counts: instructions by candidate.
+        judged: unseen rows that were judged on the device; None where it was not asked.
+        there: what they showed there.
         seconds: wall time by stage.
         warnings: what the user should know.
         left_alone: sites that nothing touched.
@@ -205,14 +228,20 @@ class Findings:
     exported: Serialized = b""
     tflite_file: bytes | None = None
     tflite: Tflite | None = None
+    footprints: tuple[Footprint | None, Footprint | None] = (None, None)
+    on_device: list[Matrix] = field(default_factory=list)
     judgement: Judgement | None = None
     latencies: tuple[Latency | None, Latency | None] = (None, None)
+    counted: tuple[Count | None, Count | None] = (None, None)
     predicted_ns: tuple[float, float] = (0.0, 0.0)
     memory: tuple[int | None, int | None] = (None, None)
     one_row: Feeds = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     timed: dict[str, Latency] = field(default_factory=dict)
     memories: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+    judged: Dataset | None = None
+    there: OnDevice | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     left_alone: tuple[Skipped, ...] = ()
@@ -238,7 +267,18 @@ class Findings:
         """Whether what goes out is larger or slower than the job allows, or a file is missing that must be there."""
         if self.job.needs_tflite and self.tflite_file is None:
             return True
-        return self.job.limits.excess(len(self.exported), self.latency_ns) > 0
+        footprint = self.footprints[1]
+        if self.host.micro is not None and (footprint is None or self.limits.overflow(footprint) > 0):
+            return True
+        return self.limits.excess(len(self.exported), self.latency_ns) > 0
+
+    @property
+    def limits(self) -> Limits:
+        """What the result may take: as the job says, and what the target has."""
+        micro = self.host.micro
+        if micro is None:
+            return self.job.limits
+        return replace(self.job.limits, flash_bytes=micro.flash_bytes, arena_bytes=micro.arena_bytes)
 
     @property
     def batch(self) -> int:

@@ -17,11 +17,12 @@ from edgepress.compressor.context import exactly
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.numerics.rounding import Rounding
 from edgepress.compressor.passes.base import Context
+from edgepress.compressor.passes.calibrate import bring_inputs
 from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.shrink import group_curve, shrunk_alone
 from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.protocols import Target
-from edgepress.compressor.sites import Site
+from edgepress.compressor.sites import Site, find_sites
 from edgepress.compressor.structures import MOST_LEFT, Structure, compared, numbers, splits, structures
 
 Compare = Callable[[ir.Model], float]
@@ -153,7 +154,7 @@ def bits_knob(
     if not values:
         return None
     errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
-    context, only = context.apart(), (exactly(site.name),)
+    context, only = bring_inputs(model, site, context, find_sites(model)), (exactly(site.name),)
 
     def trial(bits: int, share: bool = False) -> float:
         candidate = model.clone()

@@ -1,8 +1,11 @@
-"""`--max-size` and `--max-latency`: the search goes where the limits are, when its own objective does not."""
+"""`--max-size`, `--max-latency`, a microcontroller's memories: the search goes where the limits are.
+
+That is, when its own objective does not lead there.
+"""
 
 from dataclasses import replace
 
-from edgepress.compressor.choice import Candidate, Objective, chosen
+from edgepress.compressor.choice import NONE, Candidate, Limits, Objective, chosen
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.search import Search
 from edgepress.compressor.serialize import parse
@@ -18,12 +21,13 @@ def search_within(search: Search) -> None:
     """
     search.run()
     objective, limits = search.objective, search.limits
-    wanted: tuple[tuple[Objective, bool], ...] = (
-        ("size", limits.size_bytes is not None),
-        ("latency", limits.latency_ns is not None),
+    wanted: tuple[tuple[Objective, Limits], ...] = (
+        ("size", Limits(limits.size_bytes, None, limits.flash_bytes)),
+        ("latency", Limits(None, limits.latency_ns)),
+        ("memory", Limits(arena_bytes=limits.arena_bytes)),
     )
-    for other, limited in wanted:
-        if limited and other != objective and limits.missed(kept(search)) and not search.late():
+    for other, limit in wanted:
+        if limit != NONE and other != objective and limit.missed(kept(search)) and not search.late():
             search.objective = other
             search.run()
             search.objective = objective
@@ -43,7 +47,7 @@ def choose_again(search: Search) -> None:
         for c in search.seen.values()
         if c.recipe and c.data and c.estimate is not None and c.estimate.within(search.budget_percent)
     ]
-    built = [original, *others]
+    built = search.with_footprints([original, *others])
     if search.objective == "memory":
         built = [replace(c, memory_bytes=search.memory(digest(c.recipe), c.data)) for c in built]
     for candidate in chosen(built, search.objective, search.limits):

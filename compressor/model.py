@@ -235,13 +235,16 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 def tensor_bytes(model: ir.Model) -> int:
     """Bytes of all tensors together, every type and every graph."""
-    total = 0
-    for graph in model.graphs():
-        values = graph.initializers.values()
-        total += sum(value.const_value.nbytes for value in values if value.const_value is not None)
-        constants = (node.attributes.get("value") for node in graph if node.op_type == "Constant")
-        total += sum(attribute.as_tensor().nbytes for attribute in constants if attribute is not None)
-    return total
+    return sum(map(_tensor_bytes, model.graphs()))
+
+
+def _tensor_bytes(graph: ir.Graph | ir.GraphView) -> int:
+    """Bytes of one graph's own tensors."""
+    values = (value.const_value for value in graph.initializers.values())
+    constants = (node.attributes.get("value") for node in graph if node.op_type == "Constant")
+    return sum(tensor.nbytes for tensor in values if tensor is not None) + sum(
+        attribute.as_tensor().nbytes for attribute in constants if attribute is not None
+    )
 
 
 def copies_within(limit_bytes: int, model: ir.Model) -> int:
@@ -288,8 +291,54 @@ def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) 
     Raises:
         ModelError: a name is no value of the main graph, or nothing is asked for.
     """
-    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
-    if unknown := [name for name in (*outputs, *inputs) if name not in values]:
+    functions = [f.clone() for f in model.functions.values()]
+    cut = ir.Model(_view(model, outputs, inputs).clone(), ir_version=model.ir_version, functions=functions)
+    cut.graph.opset_imports.update(model.graph.opset_imports)
+    ends = {*cut.graph.inputs, *cut.graph.outputs}
+    for value in (value for node in cut.graph for value in node.outputs if value not in ends):
+        value.shape, value.type = None, None  # engines infer them, and to write them down takes longer
+    return cut
+
+
+def prefix_bytes(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) -> bytes | None:
+    """`prefix` as engines load it, without the copy in between; None where that is not to be had in one piece.
+
+    Args:
+        model: as for `prefix`.
+        outputs: likewise.
+        inputs: likewise.
+
+    Raises:
+        ModelError: likewise.
+    """
+    view = _view(model, outputs, inputs)
+    if model.functions or _tensor_bytes(view) > guard.PROTO_LIMIT - _ROOM:
+        return None
+    proto = onnx.ModelProto(ir_version=model.ir_version)
+    for domain, version in model.graph.opset_imports.items():
+        proto.opset_import.add(domain=domain, version=version)
+    graph = proto.graph
+    graph.name = view.name or "prefix"
+    for value in view.inputs:
+        ir.serde.serialize_value_into(graph.input.add(), value)
+    for value in view.outputs:
+        ir.serde.serialize_value_into(graph.output.add(), value)
+    for value in view.initializers.values():
+        if value.const_value is not None:
+            tensor = graph.initializer.add()
+            ir.serde.serialize_tensor_into(tensor, value.const_value)
+            tensor.name = value.name or ""
+    for node in view:
+        ir.serde.serialize_node_into(graph.node.add(), node)
+    return bytes(proto.SerializeToString())
+
+
+def _view(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str]) -> ir.GraphView:
+    """The part of the main graph that `prefix` is made of."""
+    graph = model.graph
+    given = (*graph.inputs, *graph.initializers.values())
+    values = {v.name or "": v for v in (*given, *(v for node in graph for v in node.outputs))}
+    if unknown := [name for name in (*outputs, *inputs) if not name or name not in values]:
         raise ModelError(f"The model has no value {unknown[0]!r}.", nearest(unknown[0], values))
     if not outputs:
         raise ModelError("No value was asked for.")
@@ -297,25 +346,15 @@ def prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) 
     if untyped := [value.name for value in cuts if value.dtype is None]:
         raise ModelError(f"The type of value {untyped[0]!r} is not known.", "Infer shapes first.")
     wanted = [values[name] for name in outputs]
-    nodes, roots = needed(model.graph, wanted, set(cuts))
-    feeds = [value for value in model.graph.inputs if value not in cuts and (not inputs or value in roots)]
-    initializers = [v for v in model.graph.initializers.values() if v in roots and v not in cuts]
-    view = ir.GraphView(
-        [*cuts, *feeds],
+    nodes, roots = needed(graph, wanted, set(cuts))
+    return ir.GraphView(
+        [*cuts, *(v for v in graph.inputs if v not in cuts and (not inputs or v in roots))],
         wanted,
-        nodes=[node for node in model.graph if node in nodes],
-        initializers=initializers,
-        opset_imports=model.graph.opset_imports,
-        name=model.graph.name,
+        nodes=[node for node in graph if node in nodes],
+        initializers=[v for v in graph.initializers.values() if v in roots and v not in cuts],
+        opset_imports=graph.opset_imports,
+        name=graph.name,
     )
-    cut = ir.Model(
-        view.clone(), ir_version=model.ir_version, functions=[f.clone() for f in model.functions.values()]
-    )
-    cut.graph.opset_imports.update(model.graph.opset_imports)
-    ends = {*cut.graph.inputs, *cut.graph.outputs}
-    for value in (value for node in cut.graph for value in node.outputs if value not in ends):
-        value.shape, value.type = None, None  # engines infer them, and to write them down takes longer
-    return cut
 
 
 def needed(

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from edgepress.compressor.compare import log_probabilities
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import needed, prefix
+from edgepress.compressor.model import needed
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
-from edgepress.compressor.serialize import serialize
+from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.sites import Site, sampled_rows
 
 ROWS_OF_MOMENTS = 8_000
@@ -89,7 +89,7 @@ class Streamer:
             yield (now(feeds) if now else {}), (then(feeds) if then else {})
 
     def _runner(self, model: ir.Model, names: tuple[str, ...]) -> Runner:
-        return self.engine.load(serialize(prefix(model, names)), self.threads)
+        return self.engine.load(serialize_prefix(model, names), self.threads)
 
 
 def wide(site: Site) -> bool:
@@ -132,7 +132,7 @@ def input_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moment
 def inputs_left_behind(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments] | None:
     """What `input_moments` need not work out again, or None."""
     found = context.left_behind.get(site.name)
-    return found[1:] if isinstance(found, tuple) and found[0] == origin(model, site) else None
+    return found[1:] if isinstance(found, tuple) and found[0] == origin(model, site.x) else None
 
 
 def leave_inputs(model: ir.Model, site: Site, context: Context, fit: Moments, held: Moments) -> None:
@@ -147,29 +147,29 @@ def leave_inputs(model: ir.Model, site: Site, context: Context, fit: Moments, he
     """
     context.left_behind.pop(site.name, None)
     kept = [entry for entry in list(context.left_behind.values()) if isinstance(entry, tuple)]
-    entry = origin(model, site), fit.of_inputs(), held.of_inputs()
+    entry = origin(model, site.x), fit.of_inputs(), held.of_inputs()
     if entry[0] and sum(a.nbytes + b.nbytes for _, a, b in (*kept, entry)) <= INPUT_BYTES:
         context.left_behind[site.name] = entry
 
 
-def origin(model: ir.Model, site: Site) -> tuple[object, ...]:
-    """All that the inputs of a site hang on; equal for models that are equal so far.
+def origin(model: ir.Model, *values: ir.Value) -> tuple[object, ...]:
+    """All that some values hang on; equal for models that are equal so far.
 
-    Copies of a model share their tensors, so these are compared by identity. With a body (If, Loop) in front of
-    it a site has an origin that is equal to no other.
+    Copies of a model share their tensors and attributes, so these are compared by identity. With a body (If, Loop) in
+    front of it a value has an origin that no copy's is equal to.
     """
-    nodes, roots = needed(model.graph, [site.x], set())
-    steps = (
-        (
+    nodes, roots = needed(model.graph, values, set())
+    steps = {
+        node.outputs[0].name: (
             node.domain,
             node.op_type,
-            *(None if value is None else value.name for value in (*node.inputs, None, *node.outputs)),
-            *((name, attribute.value) for name, attribute in sorted(node.attributes.items())),
+            [None if value is None else value.name for value in node.inputs],
+            [value.name for value in node.outputs],
+            list(node.attributes.data.values()),
         )
-        for node in sorted(nodes, key=lambda node: node.outputs[0].name or "")
-    )
-    ends = ((value.name, value.const_value) for value in sorted(roots, key=lambda value: value.name or ""))
-    return *steps, *ends
+        for node in nodes
+    }
+    return steps, {value.name: value.const_value for value in roots}
 
 
 def site_moments(
@@ -189,7 +189,7 @@ def site_moments(
     """
     inputs = 0 if wide(site) else site.matrix().shape[1]
     fit, held = (Moments(inputs, site.outputs, about_zero=site.bias_index is None) for _ in range(2))
-    kept = kept_channels(site.y, site.outputs) if paired else slice(None)
+    kept = kept_channels(site.y, site.outputs) if paired and KEPT in site.y.meta else slice(None)
     name = site.y.name or ""
     targets = (_remembered(context) or {}).get(name) if paired else None
     fresh: list[Array] = []

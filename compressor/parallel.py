@@ -4,6 +4,7 @@ The libraries' own thread pools are kept to one thread meanwhile: theirs wait by
 work that made the same search ten times slower; whole pieces side by side lose little there and nothing elsewhere.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from threadpoolctl import threadpool_limits
 COPIES = 4
 """A piece of work holds a model about so often: what it builds, and what an engine makes of that while it loads."""
 
+OBJECTS = 20_000
+"""New objects after which garbage is looked for; some copies of a graph of a few hundred nodes."""
+
 _most = ContextVar("most", default=sys.maxsize)
 
 Item = TypeVar("Item")
@@ -28,6 +32,22 @@ def one_thread_each() -> Iterator[None]:
     """Keep the linear algebra libraries to one thread."""
     with threadpool_limits(limits=1):
         yield
+
+
+@contextmanager
+def seldom_collecting() -> Iterator[None]:
+    """Look for garbage after so many new objects only.
+
+    Graphs are full of cycles, and each copy of one has thousands of objects: by default a third of the time that
+    copying takes is search for garbage.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # else the caller has switched it off
+        gc.set_threshold(max(before[0], OBJECTS), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def side_by_side(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:

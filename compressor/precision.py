@@ -37,7 +37,7 @@ def settle(search: Search) -> None:
         spared = _sparing(search, integer, worst[:-1], lambda some: search.tail("int8", leave=some))
         integer, search.leave = spared
     found: dict[Precision, Candidate] = {"float": stored, "int8": integer}
-    enough = search.trials.dear and search.accepts(integer)
+    enough = search.fitting is not None or (search.trials.dear and search.accepts(integer))
     if not enough and dynamic_pays(original, search.shapes, target, search.trials.full.leave):
         found["dynamic"] = search.judge("8-bit products by ranges of each input", search.tail("dynamic"))
     kept = {precision: c for precision, c in found.items() if search.accepts(c)}

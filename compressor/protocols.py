@@ -1,7 +1,7 @@
 """What the compressor needs from outside, as Protocols; `runtime` fits them, `cli` passes them in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Protocol
 
@@ -33,6 +33,27 @@ class Latency:
     samples_ns: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Count:
+    """What one inference executes on an emulated device: a cost, and no time.
+
+    Attributes:
+        total: instructions.
+        fma: those that multiply and add floats.
+        dot: those that sum products of 8-bit integers.
+        load_store: those that load or store.
+        heap_bytes: what the model holds on the heap; None where that is not known.
+        predicted_ns: what the device should take for them, by its profile's instructions a nanosecond.
+    """
+
+    total: int
+    fma: int
+    dot: int
+    load_store: int
+    heap_bytes: int | None
+    predicted_ns: float
+
+
 class Runner(Protocol):
     """A loaded model: feeds in, named outputs out."""
 
@@ -57,8 +78,42 @@ class Stopwatch(Protocol):
         """Time each model on the same feeds, A B A B …; one `Latency` a model, in order."""
 
 
+class Counter(Protocol):
+    """Counts instructions on an emulated device."""
+
+    def __call__(self, models: Sequence[ModelFile], feeds: Feeds) -> list[Count]:
+        """One inference of each model on the same feeds; the same again whenever it is asked for."""
+
+
+class Board(Protocol):
+    """The target where it is not this machine: emulated here, or reached."""
+
+    @property
+    def how(self) -> str:
+        """`emulated`, or how it is reached: `ssh`."""
+
+    @property
+    def engine(self) -> str:
+        """Runtime and version there."""
+
+    @property
+    def cpu(self) -> str:
+        """Its core."""
+
+    @property
+    def runs_tflite(self) -> bool:
+        """Whether it has an engine for TFLite files as well."""
+
+    def run(self, models: Sequence[ModelFile], batches: Sequence[Feeds]) -> list[list[dict[str, Array]]]:
+        """Outputs there: of each model, of each batch. Raises `DeviceError` where it does not answer."""
+
+
 class KernelTimes(Protocol):
-    """What kernels cost on a device, as measured there; `devices/table.py` has the kinds and what their sizes mean."""
+    """What kernels cost on a device; `devices/table.py` has the kinds and what their sizes mean."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether times follow from instructions, counted under emulation, and were not measured."""
 
     def ns(
         self, kind: str, precision: str, inputs: float = 1, outputs: float = 1, positions: float = 1
@@ -124,6 +179,49 @@ class TfliteRunner(Runner, Protocol):
     @property
     def outside(self) -> Mapping[str, int] | None:
         """Operators that no delegate took, kind → count; None likewise."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes of a microcontroller, as the TFLite file that goes there.
+
+    Attributes:
+        flash_bytes: of the file; None where there is none.
+        arena_bytes: least memory in which the device's interpreter runs it; None where it does not, or nothing tells.
+        activation_bytes: of those, what activations need at their peak.
+        missing: (kind, name of the first result) of operators that the interpreter has no kernel for.
+        floats: operators that compute in floats, kind → count.
+        reason: why it does not run, where that is no missing operator; else empty.
+        measured: whether the interpreter itself ran it; else the arena is what activations alone need at least.
+    """
+
+    flash_bytes: int | None = None
+    arena_bytes: int | None = None
+    activation_bytes: int | None = None
+    missing: tuple[tuple[str, str], ...] = ()
+    floats: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
+    measured: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a file, and nothing is known that keeps it from running in enough memory."""
+        return self.flash_bytes is not None and not self.missing and not self.reason
+
+
+class Microcontroller(Protocol):
+    """A device without an operating system, whose interpreter runs a TFLite file out of flash in an arena."""
+
+    @property
+    def flash_bytes(self) -> int:
+        """What is there for the file."""
+
+    @property
+    def arena_bytes(self) -> int:
+        """What is there for the interpreter."""
+
+    def footprint(self, file: bytes) -> Footprint:
+        """What a TFLite file takes."""
 
 
 class TfliteEngine(Protocol):

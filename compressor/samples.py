@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 from edgepress.compressor.cost import Shapes
 from edgepress.compressor.errors import DeviceError
-from edgepress.compressor.model import input_specs, prefix
+from edgepress.compressor.model import input_specs
 from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
-from edgepress.compressor.serialize import serialize
+from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.shapes import infer_shapes
 
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
@@ -71,12 +71,12 @@ def shapes_in_one_run(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
         if v.name and v.name not in shapes and (v.uses() or v.is_graph_output())
     ]
     try:
-        outputs = engine.load(serialize(prefix(model, names)))(feeds)
+        outputs = engine.load(serialize_prefix(model, names))(feeds)
     except DeviceError:
         outputs = {}
         for name in names:
             try:
-                outputs.update(engine.load(serialize(prefix(model, [name])))(feeds))
+                outputs.update(engine.load(serialize_prefix(model, [name]))(feeds))
             except DeviceError:
                 continue
     return {**shapes, **{name: tuple(np.shape(array)) for name, array in outputs.items()}}

@@ -212,7 +212,7 @@ def score_all(
         original = cut(reference(batch), batch) if reference is not None and compared else outputs
         for metric, found in zip(metrics, values, strict=True):
             if not metric.whole:
-                found.append(metric.per_row(outputs, _truth(metric, batch), original))
+                found.append(metric.per_row(outputs, truth(metric, batch), original))
         if any(metric.whole for metric in metrics):
             kept.append((outputs, replace(batch, feeds={})))
     for metric, found in zip(metrics, values, strict=True):
@@ -225,7 +225,8 @@ def score_all(
     return [np.concatenate(found) for found in values]
 
 
-def _truth(metric: Metric, batch: Batch) -> Array | None:
+def truth(metric: Metric, batch: Batch) -> Array | None:
+    """What a metric compares a batch's outputs with: labels, or the input that is its own target."""
     return (
         batch.labels if metric.target_input is None else batch.feeds[metric.target_input][: len(batch.rows)]
     )

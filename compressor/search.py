@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from edgepress.compressor.allocate import Descent, Precision, State, Weighing
 from edgepress.compressor.choice import LATENCY_SHARE, NONE, Candidate, Limits, Objective, Weigher, chosen
@@ -19,14 +20,17 @@ from edgepress.compressor.cost import Shapes
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.layers import unchanged
 from edgepress.compressor.options import Options
-from edgepress.compressor.passes import Pass
+from edgepress.compressor.passes import Pass, Quantize
 from edgepress.compressor.passes.rounding import HALF
-from edgepress.compressor.protocols import Target, Tell
+from edgepress.compressor.protocols import Footprint, Target, Tell
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.serialize import Serialized
-from edgepress.compressor.tails import Tail, exchanged, few_bits, structure_of, without
+from edgepress.compressor.tails import Tail, exchanged, few_bits, leaving, structure_of, without
 from edgepress.compressor.tasks import Built, Final, Slow
 from edgepress.compressor.trials import Stopped, Trials
+
+Fitting = Callable[[str, Serialized], Footprint]
+"""Name and serialized model → what it takes of a microcontroller."""
 
 Timer = Callable[[Sequence[tuple[str, Serialized]]], list[float]]
 """Named serialized models → nanoseconds each."""
@@ -54,6 +58,9 @@ SITES_REFINED = 200
 
 LAST = 3
 """Of the candidates that keep the budget so many of the last are fitted where the search is broken off."""
+
+SPARED_TRIED = 8
+"""Sites that are tried in float one by one, where costs repeat."""
 
 CLOSE = 0.15
 """A precision whose model costs at most this much more than the other's is refined as well."""
@@ -92,12 +99,15 @@ class Search:
         glance: times in less time and with more error, for what is only sorted out; None: the timer does.
         memory: peak bytes of a named serialized model, asked where memory is the objective.
         limits: what the result may take.
+        fitting: what a named serialized model takes of the target where that is a microcontroller; else None. All its
+            arithmetic is in 8 bits then: its interpreter has neither products by the ranges of each input nor few bits.
         deadline: `time.monotonic()` after which no new candidate is begun.
         seen: every candidate judged, by the digest of its recipe.
         time_limit_hit: whether the deadline cut the search short.
         broken_off: whether the user did.
         leave: sites that 8-bit arithmetic leaves in float, once that is settled.
         half: sites whose weights are kept in half precision where they are not in fewer bits, likewise.
+        exact: whether costs repeat: they are counted, not timed.
         settled: candidates of the structure as it is that keep the budget.
         integer: those of them with 8-bit arithmetic that is not clearly slower, by precision.
     """
@@ -114,11 +124,13 @@ class Search:
     glance: Timer | None = None
     memory: Weigher = lambda name, data: len(data)
     limits: Limits = NONE
+    fitting: Fitting | None = None
     seen: dict[str, Candidate] = field(default_factory=dict)
     time_limit_hit: bool = False
     broken_off: bool = False
     leave: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
+    exact: bool = False
     settled: tuple[Candidate, ...] = ()
     integer: dict[Precision, Candidate] = field(default_factory=dict)
 
@@ -172,7 +184,7 @@ class Search:
         """The arithmetic that structures are searched for: floats, and the fastest of 8 bits."""
         if not self.integer:
             return ("float",)
-        if self.trials.dear:  # a candidate takes minutes
+        if self.fitting is not None or self.trials.dear:  # one arithmetic there; a candidate takes minutes
             return tuple(self.integer)[:1]
         if self.objective == "size":  # weights take the same bytes either way
             return ("float",)
@@ -204,13 +216,15 @@ class Search:
         # Where ranges of samples hurt, those of each input may not; weights in half precision are too few bits for 8.
         halves = tuple(name for name, width in bits if width == HALF)
         spared = (leave or self.leave) if precision == "int8" else halves
-        return Tail(precision, self.target, bits, spared, self.options.shared).passes()
+        results: Literal["float", "integer"] = "float" if self.fitting is None else "integer"
+        return Tail(precision, self.target, bits, spared, self.options.shared, results).passes()
 
     def descent(self, precision: Precision, latency: float) -> Descent:
         """The path of structures for one precision; `latency` is its weight against size."""
         fixed, held = unchanged(self.trials.original, self.shapes, self.target)
         held *= self.objective == "memory"
-        how = Weighing(latency, 1 - latency, precision, self.target.channel_multiple, held)
+        in_flash = self.fitting is not None
+        how = Weighing(latency, 1 - latency, precision, self.target.channel_multiple, held, in_flash)
         # Few bits are free at run time: they would go first, and what makes the model fast would find no room.
         still = () if self.objective == "size" else self._knobs("bits")
         return Descent(self.options.layers, self.options.knobs, self.target, how, fixed, frozenset(still))
@@ -304,16 +318,34 @@ class Search:
         """The same model without what may not pay, and in 8 bits of a kind that no structure was `searched` for."""
 
         def slow() -> list[str]:
+            if self.fitting is not None:  # floats between integers take four times the arena
+                return []
             names: list[str] = self.trials.results([Slow(structure_of(best.recipe), self.shapes)])[0]
             return names
 
+        alone = [("some sites in float", recipe) for recipe in self._spared(best, slow)]
         others = [p for p in self.integer if searched and p not in searched and self.objective != "size"]
         tails = [(f"by {p}", self.tail(p, few_bits(best.recipe))) for p in others]
-        for label, recipe in [*without(best.recipe, slow), *exchanged(best.recipe, tails)]:
+        for label, recipe in [*without(best.recipe, slow), *alone, *exchanged(best.recipe, tails)]:
             if not self.late():
                 candidate = self.judge(f"{best.label}, {label}", recipe)
                 if self.accepts(candidate):
                     yield candidate
+
+    def _spared(self, best: Candidate, slow: Callable[[], list[str]]) -> Iterable[tuple[Pass, ...]]:
+        """The recipe with those sites in float that are cheaper so one by one; where costs are timed noise decides."""
+        places = [place for place, step in enumerate(best.recipe) if isinstance(step, Quantize)]
+        if not self.exact or not places or self.trials.dear:
+            return
+        small = slow()
+        names = small[:SPARED_TRIED]
+        recipes = [best.recipe, *(leaving(best.recipe, places[0], (name,)) for name in names)]
+        files = self.trials.results([Built(recipe) for recipe in recipes])
+        named = [(f"fold {digest(recipe)}", data) for recipe, data in zip(recipes, files, strict=True)]
+        first, *costs = self.timer(named)
+        cheaper = tuple(name for name, cost in zip(names, costs, strict=True) if cost < first)
+        if cheaper and set(cheaper) != set(small):
+            yield leaving(best.recipe, places[0], cheaper)
 
     def judge(self, label: str, recipe: tuple[Pass, ...]) -> Candidate:
         """The candidate of a recipe, judged on held-out samples unless it has been."""
@@ -335,6 +367,12 @@ class Search:
         stopped = [c.estimate.output for c in self.seen.values() if c.estimate and not self.accepts(c)]
         return max(sorted(set(stopped)), key=stopped.count, default="")
 
+    def with_footprints(self, built: Sequence[Candidate]) -> list[Candidate]:
+        """The same candidates, with what they take of the target, where that is a microcontroller."""
+        if self.fitting is None:
+            return list(built)
+        return [replace(c, footprint=self.fitting(digest(c.recipe), c.data)) for c in built]
+
     def late(self) -> bool:
         """Whether the deadline has passed; remembered."""
         late = time.monotonic() > self.deadline
@@ -354,6 +392,7 @@ class Search:
         ]
         times = self.timer([(digest(c.recipe), c.data) for c in built])
         built = [replace(c, latency_ns=ns) for c, ns in zip(built, times, strict=True)]
+        built = self.with_footprints(built)
         if self.objective == "memory":
             built = [replace(c, memory_bytes=self.memory(digest(c.recipe), c.data)) for c in built]
         self.seen |= {digest(c.recipe): c for c in chosen(built, self.objective, self.limits)}

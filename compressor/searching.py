@@ -6,6 +6,7 @@ from edgepress.compressor.front import points
 from edgepress.compressor.job import Findings
 from edgepress.compressor.knobs import half_lanes
 from edgepress.compressor.limits import search_within
+from edgepress.compressor.micro import arena_scale, make_fitting, without_bits
 from edgepress.compressor.options import Options
 from edgepress.compressor.precision import settle
 from edgepress.compressor.search import Search
@@ -29,6 +30,8 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
     found.stored = Cache.open(host.cache, name) if host.cache is not None else None
     crew = Crew(trials, host.workers, name, found.stored, host.stopped, scheduler=host.scheduler)
     glance = crew.alone(make_timer(found, glance=True))
+    fitting = make_fitting(found)
+    scale = make_scale(found) if fitting is None else arena_scale(fitting)
     search = Search(
         trials,
         Options((), (), ()),
@@ -40,8 +43,10 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
         host.progress,
         deadline,
         glance,
-        make_scale(found),
-        job.limits,
+        scale,
+        found.limits,
+        fitting,
+        exact=host.counter is not None,
     )
     crew.late, crew.progress = search.late, host.progress
     with crew.at_work():
@@ -53,6 +58,8 @@ def search_for(found: Findings, trials: Trials, deadline: float) -> None:
                     multiple = half_lanes(host.target) if job.objective == "latency" else 4
                     small = job.objective == "size"
                     search.options = collect_with(trials, found.shapes, multiple, indices=small)
+                    if fitting is not None:
+                        search.options = without_bits(search.options)
             else:
                 found.warnings.append(
                     f"{trials.setup.data.rows} samples say too little of what a structure loses: only 8 bits were "

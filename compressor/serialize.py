@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -18,9 +18,25 @@ from onnx_ir.passes import common
 
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
-from edgepress.compressor.model import fits_protobuf, inlined, map_external, tensor_bytes
+from edgepress.compressor.model import (
+    fits_protobuf,
+    inlined,
+    map_external,
+    prefix,
+    prefix_bytes,
+    tensor_bytes,
+)
 
-__all__ = ["Serialized", "StoredModel", "files", "parse", "proto_of", "serialize", "write"]
+__all__ = [
+    "Serialized",
+    "StoredModel",
+    "files",
+    "parse",
+    "proto_of",
+    "serialize",
+    "serialize_prefix",
+    "write",
+]
 
 FILE_NAME = "model.onnx"
 _ROOM = 64 << 20
@@ -80,6 +96,21 @@ def serialize(model: ir.Model, edit: Callable[[bytes], bytes] = bytes) -> Serial
         OutputError: it is over 2 GB, and the folder for temporary files has no room.
     """
     return edit(inlined(model)) if fits_protobuf(model) else StoredModel(model, edit)
+
+
+def serialize_prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) -> Serialized:
+    """What computes just some values, as `model.prefix` cuts it out.
+
+    Args:
+        model: is not changed.
+        outputs: names of values.
+        inputs: names of those that are fed.
+
+    Raises:
+        ModelError: a name is no value of the main graph, or nothing is asked for.
+        OutputError: as of `serialize`.
+    """
+    return prefix_bytes(model, outputs, inputs) or serialize(prefix(model, outputs, inputs))
 
 
 def proto_of(data: Serialized) -> onnx.ModelProto:

@@ -19,12 +19,14 @@ from edgepress.compressor.export.onnx import save
 from edgepress.compressor.finish import (
     LOSSLESS,
     export,
+    judged,
     make_timer,
     measure,
     original,
     take_back_if_slower,
     verdict,
 )
+from edgepress.compressor.folds import Answering, Setup
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
@@ -39,7 +41,7 @@ from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.searching import search_for
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
-from edgepress.compressor.trials import Answering, Setup, Trials, make_trials
+from edgepress.compressor.trials import Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
 
 __all__ = ["Findings", "Host", "Job", "look", "run"]
@@ -74,6 +76,8 @@ def run(job: Job, host: Host) -> Findings:
         found.judgement = verdict(found)
     with found.stage("tflite"):
         make_tflite(found)
+    if found.on_device and found.test is not None:
+        found.judgement = judged(found, found.original_scores, found.on_device, found.test.rows)
     found.seconds["total"] = time.monotonic() - started
     return found
 
@@ -112,6 +116,7 @@ def look(job: Job, host: Host, unseen: bool = True) -> tuple[Findings, Trials | 
     source = load(job.model, job.shapes or None)
     size, external = on_disk(job.model)
     found = Findings(job, host, source, size, external, Normalized(source, (), ()))
+    found.warnings += host.notes
     found.seconds["load"] = time.monotonic() - started
     if job.output is not None and job.output not in (names := [v.name or "" for v in source.graph.outputs]):
         raise MetricError(f"--output: the model has no output {job.output!r}.", nearest(job.output, names))

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepress.compressor.model import dims, prefix
+from edgepress.compressor.model import dims
 from edgepress.compressor.protocols import Engine, Feeds
-from edgepress.compressor.serialize import serialize
+from edgepress.compressor.serialize import serialize_prefix
 
 Seen = tuple[tuple[int | None, ...], ir.DataType]
 """Dimensions, None where they vary, and element type."""
@@ -96,7 +96,7 @@ def seen_shapes(model: ir.Model, engine: Engine, feeds: Sequence[Feeds]) -> dict
         one_row = {name: array[:1] if (name, 0) in dynamic else array for name, array in feeds[0].items()}
         batches.append(one_row)
     varied = all(len({batch[name].shape[axis] for batch in batches}) > 1 for name, axis in dynamic)
-    run = engine.load(serialize(prefix(model, wanted)))
+    run = engine.load(serialize_prefix(model, wanted))
     runs = [run(batch) for batch in batches]
     found: dict[str, Seen] = {}
     for name in wanted:

@@ -284,7 +284,8 @@ def windows(site: Site, x: Array) -> Array:
     rank = len(kernel)
     strides = ints_attribute(node, "strides", [1] * rank)
     dilations = ints_attribute(node, "dilations", [1] * rank)
-    padded = np.pad(x, [(0, 0), (0, 0), *conv_padding(node, x.shape[2:], kernel)])
+    padding = conv_padding(node, x.shape[2:], kernel)
+    padded = np.pad(x, [(0, 0), (0, 0), *padding]) if np.any(padding) else x
     span = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     view = np.lib.stride_tricks.sliding_window_view(padded, span, axis=tuple(range(2, 2 + rank)))
     index: list[slice] = [slice(None), slice(None)]

@@ -94,11 +94,8 @@ def structures(model: ir.Model, site: Site, context: Context) -> list[tuple[Stru
     if (
         site.inputs > 1 and separable.refusal(site, 1, context) is None
     ):  # of one input, filters are `channels`
-        filters = _separable(site, fit + held)
-        if filters is not None:
-            found.append(("separable", filters))
-            rank, multiplier = compared(site, found)
-            return found if filters[multiplier] < curve[rank] else found[:1]
+        filters = _separable(site, fit + held, form, curve)
+        found += [("separable", filters)] if filters is not None else []
     return found
 
 
@@ -118,19 +115,33 @@ def compared(site: Site, forms: Sequence[tuple[Structure, Matrix]]) -> list[int]
     return [at(form, curve, min(first)) for form, curve in forms]
 
 
-def _separable(site: Site, total: Moments) -> Matrix | None:
-    """What `separable` loses by filters a channel; None where it makes nothing smaller enough, or cannot be told."""
+def _separable(site: Site, total: Moments, form: Structure, curve: Matrix) -> Matrix | None:
+    """What `separable` loses by filters a channel, where that is less than another form does for as many weights.
+
+    None where it is not, or cannot be told, or would make nothing smaller enough. It is told at one strength first: a
+    fit of each takes longer than the spectra of all other forms.
+    """
     most = min(MOST_FILTERS, site.taps - 1, site.outputs - 1)
     strengths = [
         m for m in range(1, most + 1) if numbers(site, "separable", m) < MOST_LEFT * site.weight.size
     ]
+    if not strengths:
+        return None
     kernel = site.matrix().astype(np.float64).reshape(site.outputs, site.inputs, site.taps)
     gram = loaded(kernel, total.centred()[0], total.rounding())
+
+    def foretold(multiplier: int) -> float:
+        return lost(kernel, gram, *split_depthwise(kernel, gram, multiplier, ROUNDS_FORETOLD))
+
+    rank, at = compared(site, [(form, curve), ("separable", np.zeros(len(strengths) + 2))])
     try:
-        found = [lost(kernel, gram, *split_depthwise(kernel, gram, m, ROUNDS_FORETOLD)) for m in strengths]
+        first = foretold(at)
+        if first >= curve[rank]:
+            return None
+        found = [first if m == at else foretold(m) for m in strengths]
     except scipy.linalg.LinAlgError:
         return None
-    return np.minimum.accumulate([1.0, *found, 0.0]) if found else None
+    return np.minimum.accumulate([1.0, *found, 0.0])
 
 
 def together(groups: Sequence[Projection]) -> Matrix:

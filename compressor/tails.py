@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -32,6 +33,7 @@ class Tail:
         bits: (site, bits) pairs of weights with other than 8.
         leave: sites whose arithmetic stays in floats.
         shared: sites whose few bits are indices where the arithmetic is in floats.
+        results: see `Quantize`.
     """
 
     precision: Precision
@@ -39,13 +41,15 @@ class Tail:
     bits: tuple[tuple[str, int], ...] = ()
     leave: tuple[str, ...] = ()
     shared: frozenset[str] = frozenset()
+    results: Literal["float", "integer"] = "float"
 
     def passes(self) -> Recipe:
         """Those for the arithmetic, then those for all weights that are floats still."""
         few = tuple((name, width) for name, width in self.bits if width < HALF)
         width, store = self.target.weight_bits, StoreWeights(bits=self.bits, rounding=ROUNDING)
         if self.precision == "int8":
-            return (Quantize(width, bits=few, leave=self.leave, rounding=ROUNDING), store)
+            quantize = Quantize(width, bits=few, leave=self.leave, rounding=ROUNDING, results=self.results)
+            return (quantize, store)
         if self.precision == "dynamic":
             return (Dynamic(width, bits=few, leave=self.leave, rounding=ROUNDING), store)
         indices = tuple((name, width) for name, width in few if width <= SHARED_BITS and name in self.shared)
@@ -104,16 +108,25 @@ def without(recipe: Recipe, slow: Callable[[], list[str]]) -> Iterator[tuple[str
             yield label, plain
     for place, step in enumerate(recipe):
         if isinstance(step, Quantize):
-            fewer = replace(step, leave=tuple(sorted({*step.leave, *slow()})))
-            if fewer != step:
-                yield "small sites in float", (*recipe[:place], fewer, *recipe[place + 1 :])
+            fewer = leaving(recipe, place, slow())
+            if fewer != recipe:
+                yield "small sites in float", fewer
+
+
+def leaving(recipe: Recipe, place: int, names: Iterable[str]) -> Recipe:
+    """The recipe with more sites in float: those that the quantization at a place leaves alone."""
+    step = recipe[place]
+    if not isinstance(step, Quantize):
+        raise TypeError(f"{step.kind} leaves nothing in float")
+    fewer = replace(step, leave=tuple(sorted({*step.leave, *names})))
+    return (*recipe[:place], fewer, *recipe[place + 1 :])
 
 
 def hardly_faster(model: ir.Model, shapes: Shapes, target: Target) -> list[str]:
     """Sites whose predicted gain by 8-bit arithmetic is below the cost of going there and back."""
     slow = []
     for site in find_sites(model):
-        if site.depthwise or _gain(site, shapes, target) < 0:
+        if (site.depthwise and target.table is None) or _gain(site, shapes, target) < 0:
             slow.append(site_name(site.node))
     return slow
 

@@ -1,12 +1,11 @@
 """Candidates on samples that their calibration has not seen.
 
-The calibration samples are parted into folds. A candidate is built once a fold, from the other samples, and run on
-the fold: no sample is judged by a model that was fitted to it. The model that is shipped in the end is fitted to all of
-them, so these judgements are a little too strict rather than too mild.
+They are judged fold by fold (folds.py). The model that is shipped in the end is fitted to all samples, so these
+judgements are a little too strict rather than too mild.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,31 +13,28 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.columns import ArrayColumn
-from edgepress.compressor.data import Batch, Dataset
 from edgepress.compressor.estimate import Answers, Estimate, estimate
+from edgepress.compressor.folds import (
+    Fold,
+    Setup,
+    all_metrics,
+    decoded,
+    make_context,
+    make_folds,
+    parted,
+    scores,
+)
 from edgepress.compressor.model import copies_within
-from edgepress.compressor.observe import TARGETS, Streamer
 from edgepress.compressor.options import Comparison
 from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.passes import LowRank, Separable, Shrink
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
-from edgepress.compressor.protocols import Array, Engine, Feeds, Matrix, Runner, Target
+from edgepress.compressor.protocols import Matrix, Runner
 from edgepress.compressor.recipe import digest
-from edgepress.compressor.scoring import BuiltIn, Metric, score_all
 from edgepress.compressor.serialize import serialize
-
-CACHE_BYTES = 256 << 20
-"""Samples up to this size are decoded once; beyond, they are read again at each pass."""
-
-REFERENCE_BYTES = 32 << 20
-"""The original's outputs on a fold's samples are kept up to this size."""
 
 BUILT_BYTES = 4 << 30
 """So many bytes of models, at the original's size, are kept for each fold."""
-
-Answering = tuple[Metric, Metric | None] | None
-"""What `metrics.answers` gives, where the model gives classes."""
 
 REFITTING = Shrink | LowRank | Separable
 """Passes that refit site by site."""
@@ -51,99 +47,6 @@ Fitted = tuple[ir.Model, dict[str, object], tuple[Skipped, ...]]
 
 PROBE_ROWS = 32
 """Samples of a trial of one site where runs are dear."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Batches of a dataset."""
-
-    dataset: Dataset
-    batch: int
-
-    def batches(self) -> Iterator[Batch]:
-        """All batches, in order."""
-        return self.dataset.batches(self.batch)
-
-    def feeds(self) -> Iterator[Feeds]:
-        """Feeds of all batches."""
-        return (batch.feeds for batch in self.batches())
-
-
-def decoded(data: Dataset) -> Dataset:
-    """The same rows in memory, where they are small: folds share them and nothing is read twice."""
-    first = next(iter(data.batches(1)))
-    if sum(a.nbytes for a in first.feeds.values()) // max(len(first.rows), 1) * data.rows > CACHE_BYTES:
-        return data
-    batches = list(data.batches(64))
-    columns = tuple(
-        ArrayColumn(slot.name, np.concatenate([b.feeds[slot.name][: len(b.rows)] for b in batches]))
-        for slot in data.inputs
-    )
-    labels = [b.labels for b in batches if b.labels is not None]
-    column = ArrayColumn("labels", np.concatenate(labels)) if labels else None
-    return replace(data, columns=columns, label_column=column, index=np.arange(data.rows))
-
-
-def make_context(
-    engine: Engine, original: ir.Model, samples: Samples, target: Target, seed: int, leave: tuple[str, ...]
-) -> Context:
-    """What passes may look at: these samples, through the current and the original model."""
-    streamer = Streamer(engine, original, samples.feeds)
-    return Context(streamer, target, seed, leave, samples.dataset.rows)
-
-
-@dataclass
-class Fold:
-    """Samples to fit to, samples to judge by, and what was seen on the latter.
-
-    Attributes:
-        context: of the samples to fit to.
-        judged: the others.
-        reference: the original's outputs on those, batch by batch; empty where they are too large to keep.
-        base: the original's values, by metric.
-        costs: what a changed answer costs, where that is known.
-        built: the last models, by recipe.
-    """
-
-    context: Context
-    judged: Samples
-    reference: list[dict[str, Array]] = field(default_factory=list)
-    base: list[Matrix] = field(default_factory=list)
-    costs: Matrix = field(default_factory=lambda: np.ones(0))
-    built: dict[str, ir.Model] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """All that trials of a model hang on; with the model it can be sent to another process.
-
-    Attributes:
-        engine: runs models.
-        metric: what the budget is about.
-        answers: what tells changed answers and, where known, what they cost (`metrics.answers`).
-        data: all calibration samples.
-        target: the device.
-        seed: of the partition.
-        leave: sites not to touch.
-        batch: rows a batch.
-        folds: how many parts; with 1, a quarter of the samples judges and the rest calibrates.
-        dear: one run over the samples takes so long that what refits layer by layer is judged on one fold only.
-        others: fidelity of the outputs that the metric does not read.
-        unseen: how many rows will give the verdict.
-    """
-
-    engine: Engine
-    metric: Metric
-    answers: Answering
-    data: Dataset
-    target: Target
-    seed: int
-    leave: tuple[str, ...]
-    batch: int
-    folds: int
-    dear: bool = False
-    others: Sequence[BuiltIn] = ()
-    unseen: float = np.inf
 
 
 class Stopped(Exception):  # noqa: N818  nothing is wrong
@@ -233,12 +136,12 @@ class Trials:
         return self.setup.dear
 
     def estimate(self, recipe: tuple[Pass, ...], budget_percent: float = np.inf) -> Estimate:
-        """Judge a recipe; on half of the folds alone where that shows the budget to be out of reach."""
+        """Judge a recipe; on half of the folds alone where the others will hardly say otherwise."""
         refits = any(isinstance(step, REFITTING) for step in recipe)
         if self.dear and refits:
             return self._judged(recipe, 1)
         half = self._judged(recipe, (len(self.folds) + 1) // 2)
-        return half if half.hopeless(budget_percent) else self._judged(recipe, len(self.folds))
+        return half if half.settled(budget_percent) else self._judged(recipe, len(self.folds))
 
     def _judged(self, recipe: tuple[Pass, ...], count: int) -> Estimate:
         """On the first folds."""
@@ -257,7 +160,8 @@ class Trials:
             for m, b, o in zip(setup.others, base[at:], ours[at:], strict=True)
         ]
         worst = max([own, *rest], key=lambda each: each.cautious)
-        return replace(worst, score=own.score, rows=own.rows)
+        chance = max(each.chance_percent for each in (own, *rest))
+        return replace(worst, score=own.score, rows=own.rows, chance_percent=chance)
 
     def built(self, recipe: tuple[Pass, ...], fold: Fold) -> ir.Model:
         """The model that a recipe makes from a fold's samples; steps in common with an earlier recipe are reused."""
@@ -331,8 +235,9 @@ class Judge(Task):
 
     def do(self, trials: Trials) -> list[Matrix]:
         """Values [rows] of the metric, of what tells changed answers, and of other outputs' fidelity."""
-        fold = trials.folds[self.fold]
-        return score_on(trials, trials.built(self.recipe, fold), fold)
+        fold, setup = trials.folds[self.fold], trials.setup
+        runner = setup.engine.load(serialize(trials.built(self.recipe, fold)))
+        return scores(all_metrics(setup), runner, fold, trials.reference)
 
     def pack(self, result: list[Matrix]) -> list[list[float]]:
         """Numbers."""
@@ -341,33 +246,6 @@ class Judge(Task):
     def unpack(self, packed: list[list[float]]) -> list[Matrix]:
         """Arrays."""
         return [np.array(values, np.float64) for values in packed]
-
-
-def score_on(trials: Trials, model: ir.Model, fold: Fold) -> list[Matrix]:
-    """Values of the metric, of what tells changed answers, and of other outputs' fidelity, on a fold's samples."""
-    setup = trials.setup
-    return _scores(trials, [setup.metric, (setup.answers or (None,))[0], *setup.others], model, fold)
-
-
-def _scores(trials: Trials, metrics: Sequence[Metric | None], model: ir.Model, fold: Fold) -> list[Matrix]:
-    kept = iter(fold.reference)
-    return score_all(
-        [metric for metric in metrics if metric is not None],
-        trials.setup.engine.load(serialize(model)),
-        fold.judged.batches(),
-        lambda b: next(kept) if fold.reference else trials.reference(b.feeds),
-    )
-
-
-def _reference(trials: Trials, fold: Fold) -> list[dict[str, Array]]:
-    """The original's outputs on a fold's samples, or nothing where they take too much room."""
-    found, size = [], 0
-    for batch in fold.judged.batches():
-        found.append(trials.reference(batch.feeds))
-        size += sum(array.nbytes for array in found[-1].values())
-        if size > REFERENCE_BYTES:
-            return []
-    return found
 
 
 def make_trials(original: ir.Model, setup: Setup) -> Trials:
@@ -379,30 +257,9 @@ def make_trials(original: ir.Model, setup: Setup) -> Trials:
     """
     data = decoded(setup.data)
     setup = replace(setup, data=data)
-
-    def context(some: Dataset) -> Context:
-        samples = Samples(some, setup.batch)
-        return make_context(setup.engine, original, samples, setup.target, setup.seed, setup.leave)
-
     few = data.subset(np.arange(min(data.rows, PROBE_ROWS if setup.dear else data.rows)))
-    order = np.random.default_rng(setup.seed).permutation(data.rows)
-    cuts: list[Array] = (
-        np.array_split(order, setup.folds) if setup.folds > 1 else [order[: max(1, data.rows // 4)]]
-    )
     reference = setup.engine.load(serialize(original))
-    shown = context(data.subset(cuts[0]))
-    trials = Trials(original, setup, reference, [], context(data), context(few), shown)
-    costs = setup.answers[1] if setup.answers else None
-    made = []
-    for held in cuts:
-        rest = np.setdiff1d(order, held)
-        fitted = context(data.subset(rest) if len(rest) else data)
-        fitted.memo[TARGETS] = {}
-        fold = Fold(fitted, Samples(data.subset(held), setup.batch))
-        fold.reference = _reference(trials, fold)
-        fold.base = score_on(trials, original, fold)
-        if costs is not None:
-            fold.costs = _scores(trials, [costs], original, fold)[0]
-        made.append(fold)
-    trials.folds = made
-    return trials
+    full, probe, shown = (
+        make_context(original, setup, some) for some in (data, few, data.subset(parted(setup)[0]))
+    )
+    return Trials(original, setup, reference, make_folds(original, setup, reference), full, probe, shown)

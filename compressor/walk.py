@@ -11,10 +11,9 @@ from itertools import repeat, tee
 import onnx_ir as ir
 
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import prefix
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.protocols import Array, Feeds
-from edgepress.compressor.serialize import serialize
+from edgepress.compressor.serialize import serialize_prefix
 
 CHECKPOINT_BYTES = 48 << 20
 """Values of a cut that are kept, over all samples; steps after a larger one start from an earlier cut."""
@@ -52,7 +51,7 @@ class Side:
         wanted = [name for name in dict.fromkeys([*names, *live]) if name not in held]
         run = None
         if wanted:
-            run = self.stream.engine.load(serialize(prefix(model, wanted, held)), self.stream.threads)
+            run = self.stream.engine.load(serialize_prefix(model, wanted, held), self.stream.threads)
         fresh: list[dict[str, Array]] = []
         size = 0
         for number, feeds in enumerate(batches):
@@ -84,11 +83,9 @@ class Side:
 
 
 def makers(model: ir.Model, names: Sequence[str]) -> set[ir.Node | None]:
-    """The nodes that give these values; None for a graph input."""
-    if not names:
-        return set()
-    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
-    return {values[name].producer() for name in names if name in values}
+    """The nodes that give these values; None for what no node gives."""
+    made = {value.name: node for node in model.graph for value in node.outputs} if names else {}
+    return {made.get(name) for name in names}
 
 
 @dataclass

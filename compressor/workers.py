@@ -34,12 +34,13 @@ from edgepress.compressor import cluster
 from edgepress.compressor.cache import Cache, tool_digest
 from edgepress.compressor.columns import ArrayColumn, FileColumn
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.folds import Setup
 from edgepress.compressor.images import ImageColumn
-from edgepress.compressor.parallel import at_most, one_thread_each
+from edgepress.compressor.parallel import at_most, one_thread_each, seldom_collecting
 from edgepress.compressor.protocols import Tell
 from edgepress.compressor.scoring import UserMetric
 from edgepress.compressor.serialize import parse, serialize
-from edgepress.compressor.trials import Setup, Stopped, Task, Trials, make_trials
+from edgepress.compressor.trials import Stopped, Task, Trials, make_trials
 
 WORTH_PROCESSES = 4.0
 """Seconds of work after which processes are started: it takes about two until they are of use."""
@@ -90,7 +91,7 @@ def perform(package: Package, task: Task) -> Any:
     if package.identity not in _open:
         _open.clear()
         _open[package.identity] = make_trials(parse(package.model), package.setup)
-    with one_thread_each():
+    with one_thread_each(), seldom_collecting():
         return task.pack(task.do(_open[package.identity]))
 
 
@@ -102,7 +103,8 @@ def _begin(package: Package) -> None:
 
 
 def _perform_begun(task: Task) -> Any:
-    return task.pack(task.do(_open[""]))
+    with seldom_collecting():
+        return task.pack(task.do(_open[""]))
 
 
 def identity(original: ir.Model, setup: Setup) -> str:
@@ -143,11 +145,13 @@ class Hand:
         submit: hands it a task, whose result comes packed.
         dismiss: lets it go, whatever it is at; a thread ends what it does.
         room: how many tasks it may have at a time.
+        ready: done once it does nothing but tasks.
     """
 
     submit: Callable[[Task], Future[Any]]
     dismiss: Callable[[], None]
     room: float = 1
+    ready: Future[Any] | None = None
 
 
 @dataclass
@@ -199,20 +203,17 @@ class Crew:
                 results[place] = task.unpack(stored[0])
         missing = [place for place in range(len(tasks)) if place not in results]
         if missing:
-            self._hire()
-            started = time.monotonic()
             for place, packed in self._done(tasks, missing):
                 if self.cache is not None and tasks[place].key and packed is not LEFT_OUT:
                     self.cache.put({tasks[place].key: [packed]})
                 results[place] = None if packed is LEFT_OUT else tasks[place].unpack(packed)
-            self._spent += time.monotonic() - started
         return [results[place] for place in range(len(tasks))]
 
     def alone(self, measure: Callable[..., Measured]) -> Callable[..., Measured]:
         """The same function, run while nothing else does: only then can anything be timed."""
 
         def quiet(*arguments: Any) -> Measured:
-            wait(self._running)
+            wait([*self._running, *(hand.ready for hand in self._hands if hand.ready is not None)])
             self._running.clear()
             return measure(*arguments)
 
@@ -223,7 +224,7 @@ class Crew:
         """Do what these trials need, and let all others go at the end."""
         before, self.trials.perform = self.trials.perform, self
         try:
-            with one_thread_each():
+            with one_thread_each(), seldom_collecting():
                 yield self
         finally:
             self.trials.perform = before
@@ -234,7 +235,10 @@ class Crew:
         """Places of tasks and their packed results, as they come."""
         queue, busy = list(places), dict[Future[Any], tuple[int, int]]()
         last = [places[number * len(places) // len(self._hands)] for number in range(len(self._hands))]
+        since = time.monotonic()
         while queue or busy:
+            if queue:
+                self._hire()
             for number, hand in enumerate(self._hands):
                 while sum(of == number for _, of in busy.values()) < hand.room:
                     place = self._next(tasks, queue, number, last[number])
@@ -243,7 +247,9 @@ class Crew:
                     queue.remove(place)
                     busy[hand.submit(tasks[place])], last[number] = (place, number), place
             self._running = set(busy)
-            for future in wait(busy, POLL_SECONDS, FIRST_COMPLETED).done:
+            ended = wait(busy, POLL_SECONDS, FIRST_COMPLETED).done
+            self._spent, since = self._spent + time.monotonic() - since, time.monotonic()
+            for future in ended:
                 place, number = busy.pop(future)
                 try:
                     packed = future.result()
@@ -293,6 +299,8 @@ class Crew:
             if package is None:
                 self._lost = MOST_LOST  # what cannot travel is worked on here
                 return
+            for hand in self._hands:
+                hand.dismiss()
             self._hands = [_process(package) for _ in self._hands]
             self.hired = self.count
 
@@ -336,4 +344,4 @@ def _process(package: Package) -> Hand:
             with suppress(ProcessLookupError):
                 os.kill(pid.result(), signal.SIGKILL)
 
-    return Hand(lambda task: executor.submit(_perform_begun, task), dismiss)
+    return Hand(lambda task: executor.submit(_perform_begun, task), dismiss, ready=pid)

@@ -74,6 +74,12 @@ def emulator(tell: Tell) -> tuple[str, ...]:
     return ("env", f"LD_LIBRARY_PATH={':'.join(libraries)}", program, "-U", "LD_LIBRARY_PATH")
 
 
+def prepared() -> bool:
+    """Whether emulator and userland are there, so that nothing is downloaded on use."""
+    there = shutil.which(EMULATOR) is not None or (cache_folder() / "qemu").is_dir()
+    return there and _userland_folder().is_dir()
+
+
 def userland(command: Sequence[str], tell: Tell) -> Path:
     """The root folder of the userland, made where it is missing: some 20 s and 80 MB of downloads.
 
@@ -84,9 +90,7 @@ def userland(command: Sequence[str], tell: Tell) -> Path:
     Raises:
         DeviceTroubleError: packages cannot be had, or Python does not start in what came out.
     """
-    wheels = resources.files("edgepress.devices").joinpath("arm-wheels.txt").read_text(encoding="utf-8")
-    recipe = "\0".join((_FORM, *_PACKAGES, wheels))
-    folder = cache_folder() / f"root-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    folder = _userland_folder()
     trouble = "the emulated ARM userland cannot be made"
     with _whole(folder, tell) as making:
         if making is not None:
@@ -94,10 +98,21 @@ def userland(command: Sequence[str], tell: Tell) -> Path:
             _unpack(_PACKAGES, "arm64", making, trouble, _OFFLINE)
             _link_merged(making)
             tell("downloading numpy, onnxruntime and LiteRT for ARM (52 MB)")
-            _add_wheels(wheels, making, trouble)
+            _add_wheels(_wheels(), making, trouble)
             tell("starting Python in it for the first time")
             _try(command, making, trouble)
     return folder
+
+
+def _wheels() -> str:
+    """The requirements, with checksums."""
+    return resources.files("edgepress.devices").joinpath("arm-wheels.txt").read_text(encoding="utf-8")
+
+
+def _userland_folder() -> Path:
+    """Named by all that goes into it."""
+    recipe = "\0".join((_FORM, *_PACKAGES, _wheels()))
+    return cache_folder() / f"root-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
 
 
 def python_in(root: Path) -> Path:

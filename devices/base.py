@@ -12,18 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from edgepress.runtime.record import HintedError
 
-class DeviceTroubleError(Exception):
-    """A device does not answer, refuses, or failed amid its work; the command line ends with exit code 3.
 
-    Args:
-        message: what is wrong, on which device.
-        hint: what to do about it.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class DeviceTroubleError(HintedError):
+    """A device does not answer, refuses, or failed amid its work; the command line ends with exit code 3."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,11 +19,12 @@ from edgepress.devices.table import KernelTable, kernel_lines, read_kernels
 from edgepress.runtime.environment import Environment, architecture, describe
 
 LOCAL = "local"
+MICRO = "tflite-micro"
+"""The engine of microcontrollers."""
 _OLDEST_RUNTIME = "1.23"  # what the package itself asks for
 _VNNI = {"avx512_vnni", "avx_vnni"}
-# Without dot products u8*s8 takes three instructions (multiply, widen, add) on four times the lanes of one
-# float multiply-add: predicted, not measured.
-_INT8_GAIN_WITHOUT_VNNI = 4 / 3
+_MACS_AN_INSTRUCTION = 2.46
+"""Of onnxruntime's float convolutions on any 64-bit ARM core, counted under emulation."""
 
 
 class ProfileError(ValueError):
@@ -45,7 +46,7 @@ class DeviceSpec:
 
     Attributes:
         name: as the user wrote it (of a file: its stem).
-        arch: `x86_64` or `aarch64`.
+        arch: `x86_64`, `aarch64`, or `armv7e-m`, which has no operating system.
         activation_dtype: `uint8` or `int8`: the activation type whose integer kernels are fast there.
         weight_bits: 8, or 7 where u8·s8 products saturate at 16 bits.
         channel_multiple: widths and ranks that fill a kernel's lanes are multiples of this.
@@ -60,6 +61,11 @@ class DeviceSpec:
         address: for ssh as it takes it (`user@board`); for adb a serial number or `host:port`.
         python: the command that starts Python there, `python3` where it is empty.
         benchmark: for devices without Python: `benchmark_model` or `onnxruntime_perf_test`, a file here or there.
+        instructions_per_ns: that it executes: assumed, for what was counted under emulation; 0 where nothing is.
+        engine: what runs models there where that is not onnxruntime: `tflite-micro`.
+        flash_bytes: for microcontrollers, what is there for a model's file; 0 elsewhere.
+        arena_bytes: likewise, what is there for the interpreter's memory.
+        source: what the numbers rest on: `measured`, `emulated` or `data sheet`.
         table: what kernels were measured at, or None.
     """
 
@@ -79,17 +85,35 @@ class DeviceSpec:
     address: str = ""
     python: str = ""
     benchmark: str = ""
+    instructions_per_ns: float = 0.0
+    engine: str = ""
+    flash_bytes: int = 0
+    arena_bytes: int = 0
+    source: str = ""
     table: KernelTable | None = None
+
+    def ns_of(self, instructions: float) -> float:
+        """What so many instructions, counted under emulation, should take: assumed, not measured."""
+        return instructions / (self.instructions_per_ns or self.macs_per_ns_fp32 / _MACS_AN_INSTRUCTION)
 
 
 _CHOICES: dict[str, tuple[object, ...]] = {
-    "arch": ("x86_64", "aarch64"),
+    "arch": ("x86_64", "aarch64", "armv7e-m"),
     "activation_dtype": ("uint8", "int8"),
     "weight_bits": (7, 8),
     "transport": ("local", "ssh", "adb", "qemu"),
+    "engine": (MICRO,),
+    "source": ("measured", "emulated", "data sheet"),
 }
 _TYPES = {field.name: field.type for field in fields(DeviceSpec) if field.name not in ("name", "table")}
-_OPTIONAL = {"cpu", "description", "transport", "address", "python", "benchmark"}
+_OPTIONAL = {
+    *("cpu", "description", "transport", "address", "python", "benchmark", "instructions_per_ns"),
+    *("engine", "flash_bytes", "arena_bytes", "source"),
+}
+_NUMBERS = {
+    *("macs_per_ns_fp32", "macs_per_ns_int8", "bytes_per_ns", "node_overhead_ns", "instructions_per_ns"),
+    *("flash_bytes", "arena_bytes", "kernel"),
+}
 _ELSEWHERE = ("ssh", "adb", "qemu")
 
 
@@ -114,8 +138,9 @@ def load_profile(name_or_path: str | Path, user_dirs: Sequence[Path] = ()) -> De
 
 def dump_profile(spec: DeviceSpec) -> str:
     """The text of a profile that stands by itself; `load_profile` reads it."""
-    lines = [f"{key} = {_text(getattr(spec, key))}" for key in _TYPES if getattr(spec, key) != ""]
-    return "\n".join([*lines, "", *(kernel_lines(spec.table) if spec.table else ())]).rstrip() + "\n"
+    lines = [f"{key} = {_text(getattr(spec, key))}" for key in _TYPES if getattr(spec, key) not in ("", 0)]
+    kernels = kernel_lines(spec.table, 1 / spec.ns_of(1)) if spec.table else ()
+    return "\n".join([*lines, "", *kernels]).rstrip() + "\n"
 
 
 def known_profiles(user_dirs: Sequence[Path] = ()) -> list[str]:
@@ -132,20 +157,25 @@ def local_profile(machine: Environment) -> DeviceSpec:
     Raises:
         ProfileError: neither x86-64 nor 64-bit ARM.
     """
-    own = {"runtime_version": "installed", "cpu": "", "description": machine.cpu}
+    table = _table(nearest_profile(machine), (), ())
+    if machine.arch == "x86_64":
+        table["channel_multiple"] = 16 if "avx512f" in machine.features else 8
+    return _checked(LOCAL, {**table, "runtime_version": "installed", "cpu": "", "description": machine.cpu})
+
+
+def nearest_profile(machine: Environment) -> str:
+    """Our profile that is most like a machine, by its architecture and its 8-bit dot products.
+
+    Unknown features, as where it is not Linux, count as none: 7 bits are right on every x86.
+
+    Raises:
+        ProfileError: neither x86-64 nor 64-bit ARM.
+    """
     features = set(machine.features)
     if machine.arch == "x86_64":
-        table = {**_table("x86", (), ()), **own}
-        if not features & _VNNI:
-            # Unknown features (not Linux) count as none: 7 bits are right everywhere.
-            table["weight_bits"] = 7
-            table["macs_per_ns_int8"] = table["macs_per_ns_fp32"] * _INT8_GAIN_WITHOUT_VNNI
-        if "avx512f" not in features:
-            table["channel_multiple"] = 8
-        return _checked(LOCAL, table)
+        return "x86" if features & _VNNI else "x86-avx2"
     if machine.arch == "aarch64":
-        nearest = "cortex-a76" if "asimddp" in features else "cortex-a72"
-        return _checked(LOCAL, {**_table(nearest, (), ()), **own})
+        return "cortex-a76" if "asimddp" in features else "cortex-a72"
     known = [name for name in known_profiles() if name != LOCAL]
     raise ProfileError(f"no profile fits this machine ({machine.arch})", known)
 
@@ -161,7 +191,32 @@ def is_host(spec: DeviceSpec, machine: Environment | None = None) -> bool:
         return False
     if spec.arch != (machine.arch if machine else architecture()):
         return False
-    return not spec.cpu or spec.cpu == (machine or describe()).cpu.lower()
+    here = machine or describe()
+    return spec.cpu == here.cpu.lower() if spec.cpu else not _other_products(spec, here)
+
+
+def remark(spec: DeviceSpec, machine: Environment | None = None) -> str:
+    """What a user should know who takes a profile for this machine, or runs its 8-bit models here; mostly nothing.
+
+    Args:
+        spec: the device.
+        machine: this machine, looked at afresh when not given.
+    """
+    if spec.arch != (machine.arch if machine else architecture()) or spec.cpu or spec.address:
+        return ""
+    if not _other_products(spec, machine or describe()):
+        return ""
+    if spec.weight_bits == 8:
+        return (
+            f"{spec.name} has VNNI and this machine has not: costs are predicted, and 8-bit weights may saturate when "
+            "models are run here. Profiles for machines without it are x86-avx2 and local."
+        )
+    return f"{spec.name} has no VNNI and this machine has: costs are predicted. Its own profiles are x86 and local."
+
+
+def _other_products(spec: DeviceSpec, machine: Environment) -> bool:
+    """Whether 8-bit products of an x86 are made in another way: with VNNI, and so for 8 bits of weight, or without."""
+    return spec.arch == "x86_64" and (spec.weight_bits == 8) != bool(_VNNI & set(machine.features))
 
 
 def installed_runtime() -> str:
@@ -214,14 +269,14 @@ def _table(name: str, user_dirs: Sequence[Path], above: tuple[str, ...]) -> dict
         raise ProfileError(f"profile {name}: base must be a profile's name, not {base!r}")
     if base in chain:
         raise ProfileError("profiles build on each other in a circle: " + " → ".join((*chain, base)))
-    return {**_table(base, user_dirs, chain), **table}
+    below = _table(base, user_dirs, chain)
+    if _NUMBERS & set(table):
+        below.pop("source", None)  # other numbers rest on something else
+    return {**below, **table}
 
 
 def _checked(name: str, table: dict[str, Any]) -> DeviceSpec:
-    try:
-        kernels = read_kernels(table.pop("kernel")) if "kernel" in table else None
-    except ValueError as error:
-        raise ProfileError(f"profile {name}: {error}") from error
+    entries = table.pop("kernel", None)
     unknown = sorted(set(table) - set(_TYPES))
     if unknown:
         raise ProfileError(
@@ -234,7 +289,12 @@ def _checked(name: str, table: dict[str, Any]) -> DeviceSpec:
     if values["runtime_version"] == "installed":
         values["runtime_version"] = installed_runtime()
     _check_way(name, values)
-    return DeviceSpec(name=name, **values, table=kernels)
+    spec = DeviceSpec(name=name, **values)
+    try:
+        kernels = None if entries in (None, []) else read_kernels(entries, 1 / spec.ns_of(1))
+    except ValueError as error:
+        raise ProfileError(f"profile {name}: {error}") from error
+    return replace(spec, table=kernels)
 
 
 def _check_way(name: str, values: dict[str, Any]) -> None:
@@ -246,6 +306,9 @@ def _check_way(name: str, values: dict[str, Any]) -> None:
         raise ProfileError(f"profile {name}: transport ssh needs an address, such as user@board")
     if transport in ("local", "qemu") and address:
         raise ProfileError(f"profile {name}: transport {transport} takes no address")
+    memory = [values.get(key, 0) for key in ("flash_bytes", "arena_bytes")]
+    if (values.get("engine") == MICRO) != (min(memory) > 0) or (max(memory) > 0) != (min(memory) > 0):
+        raise ProfileError(f"profile {name}: engine {MICRO}, flash_bytes and arena_bytes go together")
     for key in ("python", "benchmark"):
         if "\0" in values.get(key, ""):
             raise ProfileError(f"profile {name}: {key} cannot be read")

@@ -6,33 +6,31 @@ software, there is neither cache nor pipeline), so `timed` is False and no laten
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 from edgepress.devices.armboard import CORES, write_board
 from edgepress.devices.armroot import Tell, cache_folder, emulator, guest_environment, python_in, userland
 from edgepress.devices.base import Completed, DeviceTroubleError
 from edgepress.devices.guard import GuardedFolder
+from edgepress.devices.names import shortened
+from edgepress.devices.near import NearDevice
 from edgepress.devices.plugin import plugin
 from edgepress.devices.profile import DeviceSpec
 from edgepress.runtime.counting import COUNTER
 
-_MESSAGE_LIMIT = 2000
 
-
-class QemuDevice:
+class QemuDevice(NearDevice):
     """A device of a profile, emulated; see `devices/base.py` for what devices do.
 
     Attributes:
-        name: of the profile.
         timed: False: time under emulation is no time of a board.
-        python: what starts Python there.
     """
+
+    timed = False
 
     def __init__(self, spec: DeviceSpec, *, counts: bool = True, tell: Tell = lambda line: None) -> None:
         """Nothing is started or downloaded before `with`.
@@ -50,18 +48,21 @@ class QemuDevice:
                 f"{spec.name} cannot be emulated: its core is {spec.cpu or 'not named'}",
                 f"Profiles with these cores can: {', '.join(CORES)}.",
             )
-        self.name = spec.name
-        self.timed = False
-        self.python: tuple[str, ...] = ("python3",)
+        super().__init__(spec.name, ("python3",))
         self._core = spec.cpu
         self._counts = counts
         self._tell = tell
-        self._folder: GuardedFolder | None = None
         self._command: list[str] = []
         self._environment: dict[str, str] = {}
         self._root = Path()
+        self._counter = ""
 
-    def __enter__(self) -> QemuDevice:
+    @property
+    def identity(self) -> str:
+        """All that counts of a model hang on, once it is open: core, userland, emulator and counter."""
+        return f"{self._core} {self._root.name} {self._counter}"
+
+    def __enter__(self) -> Self:
         """Make what is missing and a folder; raises `DeviceTroubleError`."""
         if sys.platform != "linux":
             raise DeviceTroubleError(
@@ -70,7 +71,7 @@ class QemuDevice:
         starter = emulator(self._tell)
         self._root = userland(starter, self._tell)
         counter = plugin(starter, cache_folder() / "plugins") if self._counts else None
-        self._folder = folder = GuardedFolder()
+        folder = self._open()
         try:
             write_board(folder.path / "board", self._root, self._core, 1)
             self._work.mkdir()
@@ -87,22 +88,11 @@ class QemuDevice:
         }
         self._command = [*starter, "-L", str(folder.path / "board"), "-cpu", self._core]
         if counter is not None:
+            self._counter = counter.name
             counts = folder.path / "counts"
             self._environment[COUNTER] = str(counts)
             self._command += ["-plugin", f"{counter},out={counts}"]
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the folder away; raises nothing."""
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
-
-    def put(self, source: Path, name: str, *, limit_s: float = 120.0) -> None:
-        """Copy a file into the folder; raises `DeviceTroubleError`."""
-        _copy(source, self._work / self._plain(name), f"{self.name}: {source} cannot be copied there")
 
     def run(self, command: Sequence[str], *, given: bytes = b"", limit_s: float = 120.0) -> Completed:
         """Run a program: `python3`, or an ARM program of the folder (`./tool`).
@@ -110,14 +100,12 @@ class QemuDevice:
         Raises:
             DeviceTroubleError: it cannot be started, or the time is over.
         """
-        if self._folder is None:
-            raise DeviceTroubleError(f"{self.name} is not open")
-        program, *arguments = command
+        folder, (program, *arguments) = self._folder, command
         if program == "python3":
             program = str(python_in(self._root))
         words = [*self._command, program, *arguments]
         try:
-            done = self._folder.run(words, self._work, self._environment, given, limit_s)
+            done = folder.run(words, self._work, self._environment, given, limit_s)
         except subprocess.TimeoutExpired as error:
             raise DeviceTroubleError(
                 f"{self.name}: {command[0]} was ended after {limit_s:g} s",
@@ -127,32 +115,14 @@ class QemuDevice:
             raise DeviceTroubleError(
                 f"{self.name}: {command[0]} cannot be started: {error.strerror}"
             ) from error
-        text = done.stderr.decode("utf-8", "replace").strip()
-        return Completed(done.returncode, done.stdout, text[-_MESSAGE_LIMIT:])
+        return Completed(done.returncode, done.stdout, shortened(done.stderr))
 
-    def get(self, name: str, target: Path, *, limit_s: float = 120.0) -> None:
-        """Copy a file of the folder back, whole or not at all; raises `DeviceTroubleError`."""
-        beside = target.with_name(f".{target.name}.part")
-        try:
-            _copy(self._work / self._plain(name), beside, f"{self.name}: {name} cannot be fetched")
-            os.replace(beside, target)  # noqa: PTH105 `Path.replace` says the same
-        finally:
-            beside.unlink(missing_ok=True)
+    @property
+    def _folder(self) -> GuardedFolder:
+        if self._opened is None:
+            raise DeviceTroubleError(f"{self.name} is not open")
+        return self._opened
 
     @property
     def _work(self) -> Path:
-        if self._folder is None:
-            raise DeviceTroubleError(f"{self.name} is not open")
         return self._folder.path / "work"
-
-    def _plain(self, name: str) -> str:
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise DeviceTroubleError(f"{self.name}: {name!r} is no plain file name")
-        return name
-
-
-def _copy(source: Path, target: Path, trouble: str) -> None:
-    try:
-        shutil.copyfile(source, target, follow_symlinks=True)
-    except OSError as error:
-        raise DeviceTroubleError(f"{trouble}: {error.strerror or error}") from error

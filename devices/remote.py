@@ -58,34 +58,6 @@ class Look:
     load_ns: int
 
 
-def ask_on(
-    device: Device,
-    task: str,
-    models: Sequence[Path],
-    feeds: Feeds | Sequence[Feeds] | None = None,
-    *,
-    threads: int = 1,
-    limit_s: float = 120.0,
-    **rest: Any,
-) -> Answer:
-    """Put a task to a fresh worker on an open device; models are put there each time.
-
-    Args:
-        device: opened with `with`.
-        task: see `edgepress.runtime.worker`.
-        models: files here; each is one file, with its weights in it.
-        feeds: input name → array, for all models or one mapping a model.
-        threads: threads that one operator may use.
-        limit_s: the worker is ended after this many seconds.
-        rest: what the task takes beyond.
-
-    Raises:
-        EngineError: the engine there is missing or refused, or the worker died.
-        DeviceTroubleError: the device does not answer, or has no Python.
-    """
-    return RemoteWorker(device).ask(task, models, feeds, threads=threads, limit_s=limit_s, **rest)
-
-
 class RemoteWorker:
     """The worker on one open device; every file is put there once."""
 
@@ -127,11 +99,18 @@ class RemoteWorker:
             raise self._unreadable() from error
 
     def time(
-        self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, time_limit_s: float = 10.0
+        self,
+        models: Sequence[Path],
+        feeds: Sequence[Feeds],
+        *,
+        threads: int = 1,
+        time_limit_s: float = 10.0,
+        precision: float = 0.01,
     ) -> tuple[list[Measurement], Answer]:
-        """Times of models, interleaved, one mapping of feeds a model; raises as `ask` does."""
+        """Times of models, interleaved, one mapping of feeds a model; see `measure`. Raises as `ask` does."""
         limit = 2 * time_limit_s + _MARGIN_S
-        answer = self.ask("time", models, feeds, threads=threads, limit_s=limit, time_limit_s=time_limit_s)
+        how = {"time_limit_s": time_limit_s, "precision": precision}
+        answer = self.ask("time", models, feeds, threads=threads, limit_s=limit, **how)
         try:
             found = [_measurement(each) for each in answer.result]
             self._one_each(found, models)
@@ -167,7 +146,20 @@ class RemoteWorker:
         limit_s: float = 120.0,
         **rest: Any,
     ) -> Answer:
-        """Put a task to a fresh process there; see `ask_on`."""
+        """Put a task to a fresh process there.
+
+        Args:
+            task: see `edgepress.runtime.worker`.
+            models: files here; each is one file, with its weights in it.
+            feeds: input name → array, for all models or one mapping a model.
+            threads: threads that one operator may use.
+            limit_s: the worker is ended after this many seconds.
+            rest: what the task takes beyond.
+
+        Raises:
+            EngineError: the engine there is missing or refused, or the worker died.
+            DeviceTroubleError: the device does not answer, or has no Python.
+        """
         if not self.device.python:
             raise DeviceTroubleError(
                 f"{self.device.name} has no Python for the worker",

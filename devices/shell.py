@@ -156,16 +156,17 @@ class ShellDevice(ABC):
         self._keeper = self._start(
             self._command(line, first=True), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
-        found = self._folder_told(self._keeper)
-        if found is None:
+        found, told = self._folder_told(self._keeper)
+        if not found:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._keeper.wait(1)
-            said = self._complaint()
+            # A login without a shell says so on standard output.
+            said = self._complaint() or shortened(told)
             raise self._explained(said or f"no answer within {_CONNECT_S:g} s")
         self._folder = found
 
-    def _folder_told(self, keeper: subprocess.Popen[bytes]) -> str | None:
-        """The folder that the keeper made, out of what else a login may print; None where there is none in time."""
+    def _folder_told(self, keeper: subprocess.Popen[bytes]) -> tuple[str, bytes]:
+        """The folder that the keeper made, empty where there is none in time; and all that the login printed."""
         assert keeper.stdout is not None  # noqa: S101  for mypy: it is a pipe
         deadline = time.monotonic() + _CONNECT_S
         told = b""
@@ -176,10 +177,10 @@ class ShellDevice(ABC):
                 told += more
                 found = re.search(rb"^edgepress-folder:(/[^\r\n]*)\r?\n", told, re.MULTILINE)
                 if found:
-                    return found[1].decode("utf-8", "replace")
+                    return found[1].decode("utf-8", "replace"), told
                 if not more:
-                    return None
-        return None
+                    break
+        return "", told
 
     def _run(
         self,

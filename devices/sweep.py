@@ -109,17 +109,17 @@ class _Point:
         inputs = outputs if kind == "depthwise" else inputs
         return layers(kind, activation, inputs, outputs, positions, count, integer=integer)
 
-    def too_dear(self, spec: DeviceSpec) -> bool:
+    def too_dear(self, spec: DeviceSpec, dearest_ns: float) -> bool:
         """Whether a layer should take too long; the least positions of a grid are timed all the same."""
         if self.grid.kind in _ROWS or self.at[2] == 0:
             return False
         taps = TAPS if self.grid.kind in ("conv", "depthwise") else 1
-        return float(np.prod(self.sizes)) * taps > DEAREST_NS * spec.macs_per_ns_fp32
+        return float(np.prod(self.sizes)) * taps > dearest_ns * spec.macs_per_ns_fp32
 
 
 def sweep(
     spec: DeviceSpec, *, threads: int = 1, time_limit_s: float = 110.0, grids: Sequence[Grid] = GRIDS,
-    timer: Timer = measure, progress: Progress = lambda share, what: None,
+    timer: Timer = measure, progress: Progress = lambda share, what: None, dearest_ns: float = DEAREST_NS,
 ) -> KernelTable:  # fmt: skip
     """Time kernels on this machine.
 
@@ -130,11 +130,12 @@ def sweep(
         grids: what to time; `node` must be the first.
         timer: `runtime.measure`.
         progress: told what goes on.
+        dearest_ns: layers that should take longer are not run.
 
     Raises:
         EngineError: the engine cannot run a model.
     """
-    groups, limit = _groups(grids, spec), _Limit(time_limit_s)
+    groups, limit = _groups(grids, spec, dearest_ns), _Limit(time_limit_s)
     reference = layers("pointwise", spec.activation_dtype, *REFERENCE, _COPIES, integer=False)
     results: list[list[Measurement]] = []
     for number, points in enumerate(groups):
@@ -196,6 +197,7 @@ def measured_spec(spec: DeviceSpec, table: KernelTable) -> DeviceSpec:
     floats = fetched.inputs[-1] * fetched.outputs[-1]
     return replace(
         spec,
+        source="measured",
         macs_per_ns_fp32=rates["fp32"],
         macs_per_ns_int8=rates["int8"],
         bytes_per_ns=float(f"{4 * floats / fetched.ns[-1][-1][0]:.4g}"),
@@ -210,11 +212,11 @@ def _rate(kernel: Kernel) -> float:
     return float(f"{macs / kernel.ns[-1][-1][-1]:.4g}")
 
 
-def _groups(grids: Sequence[Grid], spec: DeviceSpec) -> list[list[_Point]]:
+def _groups(grids: Sequence[Grid], spec: DeviceSpec, dearest_ns: float) -> list[list[_Point]]:
     """Points that are timed together, in the grids' order."""
     groups: dict[tuple[object, ...], list[_Point]] = {}
     for point in _points(grids):
-        if not point.too_dear(spec):
+        if not point.too_dear(spec, dearest_ns):
             groups.setdefault(point.group, []).append(point)
     return list(groups.values())
 

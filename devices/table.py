@@ -113,12 +113,14 @@ class KernelTable:
 
     Attributes:
         kernels: at most one of a kind and precision.
+        counted: whether times follow from instructions, counted under emulation, and were not measured.
 
     Raises:
         ValueError: two are of one kind and precision.
     """
 
     kernels: tuple[Kernel, ...]
+    counted: bool = False
 
     def __post_init__(self) -> None:
         if len(self._by_name) < len(self.kernels):
@@ -152,34 +154,49 @@ class KernelTable:
         return {}
 
 
-def read_kernels(entries: Any) -> KernelTable:
+def read_kernels(entries: Any, per_ns: float = 1.0) -> KernelTable:
     """The table from the `[[kernel]]` tables of a profile.
+
+    Args:
+        entries: each has times as `ns`, or counts as `instructions`.
+        per_ns: instructions in a nanosecond.
 
     Raises:
         ValueError: which entry is wrong, and what is.
     """
     if not isinstance(entries, list):
         raise ValueError("kernel must be [[kernel]] tables")
+    counted = [isinstance(entry, Mapping) and "instructions" in entry for entry in entries]
     kernels = []
     for number, entry in enumerate(entries, 1):
         try:
-            kernels.append(_kernel(entry))
+            if counted[number - 1] != counted[0]:
+                raise ValueError("either all have ns, or all instructions")
+            kernels.append(
+                _kernel(entry, "instructions", per_ns) if counted[0] else _kernel(entry, "ns", 1.0)
+            )
         except ValueError as error:
             raise ValueError(f"[[kernel]] {number}: {error}") from error
-    return KernelTable(tuple(kernels))
+    return KernelTable(tuple(kernels), any(counted))
 
 
-def kernel_lines(table: KernelTable) -> Iterable[str]:
-    """The table as TOML; `read_kernels` reads it."""
+def kernel_lines(table: KernelTable, per_ns: float = 1.0) -> Iterable[str]:
+    """The table as TOML; `read_kernels` reads it.
+
+    Args:
+        table: of times.
+        per_ns: instructions in a nanosecond, as which times are written that follow from them.
+    """
     for kernel in table.kernels:
         yield "[[kernel]]"
         yield f'kind = "{kernel.kind}"'
         yield f'precision = "{kernel.precision}"'
         for name in AXES:
             yield f"{name} = {[*getattr(kernel, name)]}"
-        yield "ns = ["
+        yield "instructions = [" if table.counted else "ns = ["
         for plane in kernel.ns:
-            yield "  [" + ", ".join(str([*line]) for line in plane) + "],"
+            lines = ([round(ns * per_ns) for ns in line] if table.counted else [*line] for line in plane)
+            yield "  [" + ", ".join(map(str, lines)) + "],"
         yield "]"
         yield ""
 
@@ -215,15 +232,16 @@ def _place(
     return (index, 1 - share), (index + 1, share), 0.0
 
 
-def _kernel(entry: Any) -> Kernel:
-    names = ("kind", "precision", *AXES, "ns")
+def _kernel(entry: Any, unit: str, per_ns: float) -> Kernel:
+    names = ("kind", "precision", *AXES, unit)
     if not isinstance(entry, Mapping):
         raise ValueError("must be a table")
     unknown, missing = sorted(set(entry) - set(names)), [name for name in names if name not in entry]
     if unknown or missing:
         raise ValueError(f"unknown key {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}")
     inputs, outputs, positions = (_numbers(name, entry[name], 1) for name in AXES)
-    ns = _numbers("ns", entry["ns"], 3)
+    costs = _numbers(unit, entry[unit], 3)
+    ns = tuple(tuple(tuple(cost / per_ns for cost in line) for line in plane) for plane in costs)
     return Kernel(entry["kind"], entry["precision"], inputs, outputs, positions, ns)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ CLASSES = ("total", "fma", "dot", "load_store")
 _MARKER = 0x4D41524B  # above every process number that Linux gives out
 _SKIPPED = 8  # the first calls choose kernels, grow arenas and warm up the interpreter
 _REPEATS = 5
+_MANY = 10_000_000  # instructions of a call among which those some thousand do not show
+_SKIPPED_OF_MANY, _REPEATS_OF_MANY = 2, 3
 
 
 class _MallInfo(ctypes.Structure):
@@ -54,7 +55,7 @@ def count(
 
     Returns:
         One dict a model: `instructions_total`, `instructions_fma`, `instructions_dot`, `instructions_load_store`
-        (medians of five inferences, less a null model's) and `heap_bytes` (what loading and the first
+        (the least of a few inferences, less a null model's) and `heap_bytes` (what loading and the first
         inferences left on the heap, or None where the C library does not tell).
 
     Raises:
@@ -69,14 +70,15 @@ def count(
         )
     results = []
     given = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
-    for model, own_feeds in zip(models, given):  # noqa: B905 boards have Python 3.9
-        null = (0,) * len(CLASSES)
-        if not is_tflite(model):  # an engine of TFLite files is called in a few hundred instructions
-            null, _ = _model(null_model(), {"x": np.zeros(1, np.float32)}, threads, Path(counter))
+    null = (0,) * len(CLASSES)
+    if not all(map(is_tflite, models)):
+        null, _ = _model(null_model(), {"x": np.zeros(1, np.float32)}, threads, Path(counter))
+    for model, own_feeds in zip(models, given):
         own, heap = _model(model, own_feeds, threads, Path(counter))
         row: dict[str, Any] = {
-            f"instructions_{name}": max(0, a - b)
-            for name, a, b in zip(CLASSES, own, null)  # noqa: B905 boards have Python 3.9
+            # an engine of TFLite files is called in a few hundred instructions
+            f"instructions_{name}": a if is_tflite(model) else max(0, a - b)
+            for name, a, b in zip(CLASSES, own, null)
         }
         results.append({**row, "heap_bytes": heap})
     return results
@@ -109,8 +111,8 @@ def differences(lines: list[str]) -> list[tuple[int, ...]]:
         raise EngineError("the instruction counter's file cannot be read") from error
     if any(len(row) != len(CLASSES) for row in totals):
         raise EngineError("the instruction counter's file cannot be read")
-    pairs = zip(totals, totals[1:])  # noqa: B905, RUF007 boards have Python 3.9
-    return [tuple(b - a for a, b in zip(first, second)) for first, second in pairs]  # noqa: B905
+    pairs = zip(totals, totals[1:])
+    return [tuple(b - a for a, b in zip(first, second)) for first, second in pairs]
 
 
 def _model(
@@ -122,27 +124,28 @@ def _model(
     runner = engine.load(model, threads)
     runner(feeds)
     call = runner.bind(feeds)
-    for _ in range(_SKIPPED):
+    many = _counted(call, counter, 1)[0][0] > _MANY
+    for _ in range(_SKIPPED_OF_MANY if many else _SKIPPED):
         call()
     after = heap_bytes()
     heap = None if before is None or after is None else max(0, after - before)
-    rows = _counted(call, counter)
-    return tuple(int(statistics.median(column)) for column in zip(*rows)), heap  # noqa: B905
+    # what disturbs a call adds to it
+    return min(_counted(call, counter, _REPEATS_OF_MANY if many else _REPEATS)), heap
 
 
-def _counted(call: Callable[[], object], counter: Path) -> list[tuple[int, ...]]:
+def _counted(call: Callable[[], object], counter: Path, repeats: int) -> list[tuple[int, ...]]:
     known = len(_lines(counter))
     mark = ctypes.CDLL(None).getpgid
     gc.disable()
     try:
         mark(_MARKER)
-        for _ in range(_REPEATS):
+        for _ in range(repeats):
             call()
             mark(_MARKER)
     finally:
         gc.enable()
     rows = differences(_lines(counter)[known:])
-    if len(rows) != _REPEATS:
+    if len(rows) != repeats:
         raise EngineError("nothing counted the instructions", "Was the emulator started with its plugin?")
     return rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class EngineError(Exception):
-    """An engine refused a model or failed while running it, or its process died.
+class HintedError(Exception):
+    """What went wrong outside this program, told to somebody who can do something about it.
 
     Args:
         message: what is wrong and where.
@@ -16,6 +16,10 @@ class EngineError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class EngineError(HintedError):
+    """An engine refused a model or failed while running it, or its process died."""
 
 
 @dataclass(frozen=True)

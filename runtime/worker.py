@@ -10,9 +10,10 @@ name that no archive can hold. Where models take different feeds, "feeds" and "i
 
 | task | takes | gives |
 |---|---|---|
-| time | "time_limit_s" | a `Measurement` a model, all interleaved |
+| time | "time_limit_s", "precision" | a `Measurement` a model, all interleaved |
 | memory | | growth of the peak memory in bytes, a model |
 | run | "outputs": [path of an .npz to write, a model] | names of its arrays a0, a1, …, a model |
+| layers | "time_limit_s" | times of its layers a model (`layers`) |
 | count | | instructions and heap a model, where an emulator counts (`counting`) |
 | look | | engine, version, delegate, inputs, outputs and load time, a model |
 | environment | | an `Environment` |
@@ -38,8 +39,8 @@ from edgepress.runtime.environment import condition, describe
 from edgepress.runtime.record import EngineError
 
 _MODULES = (
-    *("__init__", "counting", "environment", "measure", "memory", "record", "stats", "worker"),
-    *(f"engines/{name}" for name in ("__init__", "base", "choose", "flatfile", "litert", "ort")),
+    *("__init__", "counting", "environment", "layers", "measure", "memory", "record", "stats", "worker"),
+    *(f"engines/{name}" for name in ("__init__", "base", "border", "choose", "flatfile", "litert", "ort")),
 )
 _STARTER = """import sys
 if sys.version_info < (3, 9):
@@ -171,14 +172,17 @@ def _time(request: Mapping[str, Any]) -> Any:
     from edgepress.runtime.measure import measure
 
     limit = float(request.get("time_limit_s", 10.0))
-    found = measure(_models(request), _feeds(request), threads=_threads(request), time_limit_s=limit)
+    precision = float(request.get("precision", 0.01))
+    found = measure(
+        _models(request), _feeds(request), threads=_threads(request), time_limit_s=limit, precision=precision
+    )
     return [asdict(measurement) for measurement in found]
 
 
 def _memory(request: Mapping[str, Any]) -> Any:
     from edgepress.runtime.memory import growth_bytes
 
-    pairs = zip(_models(request), _feeds(request))  # noqa: B905 boards have Python 3.9
+    pairs = zip(_models(request), _feeds(request))
     return [growth_bytes(model, feeds, _threads(request)) for model, feeds in pairs]
 
 
@@ -186,7 +190,7 @@ def _run(request: Mapping[str, Any]) -> Any:
     from edgepress.runtime.engines.choose import engine_for  # needs numpy, which `environment` does not
 
     names = []
-    for model, feeds, path in zip(_models(request), _feeds(request), request["outputs"]):  # noqa: B905
+    for model, feeds, path in zip(_models(request), _feeds(request), request["outputs"]):
         outputs = engine_for(model).load(model, _threads(request))(feeds)
         save_feeds(outputs, Path(path))
         names.append(list(outputs))
@@ -224,9 +228,18 @@ def _count(request: Mapping[str, Any]) -> Any:
     return count(_models(request), _feeds(request), _threads(request))
 
 
+def _layers(request: Mapping[str, Any]) -> Any:
+    from edgepress.runtime.layers import layer_times
+
+    limit = float(request.get("time_limit_s", 2.0))
+    pairs = zip(_models(request), _feeds(request))
+    return [layer_times(model, feeds, _threads(request), limit) for model, feeds in pairs]
+
+
 _TASKS = {
     "count": _count,
     "environment": _environment,
+    "layers": _layers,
     "look": _look,
     "memory": _memory,
     "run": _run,
@@ -247,7 +260,7 @@ def _feeds(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     paths, inputs = request["feeds"], request["inputs"]
     if not isinstance(paths, list):
         return [_arrays(paths, inputs)] * len(request["models"])
-    return [_arrays(path, names) for path, names in zip(paths, inputs)]  # noqa: B905
+    return [_arrays(path, names) for path, names in zip(paths, inputs)]
 
 
 def _arrays(path: str | None, names: list[str]) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from clicase import Case, make_case
+from unskipped import pytest_runtest_makereport
 
 from edgepress.compressor.cli import host
+
+__all__ = ["pytest_runtest_makereport"]
 
 
 def pytest_configure() -> None:
@@ -17,8 +20,9 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that a test works out is found by another."""
+    """Nothing that a test works out is found by another; and no target is emulated unless a test is about that."""
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("EDGEPRESS_NO_DEVICE", "1")
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,8 @@ import onnx
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from edgepress.devices.armboard import write_board
+from edgepress.devices.armroot import emulator, guest_environment, python_in, userland
 from edgepress.devices.base import Device, DeviceTroubleError
 from edgepress.devices.profile import load_profile
 from edgepress.devices.qemu import QemuDevice
@@ -48,6 +51,19 @@ def emulation() -> None:
     """The test needs the emulator, its userland and a compiler; skipped, with the reason, where one is missing."""
     if unavailable():
         pytest.skip(f"no emulated device: {unavailable()}")
+
+
+@contextmanager
+def arm_python(core: str = "cortex-a72") -> Iterator[tuple[str, ...]]:
+    """The command that starts Python of the emulated userland, with the files of a board around it."""
+    starter = emulator(print)
+    root = userland(starter, print)
+    with tempfile.TemporaryDirectory() as folder:
+        board = Path(folder) / "board"
+        write_board(board, root, core, 1)
+        words = [f"{name}={value}" for name, value in guest_environment(root).items()]
+        words += ["PYTHONDONTWRITEBYTECODE=1", *starter, "-L", str(board), "-cpu", core]
+        yield ("/usr/bin/env", *words, str(python_in(root)))
 
 
 def conv_net(path: Path) -> Feeds:

@@ -5,12 +5,16 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +38,8 @@ class Server:
     """Environment of logins."""
     lines: tuple[str, ...] = ()
     """Further lines of sshd_config."""
+    python: Sequence[str] = ()
+    """What starts Python where logins land."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,6 +92,31 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def land(self, python: Sequence[str], *first: str) -> None:
+        """Have logins land where there is a shell, the tools that a device needs, a Python, and nothing else.
+
+        Args:
+            python: the command that starts Python.
+            first: lines of shell that a login runs first.
+        """
+        self.python = python
+        tools = self.folder / "tools"
+        tools.mkdir(exist_ok=True)
+        for name in TOOLS:
+            (tools / name).unlink(missing_ok=True)
+            (tools / name).symlink_to(str(shutil.which(name)))
+        script(tools / "python3", f'exec {shlex.join(python)} "$@"')
+        login = self.folder / "login"
+        script(login, *first, f"PATH={tools}; export PATH", 'exec sh -c "$SSH_ORIGINAL_COMMAND"')
+        self.lines = (f"ForceCommand {login}",)
+        self.start()
+
+    def used_s(self) -> float:
+        """Processor time of all logins that have ended, in seconds."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
     def left(self, patience_s: float = 5.0) -> list[str]:
         """Files and processes that are still on the other side once things had time to go."""
         deadline = time.monotonic() + patience_s
@@ -94,6 +125,13 @@ class Server:
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.02)
+
+
+def script(path: Path, *lines: str) -> None:
+    """A program in POSIX shell, in place of what is there."""
+    path.unlink(missing_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]), encoding="utf-8")
+    path.chmod(0o755)
 
 
 def children(pid: int) -> list[int]:
@@ -108,12 +146,18 @@ def children(pid: int) -> list[int]:
 
 def running(mark: str) -> list[str]:
     """Command lines of processes whose environment has this entry."""
-    found = []
+    return list(processes(mark).values())
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Number → command line of processes whose environment has this entry."""
+    found = {}
     for each in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if mark.encode() in each.read_bytes().split(b"\0"):
-                found.append((each.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return [line for line in found if line]
+                line = (each.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(each.parent.name)] = line
+    return {number: line for number, line in found.items() if line}
 
 
 def make_server(folder: Path, path: Path) -> Server:
@@ -155,3 +199,69 @@ def known(server: Server, key: str) -> None:
 
 
 PYTHON = (sys.executable,)
+TOOLS = ("cat", "mktemp", "rm", "sh", "sleep", "wc")
+SLEEP = ["sh", "-c", "sleep 60 & wait"]
+
+
+def sleeping(line: str) -> bool:
+    """Whether a command line is that of what `SLEEP` starts."""
+    return line.startswith("sleep 60")
+
+
+def working(line: str) -> bool:
+    """Whether a command line is that of a worker's Python, and not of a shell that waits for it."""
+    return "worker.pyz" in line and not line.split(maxsplit=1)[0].endswith("sh")
+
+
+def soon(
+    server: Server, what: Callable[[], object], seen: Callable[[str], bool] = sleeping
+) -> threading.Thread:
+    """Do something once a process runs on the other side that has such a command line."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if any(map(seen, running(f"{MARK}={server.port}"))):
+                what()
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server with our Python; afterwards nothing is left of what a test did, on either side."""
+    path = tmp_path / "bin"
+    path.mkdir()
+    monkeypatch.setenv("PATH", str(path), prepend=":")
+    found = make_server(tmp_path, path)
+    found.start()
+    made: list[str] = []
+
+    def noted(*words: str, **named: str) -> str:
+        made.append(make(*words, **named))
+        return made[-1]
+
+    make = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", noted)
+    try:
+        yield found
+        assert found.left() == []
+        assert [folder for folder in made if Path(folder).exists()] == []
+        assert clients(found) == []
+    finally:
+        found.stop()
+
+
+def clients(server: Server) -> list[str]:
+    """Command lines of the `ssh` of tests that still run here."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = each.read_bytes().split(b"\0")
+            if words[0].endswith(b"ssh") and str(server.folder / "config").encode() in words:
+                found.append(b" ".join(words).decode())
+    return found

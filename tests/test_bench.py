@@ -160,6 +160,9 @@ def test_a_board_is_added_checked_and_timed_on(case: Case, own: Path, board: ssh
     assert load_profile(str(case.folder / "again.toml")).address == "board"
     found = timed(case, "model.onnx", "model.onnx", "--device", "shelf")
     assert (found.device, found.transport, len(found.models)) == ("shelf", "ssh", 2)
+    assert found.models[0].layers is None
+    (split,) = timed(case, "model.onnx", "--device", "shelf", "--per-layer").models
+    assert split.layers
     again = case.run("devices", "add", "shelf", "--address", "board", "--python", python)
     assert (again.code, "--force" in again.err) == (2, True)
 
@@ -238,13 +241,15 @@ def test_an_emulated_device_tells_instructions_and_no_time(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Emulated()
-    monkeypatch.setattr(module, "device_of", lambda spec: device)
+    monkeypatch.setattr(module, "device_of", lambda spec, tell: device)
     found = timed(case, "model.onnx", "model.onnx", "--device", "cortex-a72")
     for row in found.models:
         assert (row.instructions_total, row.heap_bytes) == (7, 9)
         assert (row.latency_ns_median, row.load_ns, row.samples_ns, row.verdict) == (None, None, (), None)
     assert "time" not in {request["task"] for request in device.asked}
     shown = case.run("bench", "model.onnx", "--device", "cortex-a72").out
+    split = timed(case, "model.onnx", "--device", "cortex-a72", "--per-layer").models[0]
+    assert (split.layers, "instructions" in split.layers_reason) == (None, True)
     assert "instructions" in shown
     assert "µs" not in shown
 
@@ -276,3 +281,25 @@ def test_a_phone_with_a_program_of_its_own(case: Case, own: Path, monkeypatch: p
 def test_the_committed_schema_is_current() -> None:
     committed = Path(sys.modules[record.__name__].__file__ or "").with_name("bench.schema.json")
     assert json.loads(committed.read_text(encoding="utf-8")) == json.loads(record.schema_text())
+
+
+def test_layers_by_share(case: Case) -> None:
+    case.change_model(lambda proto: [node.ClearField("name") for node in proto.graph.node])
+    found = timed(case, case.model, "--per-layer").models[0]
+    assert found.layers is not None
+    shares = [row.share_percent for row in found.layers]
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 102
+    assert {"h", "y"} & {row.name.split("_")[0] for row in found.layers} or len(found.layers) == 1
+    assert all(row.ns >= 0 and row.op for row in found.layers)
+    shown = case.run("bench", case.model, "--per-layer", "--seconds", 0.2).out
+    assert "share" in shown
+    assert found.layers[0].name in shown
+
+
+def test_litert_tells_no_layers(case: Case) -> None:
+    file = case.folder / "model.tflite"
+    assert case.run("export", case.model, "--out", file).code == 0
+    row = timed(case, file, "--per-layer").models[0]
+    assert (row.layers, "benchmark_model" in row.layers_reason) == (None, True)
+    assert "no profiler" in case.run("bench", file, "--per-layer", "--seconds", 0.2).out

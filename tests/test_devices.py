@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from clicase import Case
 from edgepress.compressor.cli import devices as module
 from edgepress.compressor.cli import host
 from edgepress.compressor.report.record import load_report
+from edgepress.devices import opening, profile
 from edgepress.devices.profile import LOCAL, load_profile
 from edgepress.devices.table import Kernel, KernelTable
 from edgepress.runtime.environment import describe
@@ -51,12 +53,64 @@ def listed(case: Case) -> dict[str, dict[str, Any]]:
 
 def test_the_list_says_what_costs_rest_on(case: Case, own: Path) -> None:
     rows = listed(case)
-    assert rows["cortex-a72"]["costs"] == rows["cortex-a72"]["predicted_by"] == "rates"
+    assert rows["cortex-a72"]["costs"] == rows["cortex-a72"]["predicted_by"] == "counted"
     assert (rows["local"]["costs"], rows["local"]["predicted_by"]) == ("measured", "rates")
     assert rows["cortex-a53"]["arch"] == "aarch64"
     said = case.run("devices").out
     assert all(name in said for name in rows)
     assert "measured here; rates" in said
+
+
+def test_list_is_a_word_of_its_own(case: Case, own: Path) -> None:
+    for words in ((), ("--json",)):
+        found = case.run("devices", "list", *words)
+        assert found.code == 0, found.err
+        assert found.out == case.run("devices", *words).out
+
+
+def test_the_list_says_how_a_device_is_reached_and_whether_it_can_be_used_now(
+    case: Case, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.mkdir(parents=True)
+    (own / "shelf.toml").write_text('base = "arm"\naddress = "board"\n', encoding="utf-8")
+    (own / "phone.toml").write_text(
+        'base = "android-arm64"\nbenchmark = "./benchmark_model"\n', encoding="utf-8"
+    )
+    monkeypatch.setattr(opening.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(opening, "prepared", lambda: False)
+    rows = listed(case)
+    found = {name: (row["transport"], row["usable"]) for name, row in rows.items()}
+    assert found["local"] == ("local", True)
+    assert found["shelf"] == ("ssh", None)
+    assert "devices check shelf" in rows["shelf"]["use"]
+    assert found["phone"] == ("adb", None)
+    assert found["android-arm64"] == ("adb", False)
+    assert "--benchmark" in rows["android-arm64"]["use"]
+    assert found["cortex-a72"] == ("qemu", None)
+    assert rows["cortex-a72"]["source"] == "emulated"
+    monkeypatch.setattr(opening, "prepared", lambda: True)
+    assert listed(case)["cortex-a72"]["usable"] is True
+    monkeypatch.setattr(opening.shutil, "which", lambda name: None)
+    rows = listed(case)
+    assert rows["shelf"]["usable"] is rows["phone"]["usable"] is False
+    assert "no ssh" in rows["shelf"]["use"]
+
+
+def test_a_target_that_makes_8_bit_products_in_another_way_is_predicted_with_a_warning(
+    case: Case, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(describe(), arch="x86_64", features=("avx2", "fma"))
+    for each in (profile, host):
+        monkeypatch.setattr(each, "describe", lambda: plain)
+    monkeypatch.setattr(profile, "architecture", lambda: "x86_64")
+    told = case.compress("--recipe", recipe(case), target="x86")
+    assert "x86-avx2" in told.err
+    assert load_report(case.out / "report.json").cost_kind == "predicted"
+    refused = case.run("bench", "model.onnx", "--device", "x86")
+    assert (refused.code, "x86-avx2" in refused.err) == (3, True)
+    told = case.compress("--recipe", recipe(case), "--force", target="x86-avx2")
+    assert "warning: x86" not in told.err
+    assert load_report(case.out / "report.json").cost_kind == "measured"
 
 
 def test_a_profile_made_here_is_a_target_with_a_table(case: Case, own: Path) -> None:
@@ -65,7 +119,7 @@ def test_a_profile_made_here_is_a_target_with_a_table(case: Case, own: Path) -> 
     assert "--target board" in made.out
     assert [path.name for path in own.iterdir()] == ["board.toml"]
     spec = load_profile("board", [own])
-    assert spec.table == TABLE
+    assert (spec.table, spec.source) == (TABLE, "measured")
     assert spec.macs_per_ns_fp32 == pytest.approx(4 * 8 * 16 / 6400)
     assert spec.node_overhead_ns == 400
     row = listed(case)["board"]
@@ -99,7 +153,7 @@ def test_a_report_says_that_a_table_told(case: Case, own: Path) -> None:
     assert "kernels that were measured on the device" in (case.out / "report.html").read_text("utf-8")
     told = case.compress("--recipe", recipe(case), "--force")
     report = load_report(case.out / "report.json")
-    assert (report.cost_kind, report.latency_source) == ("predicted", "rates")
+    assert (report.cost_kind, report.latency_source) == ("predicted", "counted")
 
 
 def recipe(case: Case) -> Path:

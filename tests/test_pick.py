@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgepress.compressor import compress
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.report import html, manifest, pareto
+from edgepress.compressor.report import manifest, pareto, plots
 from edgepress.compressor.report.record import load_report
 
 
@@ -177,7 +177,7 @@ def test_the_committed_schema_is_current() -> None:
 @given(st.lists(st.floats(1.0, 1e12), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=100)
 def test_places_on_an_axis_by_ratio(values: list[float]) -> None:
-    at, ticks = html._ratio_axis(values)
+    at, ticks = plots.ratio_axis(values)
     places = [at(value) for value in values]
     assert all(0 <= place <= 1 for place in places)
     assert np.argsort(places, kind="stable").tolist() == np.argsort(values, kind="stable").tolist()

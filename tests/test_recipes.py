@@ -111,4 +111,32 @@ def test_what_is_shrunk_away_counts_as_zero_and_what_is_packed_is_unpacked(case:
     found = {(row.of, row.site): row for row in recipe(case, CUT + rest + last).zeros}
     assert 75 <= (found["activations", "a"].after or 0) < 100
     assert found["weights", "y"].after == pytest.approx(50, abs=7)
-    assert recipe(case, "[[pass]]\nkind = 'store'\n").zeros == ()
+    others = recipe(case, "[[pass]]\nkind = 'store'\n").zeros
+    assert [(row.of, row.site) for row in others] == [("activations", "a")]
+
+
+def test_report_tells_how_far_each_layer_is_from_the_original(case: Case) -> None:
+    """Against both files run on the same rows, all values shown."""
+    found = {
+        row.site: row.error_percent
+        for row in recipe(case, "[[pass]]\nkind = 'store'\nweight_bits = 4\nmin_elements = 1\n").layer_errors
+    }
+    with np.load(case.folder / "test.npz") as rows:
+        feeds = {"x": rows["x"][:16]}
+    before = oracles.values(models.mlp(32), feeds, ["h", "y"])
+    result = load(case.out / "model.onnx")
+    names = [
+        node.outputs[0].name or "" for node in result.graph if node.op_type == "Gemm"
+    ]  # shortened in the file
+    after = oracles.values(result, feeds, names)
+    for name, value, now in zip(before, before.values(), (after[each] for each in names), strict=True):
+        wanted = 100 * np.linalg.norm(now - value) / np.linalg.norm(value)
+        assert 0.1 < wanted < 50
+        assert found[name] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_removed_channels_are_no_error_of_a_layer(case: Case) -> None:
+    shrink = "[[pass]]\nkind = 'shrink'\nwidths = [['h', 8]]\ncompensate = false\n"
+    found = {row.site: row.error_percent for row in recipe(case, shrink).layer_errors}
+    assert found["h"] is None or found["h"] < 1e-3  # those that are left are what they were
+    assert (found["y"] or 0) > 1

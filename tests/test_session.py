@@ -15,7 +15,6 @@ import pytest
 from clicase import rows
 
 from edgepress.compressor import compress
-from edgepress.compressor.budget import Judgement, Verdict
 from edgepress.compressor.cli import host
 from edgepress.compressor.errors import DataError, UsageError
 from edgepress.compressor.finish import make_timer, take_back_if_slower
@@ -23,7 +22,6 @@ from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.model import to_proto
 from edgepress.compressor.passes import StoreWeights
 from edgepress.compressor.protocols import Feeds, Latency
-from edgepress.compressor.report.build import interval_percent
 from edgepress.compressor.session import run
 
 
@@ -230,12 +228,3 @@ def test_shapes_behind_an_unknown_operator_are_seen_and_reported(model: Path) ->
     report = compress(model, x, target="arm").report
     assert {"step": "observe"} in [step.parameters for step in report.steps if step.kept]
     assert not [left for left in report.left_alone if "rank" in left.reason]
-
-
-def test_interval_is_in_percent_of_the_original_like_the_drop() -> None:
-    top1 = Judgement(Verdict.KEPT, 2.0, 100, 80.0, 79.0, drop=1.0, drop_interval_95=(-0.8, 2.4))
-    assert interval_percent(top1, higher_is_better=True) == pytest.approx((-1.0, 3.0))
-    loss = Judgement(Verdict.KEPT, 2.0, 100, 0.4, 0.5, drop=0.1, drop_interval_95=(0.0, 0.4))
-    assert interval_percent(loss, higher_is_better=False) == pytest.approx((0.0, 50.0))
-    gone = Judgement(Verdict.KEPT, 2.0, 100, 0.4, 0.1, drop=-0.3, drop_interval_95=(-0.4, 0.0))
-    assert interval_percent(gone, higher_is_better=False) is None

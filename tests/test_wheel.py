@@ -55,6 +55,7 @@ def test_the_wheel_installs_commands_and_licence(wheel: zipfile.ZipFile) -> None
     points = next(name for name in names if name.endswith("entry_points.txt"))
     said = wheel.read(points).decode()
     assert all(f"{command} = {where}" in said for command, where in project["scripts"].items())
+    assert "[pytest11]\nedgepress = edgepress.compressor.cli.pytest_plugin" in said
     assert any(name.endswith("LICENSE") for name in names)
 
 

@@ -80,6 +80,8 @@ def compress(
     workers: int | None = None,
     scheduler: str | None = None,
     cache: str | Path | None = None,
+    device: bool = True,
+    device_rows: int | None = None,
     progress: Tell | None = None,
 ) -> Result:
     """Compress a trained ONNX model for a device, within a budget: `compress MODEL` from Python.
@@ -116,6 +118,9 @@ def compress(
         workers: processes that work side by side; None: one a core.
         scheduler: address of a Dask scheduler whose workers do it instead.
         cache: folder for what was worked out, from where an interrupted run goes on; None: nothing is kept.
+        device: whether the target is emulated or reached where it is not this machine and there is a way; else costs
+            are predicted, and the verdict is this machine's.
+        device_rows: unseen rows that are judged there; None: what takes two minutes.
         progress: told (stage, share done, detail).
 
     Returns:
@@ -142,6 +147,7 @@ def compress(
         max_size_bytes=max_size_bytes,
         max_latency_ns=max_latency_ns,
         formats=tuple(formats),
+        device_rows=device_rows,
         seed=seed,
         threads=threads,
     )
@@ -154,6 +160,7 @@ def compress(
         workers=workers,
         scheduler=scheduler,
         cache=None if cache is None else Path(cache),
+        device=device,
     )
     if out is None:
         found = run(job, host)

@@ -10,9 +10,12 @@ import click
 import numpy as np
 from rich.console import Console
 
+from edgepress.compressor.cli import bench_layers
+from edgepress.compressor.cli.bench_micro import fits
 from edgepress.compressor.cli.bench_table import show
-from edgepress.compressor.cli.host import CheckedEngine, errors_told, find_target
+from edgepress.compressor.cli.host import CheckedEngine, find_target
 from edgepress.compressor.cli.run import shape_option
+from edgepress.compressor.cli.troubles import errors_told, line_told
 from edgepress.compressor.data import InputSpec, open_data
 from edgepress.compressor.errors import ModelError, UsageError
 from edgepress.compressor.model import input_specs, load, on_disk
@@ -23,7 +26,7 @@ from edgepress.compressor.serialize import serialize
 from edgepress.devices.base import Device
 from edgepress.devices.native import time_native
 from edgepress.devices.opening import device_of, transport_of
-from edgepress.devices.profile import DeviceSpec
+from edgepress.devices.profile import MICRO, DeviceSpec
 from edgepress.devices.remote import Feeds, Look, RemoteWorker
 from edgepress.runtime.engines.choose import is_tflite
 from edgepress.runtime.environment import Condition, warnings
@@ -31,6 +34,8 @@ from edgepress.runtime.measure import ratio_interval
 from edgepress.runtime.record import Measurement
 
 SECONDS = 10.0
+LAYER_SECONDS = 2.0
+"""For the layers of one model."""
 _UNKNOWN: dict[str, Any] = {
     "cpu": "unknown", "features": (), "cores": None, "governor": None, "system": "unknown",
     "before": None, "after": None, "warnings": (),
@@ -50,10 +55,7 @@ _UNKNOWN: dict[str, Any] = {
     "--data", metavar="DATA", help="Samples whose first row is run: npz, folder or module:function."
 )
 @click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
-@click.option(
-    "--shape", "shapes", multiple=True, callback=shape_option,
-    help="Size of an input with dynamic dimensions: NAME=1,3,224,224.",
-)  # fmt: skip
+@shape_option
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=SECONDS, show_default=True,
     help="Timing ends after this long, or when all medians are known within 1 %.",
@@ -62,11 +64,13 @@ _UNKNOWN: dict[str, Any] = {
     "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
     help="Write all that was measured to this file; - prints it.",
 )  # fmt: skip
+@click.option("--per-layer", is_flag=True, help="What each layer takes, by the engine's own profiler.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def bench(
     *, models: tuple[Path, ...], target: str, threads: int, data: str | None, preprocess: Path | None,
-    shapes: dict[str, tuple[int, ...]], seconds: float, json_file: Path | None, quiet: bool, debug: bool,
+    shapes: dict[str, tuple[int, ...]], seconds: float, json_file: Path | None, per_layer: bool, quiet: bool,
+    debug: bool,
 ) -> int:  # fmt: skip
     """Time MODELS, .onnx or .tflite, against the first of them.
 
@@ -75,23 +79,30 @@ def bench(
     """
     spec = find_target(target)
     with TemporaryDirectory(prefix="edgepress-") as folder:
-        files = [_one_file(model, Path(folder) / f"{place}.onnx") for place, model in enumerate(models)]
-        with errors_told(), device_of(spec) as device:
-            if spec.benchmark:
-                found = _natively(device, spec, files, threads, seconds)
-            else:
-                feeds = _Feeds(data, preprocess, shapes)
-                found = _by_worker(device, files, feeds, threads, seconds)
+        files = [one_file(model, Path(folder) / f"{place}.onnx") for place, model in enumerate(models)]
+        if spec.engine == MICRO:
+            found = {**_UNKNOWN, "models": fits(spec, files)}
+            split = bench_layers.none(bench_layers.FITTED, len(files))
+        else:
+            with errors_told(), line_told(quiet) as tell, device_of(spec, tell) as device:
+                if spec.benchmark:
+                    found = _natively(device, spec, files, threads, seconds)
+                    split = bench_layers.none(bench_layers.NATIVE, len(files))
+                else:
+                    feeds = _Feeds(data, preprocess, shapes)
+                    found, split = _by_worker(device, files, feeds, threads, seconds, per_layer)
     sizes = [model.stat().st_size if is_tflite(model) else on_disk(model)[0] for model in models]
     rows = [
-        ModelTimes(model=str(model), size_bytes=size, **row)
-        for model, size, row in zip(models, sizes, found.pop("models"), strict=True)
+        ModelTimes(model=str(model), size_bytes=size, **row, **(layers if per_layer else {}))
+        for model, size, row, layers in zip(models, sizes, found.pop("models"), split, strict=True)
     ]
     record = Bench(
         device=spec.name, transport=transport_of(spec), threads=threads, models=tuple(rows), **found
     )
     if not quiet and str(json_file) != "-":
         show(record, Console())
+        if per_layer:
+            bench_layers.show(record.models, Console())
     if json_file is not None:
         text = record.model_dump_json(indent=2) + "\n"
         if str(json_file) == "-":
@@ -113,7 +124,7 @@ class _Feeds:
     def of(self, model: Path, ports: Sequence[Sequence[Any]]) -> Feeds:
         """For a model on this machine whose inputs the device's engine calls `ports`."""
         if is_tflite(model):
-            specs = [_spec(port) for port in ports]
+            specs = [spec_of(port) for port in ports]
             return self._remembered(specs, lambda: _random(specs))
         graph = load(model, self._shapes or None)
         run = CheckedEngine().load
@@ -137,7 +148,7 @@ class _Feeds:
         return self._made[key]
 
 
-def _spec(port: Sequence[Any]) -> InputSpec:
+def spec_of(port: Sequence[Any]) -> InputSpec:
     """An input as LiteRT tells it."""
     name, dtype, shape = port
     return InputSpec(str(name), np.dtype(str(dtype)), tuple(shape))
@@ -159,7 +170,7 @@ def _random(specs: Sequence[InputSpec]) -> Feeds:
     }
 
 
-def _one_file(model: Path, target: Path) -> Path:
+def one_file(model: Path, target: Path) -> Path:
     """The model as one file that can travel; refuses what is no model before any device is asked."""
     if is_tflite(model):
         if not model.is_file():
@@ -176,9 +187,9 @@ def _one_file(model: Path, target: Path) -> Path:
 
 
 def _by_worker(
-    device: Device, files: Sequence[Path], feeds: _Feeds, threads: int, seconds: float
-) -> dict[str, Any]:
-    """Times by our worker, in Python on the device."""
+    device: Device, files: Sequence[Path], feeds: _Feeds, threads: int, seconds: float, per_layer: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Times by our worker, in Python on the device; and those of layers, where they are wanted."""
     worker = RemoteWorker(device)
     machine, _ = worker.environment()
     facts = worker.look(files, threads=threads)
@@ -196,19 +207,23 @@ def _by_worker(
             {**_row(fact), **_compared(None, None), **count}
             for fact, count in zip(facts, counts, strict=True)
         ]
-        return {**_UNKNOWN, **common, "models": rows}
+        return {**_UNKNOWN, **common, "models": rows}, bench_layers.none(bench_layers.COUNTED, len(files))
     times, answer = worker.time(files, given, threads=threads, time_limit_s=seconds)
     rows = [
         {**_row(fact), "load_ns": fact.load_ns, **_compared(one, times[0])}
         for fact, one in zip(facts, times, strict=True)
     ]
-    return {
+    split: list[dict[str, Any]] = [{}] * len(files)
+    if per_layer:
+        split = bench_layers.layers(worker, files, given, threads, min(seconds, LAYER_SECONDS * len(files)))
+    found = {
         **common,
         "before": _state(answer.before),
         "after": _state(answer.after),
         "warnings": tuple(warnings(answer.before, answer.after, machine.cores)),
         "models": rows,
     }
+    return found, split
 
 
 def _natively(

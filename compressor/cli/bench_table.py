@@ -10,6 +10,7 @@ from rich.text import Text
 
 from edgepress.compressor.report.bench import Bench, ModelTimes
 from edgepress.compressor.report.console import encodable
+from edgepress.compressor.report.fit import KERNELS, exactly, fit_text
 from edgepress.compressor.report.words import UNKNOWN, number, printable, quantity
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -32,7 +33,8 @@ def show(record: Bench, console: Console) -> None:
     say(f"{where}, {record.threads} thread{'' if record.threads == 1 else 's'}, {engine}")
     timed = any(row.latency_ns_median is not None for row in record.models)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    headings = _TIMED if timed else _COUNTED
+    fitted = any(row.microcontroller is not None for row in record.models)
+    headings, of = (_TIMED, _timed) if timed else (_FITTED, _fitted) if fitted else (_COUNTED, _counted)
     for heading in headings:
         table.add_column(
             heading,
@@ -41,19 +43,33 @@ def show(record: Bench, console: Console) -> None:
             no_wrap=heading != "model",
         )
     for row in record.models:
-        cells = [encodable(console, printable(cell)) for cell in (_timed(row) if timed else _counted(row))]
+        cells = [encodable(console, printable(cell)) for cell in of(row)]
         table.add_row(*map(Text, cells[:-1]), Text(cells[-1], style=_COLOURS.get(row.verdict or "", "")))
     console.print(table)
     if timed:
         for line in _histograms(record.models, console):
             say(line)
+    if fitted and (fit := record.models[0].microcontroller) is not None:
+        flash, arena = (exactly(size) for size in (fit.flash_available_bytes, fit.arena_available_bytes))
+        say(f"{fit.device} has {flash} bytes of flash and {arena} of arena. {KERNELS}")
     for warning in record.warnings:
         say(f"Note: {warning}", "yellow")
 
 
-_TEXT = ("model", "verdict")
+_TEXT = ("model", "verdict", "fit")
 _TIMED = ("model", "median [95 %]", "p90", "× the first [95 %]", "verdict")
 _COUNTED = ("model", "size", "instructions", "FMA", "dot products", "heap")
+
+
+_FITTED = ("model", "flash", "arena", "floats", "fit")
+
+
+def _fitted(row: ModelTimes) -> list[str]:
+    fit = row.microcontroller
+    if fit is None:
+        return [row.model, *[UNKNOWN] * 4]
+    floats = str(sum(fit.float_operators.values()) or "none")
+    return [row.model, exactly(fit.flash_bytes), exactly(fit.arena_bytes), floats, fit_text(fit)]
 
 
 def _timed(row: ModelTimes) -> list[str]:

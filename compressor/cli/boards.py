@@ -1,6 +1,8 @@
 """`compress devices show|check|add NAME`: what a profile says, whether the device answers, a profile for a board."""
 
+import json
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,38 +11,53 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from edgepress.compressor.cli.host import errors_told, find_target, user_profiles
+from edgepress.compressor.cli.bench_micro import facts
+from edgepress.compressor.cli.host import find_target, user_profiles
+from edgepress.compressor.cli.troubles import errors_told, line_told
 from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.outdir import write_file
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.words import printable
 from edgepress.devices.base import Device
 from edgepress.devices.opening import device_of, transport_of
-from edgepress.devices.profile import DeviceSpec, ProfileError, dump_profile, load_profile
+from edgepress.devices.profile import (
+    MICRO,
+    DeviceSpec,
+    ProfileError,
+    dump_profile,
+    load_profile,
+    nearest_profile,
+)
 from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime.environment import Condition, Environment
-
-_NEAREST = {"aarch64": ("asimddp", "cortex-a76", "cortex-a72"), "x86_64": ("", "x86", "x86")}
-"""Architecture → a feature, the profile nearest to a machine that has it, and the one nearest to others."""
 
 
 @click.command()
 @click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def show(*, name: str, debug: bool) -> int:
+def show(*, name: str, as_json: bool, debug: bool) -> int:
     """Print a profile as TOML, with all that it takes from others."""
-    click.echo(dump_profile(find_target(name)), nl=False)
+    text = dump_profile(find_target(name))
+    click.echo(json.dumps(tomllib.loads(text), indent=2) + "\n" if as_json else text, nl=False)
     return 0
 
 
 @click.command()
 @click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def check(*, name: str, debug: bool) -> int:
+def check(*, name: str, as_json: bool, debug: bool) -> int:
     """Connect to a device and print what it is; exit code 3 where it does not answer."""
     spec = find_target(name)
-    with errors_told(), device_of(spec) as device:
-        lines = _report(spec, device)
+    if spec.engine == MICRO:
+        lines = facts(spec)
+    else:
+        with errors_told(), line_told() as tell, device_of(spec, tell) as device:
+            lines = _report(spec, device)
+    if as_json:
+        click.echo(json.dumps(dict(lines), indent=2, ensure_ascii=False))
+        return 0
     console = Console()
     for label, text in lines:
         console.print(Text(encodable(console, printable(f"{label:13}{text}"))), soft_wrap=True)
@@ -55,10 +72,11 @@ def check(*, name: str, debug: bool) -> int:
 @click.option("--python", help="The command that starts Python there [default: python3].")
 @click.option("--benchmark", help="benchmark_model or onnxruntime_perf_test, where there is no Python.")
 @click.option("--force", is_flag=True, help="Overwrite a profile of that name.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def add(
     *, name: str, address: str | None, transport: str | None, base: str | None, python: str | None,
-    benchmark: str | None, force: bool, debug: bool,
+    benchmark: str | None, force: bool, as_json: bool, debug: bool,
 ) -> int:  # fmt: skip
     """Write a profile of your own for a board, and have it answer once."""
     if not re.fullmatch(r"\w[\w.+-]*", name) or name == "local":
@@ -87,6 +105,9 @@ def add(
             spec = replace(aimed(nearest), cpu=cpu, arch=machine.arch)
     spec = replace(spec, description=described or f"like {base or 'arm'}")
     write_file(path, dump_profile(spec), "Is the settings' folder yours?")
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "description": spec.description}, indent=2))
+        return 0
     click.echo(f"Wrote {path}: {spec.description}\nUse it with --device {name}; costs are not measured yet.")
     return 0
 
@@ -103,12 +124,12 @@ def _refuse_nonsense(spec: DeviceSpec) -> None:
 
 
 def _nearest(machine: Environment) -> str:
-    if machine.arch not in _NEAREST:
+    try:
+        return nearest_profile(machine)
+    except ProfileError as error:
         raise DeviceError(
             f"no profile fits that machine ({machine.arch})", "Name the nearest one with --base."
-        )
-    feature, better, other = _NEAREST[machine.arch]
-    return better if feature in machine.features else other
+        ) from error
 
 
 def _report(spec: DeviceSpec, device: Device) -> list[tuple[str, str]]:

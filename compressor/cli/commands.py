@@ -6,18 +6,22 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgepress.compressor.cli.bench import bench
+from edgepress.compressor.cli.completion import completion
 from edgepress.compressor.cli.devices import devices
 from edgepress.compressor.cli.doctor import doctor
 from edgepress.compressor.cli.export import export
+from edgepress.compressor.cli.gate import gate
 from edgepress.compressor.cli.inspect import inspect
 from edgepress.compressor.cli.passes import passes
 from edgepress.compressor.cli.replay import replay
+from edgepress.compressor.cli.report import report
 from edgepress.compressor.cli.run import run
 from edgepress.compressor.errors import EdgepressError, nearest
 
-COMMANDS = (run, bench, inspect, export, passes, devices, replay, doctor)
+COMMANDS = (run, bench, gate, inspect, export, report, passes, devices, replay, doctor, completion)
 
 
 class DefaultGroup(click.Group):
@@ -36,6 +40,14 @@ class DefaultGroup(click.Group):
         if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, and what `run` takes: a model, and its options."""
+        if incomplete.startswith("-"):
+            of_run = self.commands["run"].shell_complete(ctx, incomplete)
+            return [*super().shell_complete(ctx, incomplete), *of_run]
+        # The file comes first: bash's script forgets what stands before it.
+        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
 
 
 @click.group(cls=DefaultGroup, no_args_is_help=True, context_settings={"max_content_width": 100})

@@ -19,8 +19,10 @@ from rich.text import Text
 
 from edgepress.compressor.cli import boards
 from edgepress.compressor.cli.host import find_target, user_profiles
+from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.outdir import write_file
+from edgepress.devices.opening import device_of, readiness, transport_of
 from edgepress.devices.profile import (
     LOCAL,
     DeviceSpec,
@@ -30,10 +32,10 @@ from edgepress.devices.profile import (
     known_profiles,
     local_profile,
 )
+from edgepress.devices.sweep import DEAREST_NS, measured_spec, sweep
 from edgepress.devices.sweep import Progress as Tell
-from edgepress.devices.sweep import measured_spec, sweep
+from edgepress.devices.there import COUNTED_MACS, timer_there
 from edgepress.runtime.environment import Environment, describe
-from edgepress.runtime.record import EngineError
 
 MINUTES = 2.0
 _ENDING = 0.9
@@ -48,34 +50,65 @@ _BUSY = 0.5
 @click.pass_context
 def devices(context: click.Context, *, as_json: bool, debug: bool) -> int:
     """List device profiles (`--target NAME`) and what costs on each rest on."""
-    if context.invoked_subcommand is not None:
-        return 0
-    machine = describe()
-    rows = [_row(name, machine) for name in known_profiles(user_profiles())]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        _print(rows, Console())
+    if context.invoked_subcommand is None:
+        _list(as_json)
+    return 0
+
+
+@devices.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def list_profiles(*, as_json: bool, debug: bool) -> int:
+    """List device profiles; `compress devices` alone does so, too."""
+    _list(as_json)
     return 0
 
 
 @devices.command()
-@click.option("--name", help=f"Of the profile [default: {LOCAL}, which all runs here use].")
+@click.option(
+    "--name", help=f"Of the profile [default: {LOCAL}, which all runs here use; else the device's]."
+)
+@click.option(
+    "--device", metavar="PROFILE",
+    help="Another device: a board is timed there; of an emulated core instructions are counted.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="TOML file to write instead.")
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
 )
 @click.option(
     "--time-limit", type=click.FloatRange(0, min_open=True), default=MINUTES, show_default=True,
-    help="Minutes; a slow machine may take longer.",
+    help="Minutes; a slow machine may take longer. Counting takes as long as it takes.",
 )  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the file's name as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def profile(
-    *, name: str | None, out: Path | None, threads: int, time_limit: float, quiet: bool, debug: bool
-) -> int:
-    """Time kernels on this machine and write a profile of it."""
-    path = _path(name, out)
+    *, name: str | None, device: str | None, out: Path | None, threads: int, time_limit: float,
+    as_json: bool, quiet: bool, debug: bool,
+) -> int:  # fmt: skip
+    """Time kernels on this machine, or on another device, and write a profile of it."""
+    spec = None if device in (None, LOCAL) else find_target(str(device))
+    word = name or (LOCAL if spec is None else spec.name)
+    path = _path(None if out is not None and name is None else word, out)
+    silent = quiet or as_json
+    with errors_told(), _progress(silent) as tell:
+        seconds = 60 * _ENDING * time_limit
+        found = (
+            _of_this_machine(threads, seconds, tell, quiet=silent)
+            if spec is None
+            else _of_device(spec, threads, seconds, tell)
+        )
+    write_file(path, dump_profile(found), "Name another file with --out.")
+    used = str(path) if out is not None else word
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "target": used}, indent=2))
+    elif not quiet:
+        click.echo(f"Wrote {path}" + ("" if used == LOCAL else f"\nUse it with --target {used}"))
+    return 0
+
+
+def _of_this_machine(threads: int, seconds: float, tell: Tell, *, quiet: bool) -> DeviceSpec:
     machine = describe()
     try:
         spec = local_profile(machine)
@@ -83,20 +116,23 @@ def profile(
         raise DeviceError(str(error), "Profiles can be made on x86-64 and 64-bit ARM.") from error
     if not quiet and machine.load_1min is not None and machine.load_1min > _BUSY * machine.cores:
         click.echo("warning: other programs keep this machine busy; times may come out too long", err=True)
-    try:
-        with _progress(quiet) as tell:
-            table = sweep(spec, threads=threads, time_limit_s=60 * _ENDING * time_limit, progress=tell)
-    except EngineError as error:
-        raise DeviceError(str(error), getattr(error, "hint", "")) from error
+    table = sweep(spec, threads=threads, time_limit_s=seconds, progress=tell)
     words = f"{machine.cpu}, {threads} thread{'' if threads == 1 else 's'}"
     cpu = "" if machine.cpu == "unknown" else machine.cpu.lower()
-    measured = measured_spec(replace(spec, cpu=cpu, description=words), table)
-    write_file(path, dump_profile(measured), "Name another file with --out.")
-    if not quiet:
-        word = name or LOCAL
-        used = str(path) if out is not None else word
-        click.echo(f"Wrote {path}" + ("" if used == LOCAL else f"\nUse it with --target {used}"))
-    return 0
+    return measured_spec(replace(spec, cpu=cpu, description=words), table)
+
+
+def _of_device(spec: DeviceSpec, threads: int, seconds: float, tell: Tell) -> DeviceSpec:
+    """The profile with times of a board; or with counts of an emulated core, its rates left as they are."""
+    with device_of(spec, lambda line: tell(0.0, line)) as device:
+        timer = timer_there(device, spec)
+        dearest = DEAREST_NS if device.timed else COUNTED_MACS / spec.macs_per_ns_fp32
+        table = sweep(
+            spec, threads=threads, time_limit_s=seconds, timer=timer, progress=tell, dearest_ns=dearest
+        )
+        if device.timed:
+            return measured_spec(spec, table)
+    return replace(spec, instructions_per_ns=1 / spec.ns_of(1), table=replace(table, counted=True))
 
 
 for each in (boards.show, boards.check, boards.add):
@@ -133,36 +169,62 @@ def _progress(quiet: bool) -> Iterator[Tell]:
         yield lambda share, what: bar.update(task, completed=share, description=what)
 
 
+def _list(as_json: bool) -> None:
+    machine = describe()
+    rows = [_row(name, machine) for name in known_profiles(user_profiles())]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        _print(rows, Console())
+
+
 def _row(name: str, machine: Environment) -> dict[str, Any]:
     """A line of the list; a damaged profile is one that says so."""
     try:
         spec = find_target(name)
     except (UsageError, ProfileError) as error:
-        return {"name": name, "arch": None, "cpu": None, "costs": None, "predicted_by": None,
-                "description": str(error)}  # fmt: skip
+        nothing = dict.fromkeys(
+            ("arch", "cpu", "costs", "predicted_by", "source", "transport", "usable", "use")
+        )
+        return {"name": name, **nothing, "description": str(error)}
+    usable, use = readiness(spec)
     return {
         "name": name,
         "arch": spec.arch,
         "cpu": spec.cpu,
         "costs": "measured" if is_host(spec, machine) else predicted_by(spec),
         "predicted_by": predicted_by(spec),
+        "source": spec.source or None,
+        "transport": transport_of(spec) or None,
+        "usable": usable,
+        "use": use,
         "description": spec.description,
     }
 
 
 def predicted_by(spec: DeviceSpec) -> str:
-    """What predicted costs rest on: `table` or `rates`."""
-    return "rates" if spec.table is None else "table"
+    """What predicted costs rest on: `table`, `counted` or `rates`."""
+    if spec.table is None:
+        return "rates"
+    return "counted" if spec.table.counted else "table"
 
 
 def _print(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("profile", "arch", "core", "costs", "description"):
-        table.add_column(heading, no_wrap=heading in ("profile", "costs"), overflow="fold")
+    for heading in ("profile", "core", "costs", "by", "now", "description"):
+        table.add_column(heading, no_wrap=heading != "description", overflow="fold")
     for row in rows:
-        costs = row["costs"] or "damaged"
-        if costs == "measured":
-            costs = f"measured here; {row['predicted_by']}"
-        cells = (row["name"], row["arch"] or "", row["cpu"] or "any", costs, row["description"])
+        now = "" if row["costs"] is None else {True: "yes", False: "no", None: "try"}[row["usable"]]
+        core = row["cpu"] or (f"any {row['arch']}" if row["arch"] else "")
+        cells = (row["name"], core, _costs(row), row["transport"] or "", now, row["description"])
         table.add_row(*map(Text, cells))
     console.print(table)
+
+
+def _costs(row: dict[str, Any]) -> str:
+    """What costs rest on, and of what kind the profile's own numbers are."""
+    if row["costs"] is None:
+        return "damaged"
+    if row["costs"] == "measured":
+        return f"measured here; {row['predicted_by']}"
+    return str(row["costs"]) + (f", {row['source']}" if row["source"] else "")

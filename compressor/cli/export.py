@@ -58,13 +58,7 @@ VERIFY_ROWS = 16
     is_flag=True,
     help="Inputs and outputs of rank 4 as in ONNX, at the cost of a transpose each.",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    callback=shape_option,
-    help="Fix dynamic dimensions: NAME=1,3,224,224.",
-)
+@shape_option
 @click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtimes."

@@ -1,14 +1,16 @@
 """Where compressor, runtime and devices meet: engines, clocks and profiles as the compressor wants them."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import click
 
+from edgepress.compressor.cli import micro
+from edgepress.compressor.cli.away import Away
+from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError, UsageError, nearest
 from edgepress.compressor.job import Host
 from edgepress.compressor.protocols import (
@@ -21,18 +23,24 @@ from edgepress.compressor.protocols import (
     TfliteEngine,
     TfliteRunner,
 )
-from edgepress.devices.base import DeviceTroubleError
-from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile
+from edgepress.devices.opening import transport_of
+from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile, remark
 from edgepress.runtime.engines.apart import ApartEngine, ApartRunner
+from edgepress.runtime.engines.base import Engine
 from edgepress.runtime.engines.litert import LiteRTEngine
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.environment import describe
-from edgepress.runtime.measure import measure
+from edgepress.runtime.measure import PRECISION, measure
 from edgepress.runtime.memory import memory_peak_bytes
-from edgepress.runtime.record import EngineError
+
+NO_DEVICE = "EDGEPRESS_NO_DEVICE"
+"""Environment variable that says, whatever its value, that no target is reached or emulated."""
 
 GLANCE = 0.25
-"""Share of a timing's limit that is enough for what is only shown."""
+"""Share of a timing's limit that is enough for what is only sorted out or shown."""
+
+GLANCE_PRECISION = 0.02
+"""Half the width of an interval, as a share of the median, at which it is enough for that."""
 
 
 class CheckedEngine:
@@ -67,10 +75,14 @@ class CheckedTflite:
         version: its release.
     """
 
-    def __init__(self) -> None:
-        """Find an interpreter; raises `DeviceError` where there is none."""
+    def __init__(self, make: Callable[[], Engine] | None = None) -> None:
+        """Find an interpreter; raises `DeviceError` where there is none.
+
+        Args:
+            make: makes it, in any process; None: that of computers.
+        """
         with errors_told():
-            self._engine = ApartEngine(partial(LiteRTEngine, as_onnx=True))
+            self._engine = ApartEngine(make or partial(LiteRTEngine, as_onnx=True))
         self.name, self.version = self._engine.name, self._engine.version
 
     def load(self, model: bytes, threads: int = 1) -> TfliteRunner:
@@ -98,21 +110,17 @@ class CheckedTfliteRunner:
             return self._runner(feeds)
 
 
-@contextmanager
-def errors_told() -> Iterator[None]:
-    """The runtime's and the devices' errors as the compressor's."""
-    try:
-        yield
-    except (EngineError, DeviceTroubleError) as error:
-        raise DeviceError(str(error), getattr(error, "hint", "")) from error
-
-
 def tflite_engine() -> TfliteEngine | None:
     """What runs TFLite files here, or None."""
     try:
         return CheckedTflite()
     except DeviceError:
         return None
+
+
+def micro_engine() -> TfliteEngine | None:
+    """What runs them here as microcontrollers do, or None."""
+    return CheckedTflite(micro.make_engine) if micro.installed() is not None else None
 
 
 def user_profiles() -> list[Path]:
@@ -145,6 +153,7 @@ def make_host(
     scheduler: str | None = None,
     cache: Path | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    device: bool = True,
 ) -> Host:
     """Everything that a session needs from this machine.
 
@@ -158,36 +167,74 @@ def make_host(
         scheduler: address of a Dask scheduler.
         cache: folder for what was worked out, or None.
         stopped: whether the user wants what there is so far.
+        device: whether the target may be reached or emulated, where it is not this machine; else costs are predicted.
+
+    Raises:
+        DeviceError: the target has an address, and does not answer there.
     """
     spec = find_target(target)
+    workers = workers or os.cpu_count() or 1
 
-    def stopwatch(limit_s: float, models: Sequence[ModelFile], feeds: Feeds) -> list[Latency]:
-        try:
-            found = measure(models, feeds, threads=threads, seed=seed, time_limit_s=limit_s)
-        except EngineError as error:
-            raise DeviceError(str(error), getattr(error, "hint", "")) from error
+    def stopwatch(
+        limit_s: float, precision: float, models: Sequence[ModelFile], feeds: Feeds
+    ) -> list[Latency]:
+        with errors_told():
+            found = measure(
+                models, feeds, threads=threads, seed=seed, time_limit_s=limit_s, precision=precision
+            )
         return [Latency(m.median_ns, m.ci95_ns, tuple(m.samples_ns)) for m in found]
 
     def memory(model: ModelFile, feeds: Feeds) -> int:
-        try:
+        with errors_told():
             return memory_peak_bytes(model, feeds, threads=threads)
-        except EngineError as error:
-            raise DeviceError(str(error), getattr(error, "hint", "")) from error
 
-    measured = is_host(spec)
+    measured, board = is_host(spec), micro.board_of(spec)
     facts = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(describe()).items()}
-    slow, quick = (partial(stopwatch, limit) if measured else None for limit in (seconds, GLANCE * seconds))
-    return Host(
+    slow, quick = (
+        partial(stopwatch, *how) if measured else None
+        for how in ((seconds, PRECISION), (GLANCE * seconds, GLANCE_PRECISION))
+    )
+    host = Host(
         CheckedEngine(),
         spec,
         slow,
-        memory,
+        memory if board is None else None,
         progress,
         facts,
         glance=quick,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers,
         scheduler=scheduler or "",
         cache=cache,
         stopped=stopped,
-        tflite=tflite_engine,
+        tflite=tflite_engine if board is None else micro_engine,
+        micro=board,
+        notes=tuple(filter(None, [remark(spec)])),
     )
+    return _elsewhere(host, spec, threads, seconds) if device and os.environ.get(NO_DEVICE) is None else host
+
+
+def _elsewhere(host: Host, spec: DeviceSpec, threads: int, seconds: float) -> Host:
+    """The same with what runs on the target, where that is not this machine and there is a way to it.
+
+    Where it would only be emulated, and cannot, costs are predicted and the user is told; one that the user set up must
+    answer.
+    """
+    transport = transport_of(spec)
+    if transport not in ("qemu", "ssh") or spec.benchmark:
+        return host
+
+    def tell(line: str) -> None:
+        host.progress("device", 0.0, line)
+
+    tell(spec.name)
+    try:
+        away = Away(spec, threads, host.workers, host.cache, tell)
+    except DeviceError as error:
+        if spec.transport or spec.address:
+            raise
+        note = f"{spec.name} cannot be emulated here, so costs are predicted: {error}. {error.hint}"
+        return replace(host, notes=(*host.notes, note.strip()))
+    if transport == "qemu":
+        return replace(host, board=away, counter=away.count)
+    slow, quick = (partial(away.time, limit) for limit in (seconds, GLANCE * seconds))
+    return replace(host, board=away, stopwatch=slow, glance=quick, memory=away.memory)

@@ -40,13 +40,7 @@ from edgepress.compressor.workers import Crew
 @click.option(
     "--target", "--device", default="local", show_default=True, help="Device profile for predicted latency."
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    callback=shape_option,
-    help="Fix dynamic dimensions: NAME=1,3,224,224.",
-)
+@shape_option
 @click.option("--leave", multiple=True, help="Regular expression of sites not to touch.")
 @click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
 @click.option(
@@ -89,7 +83,7 @@ def inspect(
         return time.monotonic() > deadline
 
     with progress_bar(as_json, START if job.data is None else INSPECT, time_limit) as tell:
-        host = make_host(target, 1, 0, TIMING_SECONDS, tell)
+        host = make_host(target, 1, 0, TIMING_SECONDS, tell, device=False)
         found, trials = look(job, host, unseen=False)
         measured = None
         if trials is not None:

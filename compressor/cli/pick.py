@@ -19,7 +19,7 @@ from edgepress.compressor.userfunction import is_function_name
 OPEN = frozenset(
     {"model", "data", "test", "preprocess", "budget", "max_size_bytes", "max_latency_ns", "formats"}
     | {"out", "pick", "earlier", "force", "as_json", "quiet", "debug"}
-    | {"workers", "scheduler", "cache", "no_cache"}
+    | {"workers", "scheduler", "cache", "no_cache", "no_device", "device_rows"}
 )
 """What may be said anew; all else is as it was in the earlier run."""
 
@@ -78,7 +78,10 @@ class Picked:
             for role in ("model", "data", "test", "preprocess")
         }
         record = self.record.model_copy(update={"recipe": self.point.recipe, "timings_ns": {}})
-        anew = {name: given.get(name) for name in ("budget", "max_size_bytes", "max_latency_ns", "formats")}
+        anew = {
+            name: given.get(name)
+            for name in ("budget", "max_size_bytes", "max_latency_ns", "formats", "device_rows")
+        }
         job = job_of(record, self.folder, paths)
         return replace(job, **{name: value for name, value in anew.items() if value is not None})
 

@@ -13,6 +13,7 @@ from edgepress.compressor.job import Findings
 from edgepress.compressor.outdir import staged
 from edgepress.compressor.report import manifest as manifests
 from edgepress.compressor.report.build import MODEL_FILE, TFLITE_FILE, build_report, versions, write_result
+from edgepress.compressor.report.record import dump_report
 from edgepress.compressor.session import run as run_session
 
 
@@ -23,23 +24,38 @@ from edgepress.compressor.session import run as run_session
 @click.option("--data", type=click.Path(path_type=Path), help="Where the samples are now.")
 @click.option("--test", type=click.Path(path_type=Path), help="Where the unseen samples are now.")
 @click.option("--preprocess", type=click.Path(path_type=Path), help="Where preprocess.toml is now.")
+@click.option("--no-device", is_flag=True, help="Judge here, not on the target.")
 @click.option("--force", is_flag=True, help="Write into a folder that this tool did not write.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def replay(*, manifest: Path, out: Path, force: bool, quiet: bool, debug: bool, **given: Path | None) -> int:
+def replay(
+    *,
+    manifest: Path,
+    out: Path,
+    no_device: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    debug: bool,
+    **given: Path | None,
+) -> int:
     """Rebuild the result that MANIFEST describes: the same bytes on the same machine, else exit 2."""
     record = manifests.read(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
     job = job_of(record, folder, given)
     with staged(out, force, [*input_paths(job), manifest]) as staging:
-        with progress_bar(quiet, APPLY) as tell:
-            host = make_host(str(record.options["target"]), job.threads, job.seed, TIMING_SECONDS, tell)
+        with progress_bar(quiet or as_json, APPLY) as tell:
+            target = str(record.options["target"])
+            host = make_host(target, job.threads, job.seed, TIMING_SECONDS, tell, device=not no_device)
             found = run_session(job, host)
         report = build_report(found)
         write_result(found, report, staging, out)
         _check_same(record, staging, found)
-    show(report, found.warnings, out, table=not quiet, warn=not quiet)
-    if not quiet:
+    if as_json:
+        click.echo(dump_report(report), nl=False)
+    show(report, found.warnings, out, table=not (quiet or as_json), warn=not quiet)
+    if not (quiet or as_json):
         click.echo(
             "The model is the same, byte for byte."
             if found.tflite_file is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
@@ -39,7 +40,7 @@ TIMING_SECONDS = 10.0
 """Time limit of one interleaved timing."""
 
 
-def shape_option(
+def _shapes(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, tuple[int, ...]]:
     """`name=1,3,224,224` → {name: (1, 3, 224, 224)}."""
@@ -55,9 +56,24 @@ def shape_option(
     return shapes
 
 
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    callback=_shapes,
+    help="Fix dynamic dimensions: NAME=1,3,224,224.",
+)
+"""`--shape`, which reaches the command as `shapes`."""
+
+
 def formats_option(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     """`onnx,tflite` → ("onnx", "tflite"); what is unknown is refused with the job."""
     return tuple(dict.fromkeys(word.strip().lower() for word in value.split(",") if word.strip()))
+
+
+def some_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Have the shell complete files where the value may be one."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 @contextmanager
@@ -130,10 +146,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Device profile: a name or a TOML file.",
         ),
         click.option(
-            "--data", help="Samples for calibration and search: .npz, folder of images, or module:function."
+            "--data",
+            shell_complete=some_file,
+            help="Samples for calibration and search: .npz, folder of images, or module:function.",
         ),
         click.option(
-            "--test", help="Unseen samples for the verdict; without it, half of --data is set aside."
+            "--test",
+            shell_complete=some_file,
+            help="Unseen samples for the verdict; without it, half of --data is set aside.",
         ),
         click.option("--metric", help="top1, top5, mse, mae, psnr, agreement, fidelity, or module:function."),
         click.option(
@@ -197,13 +217,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
         ),
-        click.option(
-            "--shape",
-            "shapes",
-            multiple=True,
-            callback=shape_option,
-            help="Fix dynamic dimensions: NAME=1,3,224,224.",
-        ),
+        shape_option,
         click.option("--leave", multiple=True, help="Regular expression of sites not to touch."),
         click.option("--preprocess", type=path, help="preprocess.toml for images."),
         click.option(
@@ -222,6 +236,17 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=path,
             envvar="EDGEPRESS_CACHE",
             help="Folder for what was worked out, from where an interrupted run goes on.",
+        ),
+        click.option(
+            "--no-device",
+            is_flag=True,
+            help="Predict costs and judge here, even where the target could be emulated or reached.",
+        ),
+        click.option(
+            "--device-rows",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Unseen rows that an emulated or distant target judges (default: what takes two minutes).",
         ),
         click.option("--no-cache", is_flag=True, help="Work everything out afresh."),
         click.option("--force", is_flag=True, help="Write into a folder that this tool did not write."),
@@ -249,6 +274,7 @@ def run(
     scheduler: str | None,
     cache: Path | None,
     no_cache: bool,
+    no_device: bool,
     pick: str | None,
     earlier: Path | None,
     force: bool,
@@ -286,6 +312,7 @@ def run(
                 scheduler=scheduler,
                 cache=None if no_cache else cache or default_cache(),
                 stopped=stopped,
+                device=not no_device,
             )
             job = read_timings(timings, job, host.target.name)
             found = run_session(job, host)

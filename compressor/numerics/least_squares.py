@@ -9,7 +9,7 @@ With X [rows, in] and Y [rows, out], everything here needs only means and second
                   (Hassibi & Stork 1993, optimal brain surgeon, for blocks).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -167,16 +167,35 @@ def best_strength(fit: Moments, held: Moments, old: Matrix) -> float | None:
     right = ((cross - gram @ old) / scale).astype(np.float32)
     gram = (gram / scale).astype(np.float32)
 
+    grows = _growth(fit, held, old, scale)
+
     @cache
-    def error(place: int) -> float:
-        weights = old + solve_ridge(gram, right, STRENGTHS[place])
-        return held.error(weights, fit.bias_for(weights))
+    def growth(place: int) -> float:
+        return grows(solve_ridge(gram, right, STRENGTHS[place]))
 
     best = (len(STRENGTHS) - 1) // 2
     for step in (1, -1):
-        while 0 <= best + step < len(STRENGTHS) and error(best + step) < error(best):
+        while 0 <= best + step < len(STRENGTHS) and growth(best + step) < growth(best):
             best += step
-    return STRENGTHS[best] * scale if error(best) < held.error(old, fit.bias_for(old)) else None
+    return STRENGTHS[best] * scale if growth(best) < 0 else None
+
+
+def _growth(fit: Moments, held: Moments, old: Matrix, scale: float) -> Callable[[Array], float]:
+    """By how much the error on held-out rows grows, in units of `scale`, where D [in, out] is added to the weights.
+
+    The bias is the one that `fit` makes of them. Of a difference single precision leaves more than of two errors:
+
+        |(x − x̄)(W₀ + D) − (y − ȳ)|² − |(x − x̄) W₀ − (y − ȳ)|² = 2 ⟨D, H W₀ − K⟩ + ⟨D, H D⟩
+
+    with H and K the moments of the held-out rows about x̄ and ȳ, the means of the others.
+    """
+    n, (x_fit, y_fit), (x_held, y_held) = max(held.rows, 1), fit.means(), held.means()
+    about: Matrix = _about(held.xx, n, x_fit, x_held)
+    about -= np.outer(x_held - x_fit, x_fit)
+    cross: Matrix = held.xy / n - np.outer(x_fit, y_held) - np.outer(x_held - x_fit, y_fit)
+    slope = ((about @ old - cross) / scale).astype(np.float32)
+    bend = (about / scale).astype(np.float32)
+    return lambda added: 2 * float(np.vdot(added, slope)) + float(np.vdot(added, bend @ added))
 
 
 def solve_ridge(gram: Array, right: Array, strength: float) -> Array:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics import ranges as rg
 from edgepress.compressor.numerics.grids import Array, Grid
-from edgepress.compressor.observe import inputs_left_behind, origin
+from edgepress.compressor.observe import inputs_left_behind, leave_inputs, origin, own_moments, wide
 from edgepress.compressor.passes.base import Context, Stream
 from edgepress.compressor.passes.qdq import Plan, behind
 from edgepress.compressor.sites import Site, constant, conv_padding, ints_attribute, replace_constant
@@ -69,6 +69,19 @@ class Seen:
         self.choice = choice
         self.histograms = {root: rg.empty() for root in plan.root.values()}
         self.sums = {site.node: Mean(site) for site in plan.sites} if means else {}
+
+    def look(self, context: Context, model: ir.Model) -> None:
+        """`watch` the samples, unless they were watched through an equal model, as for other bits of its weights."""
+        names = [v.name or "" for v in self.histograms], [mean.site.name for mean in self.sums.values()]
+        hangs = (self.choice, names, origin(model, *self.histograms, *(m.site.x for m in self.sums.values())))
+        kept = context.left_behind.get("seen")
+        if context.stream is not None and not (isinstance(kept, _Seen) and kept.origin == hangs):
+            self.watch(context.stream, model)
+            kept = _Seen(hangs, list(self.histograms.values()), list(self.sums.values()))
+            context.left_behind["seen"] = kept
+        if isinstance(kept, _Seen):
+            self.histograms = dict(zip(self.histograms, kept.histograms, strict=True))
+            self.sums = dict(zip(self.sums, kept.sums, strict=True))
 
     def watch(self, stream: Stream, model: ir.Model) -> None:
         """Run the samples once."""
@@ -134,6 +147,15 @@ def correct_bias(site: Site, error: Array, mean: Array) -> None:
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """What `Seen` holds in the end, in its order, and all that it hangs on."""
+
+    origin: tuple[object, ...]
+    histograms: Sequence[rg.Histogram]
+    sums: Sequence[Mean]
+
+
+@dataclass(frozen=True)
 class _Left:
     """A mean input that was worked out before, and all that it hangs on."""
 
@@ -156,8 +178,32 @@ def site_means(model: ir.Model, sites: Sequence[Site], context: Context) -> dict
     found = means_of(context.stream, model, [Mean(site) for site in unknown])
     for site in unknown:
         if site.node in found:
-            context.left_behind[f"mean {site.name}"] = _Left(origin(model, site), found[site.node])
+            context.left_behind[f"mean {site.name}"] = _Left(origin(model, site.x), found[site.node])
     return means | found
+
+
+def bring_inputs(model: ir.Model, site: Site, context: Context, sites: Sequence[Site]) -> Context:
+    """A context for trials of few bits at one site, with what they all want to know of its inputs already in it.
+
+    Args:
+        model: the original.
+        site: one of its sites.
+        context: with a stream; remembers moments, and the means of all sites at once.
+        sites: all of them.
+    """
+    apart = context.apart()
+    if site.dense and not wide(site):
+        leave_inputs(model, site, apart, *own_moments(model, site, context))
+    elif context.stream is not None:
+        key = ("means",)
+        if key not in context.memo:
+            rest = [each for each in sites if not each.dense or wide(each)]
+            found = means_of(context.stream, model, [Mean(each) for each in rest])
+            context.memo[key] = {node.outputs[0].name: mean for node, mean in found.items()}
+        means = context.memo[key]
+        if isinstance(means, dict) and site.y.name in means:
+            apart.left_behind[f"mean {site.name}"] = _Left(origin(model, site.x), means[site.y.name])
+    return apart
 
 
 def _left_behind(model: ir.Model, site: Site, context: Context) -> Array | None:
@@ -166,7 +212,7 @@ def _left_behind(model: ir.Model, site: Site, context: Context) -> Array | None:
     if moments is not None:
         return np.asarray((moments[0].x_sum + moments[1].x_sum) / max(moments[0].rows + moments[1].rows, 1))
     kept = context.left_behind.get(f"mean {site.name}")
-    return kept.mean if isinstance(kept, _Left) and kept.origin == origin(model, site) else None
+    return kept.mean if isinstance(kept, _Left) and kept.origin == origin(model, site.x) else None
 
 
 def means_of(stream: Stream, model: ir.Model, means: Sequence[Mean]) -> dict[ir.Node, Array]:

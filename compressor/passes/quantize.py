@@ -121,7 +121,7 @@ class Quantize(Pass):
             plan, pooled = _final_plan(model, sites, results=self.results == "integer")
             modified |= pooled
             seen = Seen(plan, self.ranges, means=self.bias_correction)
-            seen.watch(context.stream, model)
+            seen.look(context, model)
             bad = [site for site in sites if not seen.finite(plan, site)]
             if not bad:
                 grid = activation_grid(context, self.activation_bits)

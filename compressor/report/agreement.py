@@ -97,6 +97,8 @@ def brief(tflite: Tflite) -> str:
     if tflite.reason:
         return none_text(tflite)
     text = quantity(tflite.size_bytes, "bytes")
+    if tflite.instructions is not None:
+        text += f", {quantity(tflite.instructions.total, 'count')} instructions"
     if tflite.certificate is None:
         return f"{text}; not compared with the ONNX file: {tflite.unproven}"
     outputs = tflite.certificate.outputs
@@ -126,6 +128,8 @@ def lines(tflite: Tflite) -> Iterator[tuple[str, str]]:
     yield "TFLite", counts(tflite.operators) + ("" if tflite.transposes else "; no TRANSPOSE")
     for note in tflite.notes:
         yield "Note", note
+    if tflite.instructions is not None:
+        yield "Instructions", f"{quantity(tflite.instructions.total, 'count')} on the target, emulated"
     if tflite.certificate is None:
         if tflite.unproven:
             yield "Parity", f"not shown: {tflite.unproven}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
+from edgepress.compressor.report.micro import MicroFit
 
 SCHEMA_VERSION = 1
 Verdict = Literal["first", "faster", "slower", "no difference", "too noisy to tell"]
@@ -27,6 +28,24 @@ class MachineState(Record):
     load_1min: MaybeFloat
 
 
+class LayerRow(Record):
+    """One layer, as the engine's profiler names it.
+
+    Attributes:
+        name: of the node that is run: engines merge nodes of the file, and add some.
+        op: its kind.
+        ns: mean of an inference, of all its calls together.
+        share_percent: of an inference as a whole, with the profiler on.
+        calls: in one inference.
+    """
+
+    name: str
+    op: str
+    ns: float
+    share_percent: float
+    calls: float
+
+
 class ModelTimes(Record):
     """One model on the device.
 
@@ -41,6 +60,10 @@ class ModelTimes(Record):
         ratio: its median over the first model's, with the paired 95 % interval.
         instructions_total: executed by one inference, where the device counts; so are those of kinds.
         heap_bytes: what loading and running it holds on the heap, where the device tells.
+        layers: with `--per-layer`, the dearest first; null where they were not asked for, or cannot be had.
+        layers_reason: why they cannot; else empty.
+        layers_runs: inferences that they are the mean of.
+        microcontroller: whether it fits the device, where that is one; nothing is timed there.
     """
 
     model: str
@@ -64,6 +87,10 @@ class ModelTimes(Record):
     instructions_dot: int | None = None
     instructions_load_store: int | None = None
     heap_bytes: int | None = None
+    layers: tuple[LayerRow, ...] | None = None
+    layers_reason: str = ""
+    layers_runs: int | None = None
+    microcontroller: MicroFit | None = None
 
 
 class Bench(Record):

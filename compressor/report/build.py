@@ -4,45 +4,37 @@ import importlib.metadata
 import platform
 import resource
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import onnx_ir as ir
-from pydantic import JsonValue
-
-from edgepress.compressor.budget import Judgement
 from edgepress.compressor.choice import Candidate
-from edgepress.compressor.cost import peak_activation_bytes, total_macs
 from edgepress.compressor.data import Source
 from edgepress.compressor.export.releases import oldest_runtime
 from edgepress.compressor.job import Findings
-from edgepress.compressor.model import parameter_tensors, parameters
-from edgepress.compressor.options import Options
-from edgepress.compressor.passes import Pass
-from edgepress.compressor.passes.constants import packed
-from edgepress.compressor.predict import computed_at_load
-from edgepress.compressor.recipe import to_json
+from edgepress.compressor.micro import fit_record
+from edgepress.compressor.protocols import Count
+from edgepress.compressor.recipe import digest, to_json
 from edgepress.compressor.report import manifest as manifests
 from edgepress.compressor.report import pareto, words
+from edgepress.compressor.report.fit import faults
 from edgepress.compressor.report.html import MissingExtra, render
+from edgepress.compressor.report.insight import bearings, layer_errors
 from edgepress.compressor.report.record import (
     FILE_NAME,
     CandidateRow,
-    Gain,
+    CostKind,
     LatencySource,
     LeftAlone,
     OtherOutput,
     Report,
-    Side,
-    SiteRow,
-    Step,
     dump_report,
 )
-from edgepress.compressor.report.sites import in_blocks, site_rows
+from edgepress.compressor.report.sides import side
+from edgepress.compressor.report.sites import site_rows
+from edgepress.compressor.report.steps import step_rows
 from edgepress.compressor.report.zeros import zero_rows
-from edgepress.compressor.samples import shapes_in_one_run
-from edgepress.compressor.serialize import files, parse, write
+from edgepress.compressor.serialize import parse, write
 from edgepress.compressor.userfunction import is_function_name
 
 LIBRARIES = ("edgepress", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "scipy", "ai-edge-litert")
@@ -90,27 +82,29 @@ def build_report(found: Findings) -> Report:
         exit_code=found.exit_code,
         budget_percent=job.budget,
         drop_percent=judgement.drop_percent,
-        drop_interval_95=interval_percent(judgement, metric.higher_is_better if metric else True),
+        drop_interval_95=judgement.drop_percent_interval,
         metric=metric.name if metric else "none",
         metric_unit=metric.unit if metric else "",
         higher_is_better=metric.higher_is_better if metric else True,
         others=tuple(OtherOutput(output=name, kept_percent=kept) for name, kept in judgement.others.items()),
         target=host.target.name,
         objective=job.objective,
-        cost_kind="predicted" if found.latencies[0] is None else "measured",
+        cost_kind=_cost_kind(found),
         latency_source=_source(found),
         engine=f"{host.engine.name} {host.engine.version}",
         threads=job.threads,
         seed=job.seed,
         n_data=found.data.rows if found.data else 0,
         n_test=judgement.n,
-        baseline=_side(found, found.source, 0, judgement.baseline_score),
-        compressed=_side(found, exported, 1, judgement.compressed_score),
-        steps=tuple(_steps(found, best, sites)),
+        baseline=side(found, found.source, 0, MODEL_FILE, judgement.baseline_score),
+        compressed=side(found, exported, 1, MODEL_FILE, judgement.compressed_score),
+        steps=tuple(step_rows(found, best, sites)),
         left_alone=tuple(LeftAlone(site=s.site, reason=s.reason) for s in found.left_alone),
         sites=sites,
         zeros=tuple(zero_rows(found, best.model, best.recipe)),
-        candidates=tuple(_candidate(c) for c in found.candidates),
+        sensitivity=tuple(bearings(found, best.recipe)),
+        layer_errors=tuple(layer_errors(found, best.model)),
+        candidates=tuple(_candidate(c, found.counts.get(digest(c.recipe))) for c in found.candidates),
         front=pareto.front_points(found),
         max_size_bytes=job.max_size_bytes,
         max_latency_ns=job.max_latency_ns,
@@ -118,7 +112,9 @@ def build_report(found: Findings) -> Report:
         recipe=tuple(to_json(best.recipe)),
         warnings=tuple(found.warnings),
         oldest_onnxruntime=oldest_runtime(exported),
+        device=found.there,
         tflite=found.tflite,
+        microcontroller=fit_record(found),
         seconds={name: round(s, 3) for name, s in found.seconds.items()},
         tool_peak_rss_bytes=peak_rss_bytes(found.hired),
         versions=versions(),
@@ -139,6 +135,8 @@ def _limits_missed(found: Findings) -> Iterable[str]:
         reach = "that is what the recipe makes"
     if job.needs_tflite and found.tflite_file is None and found.tflite is not None:
         yield f"there is no {TFLITE_FILE}: {found.tflite.reason}"
+    if (fit := fit_record(found)) is not None:
+        yield from (f"{fault} on {fit.device}: {reach}" for fault in faults(fit))
     if job.limits.excess(size, 0) > 0:
         yield (
             f"{words.quantity(size, 'bytes')} are more than the {words.quantity(job.max_size_bytes, 'bytes')} "
@@ -152,166 +150,22 @@ def _limits_missed(found: Findings) -> Iterable[str]:
         )
 
 
-def interval_percent(judgement: Judgement, higher_is_better: bool) -> tuple[float, float] | None:
-    """The interval of the drop on the scale of the budget: percent of what the original scores.
-
-    The share kept is compressed / original, for losses original / compressed; a loss that may vanish
-    altogether has no such share, and no interval.
-    """
-    base, interval = judgement.baseline_score, judgement.drop_interval_95
-    if interval is None or not base:
-        return None
-    if higher_is_better:
-        return 100 * interval[0] / base, 100 * interval[1] / base
-    if base + interval[0] <= 0:
-        return None
-    return 100 * (1 - base / (base + interval[0])), 100 * (1 - base / (base + interval[1]))
+def _cost_kind(found: Findings) -> CostKind:
+    if found.counted[0] is not None:
+        return "instructions"
+    return "predicted" if found.latencies[0] is None else "measured"
 
 
 def _source(found: Findings) -> LatencySource:
     if found.latencies[0] is not None:
         return "measured"
-    return "rates" if found.host.target.table is None else "table"
+    table = found.host.target.table
+    if table is None:
+        return "rates"
+    return "counted" if table.counted else "table"
 
 
-def _side(found: Findings, model: ir.Model, which: Literal[0, 1], score: float | None) -> Side:
-    """One model's numbers; `which` is 0 for what came in and 1 for what goes out."""
-    latency, memory = found.latencies[which], found.memory[which]
-    shapes = shapes_in_one_run(model, found.host.engine, found.one_row)
-    at_load = computed_at_load(model)
-    unpacked = {value.name for node in at_load for value in node.outputs}
-    passing = {value: shape for value, shape in shapes.items() if value not in unpacked}
-    size, names = found.source_bytes, {found.job.model.name: found.source_bytes}
-    if which == 1:
-        size, names = len(found.exported), dict(files(found.exported, MODEL_FILE))
-    elif found.external:
-        names = {path.name: path.stat().st_size for path in (found.job.model, *found.external)}
-    return Side(
-        score=score,
-        size_bytes=size,
-        latency_ns_median=latency.median_ns if latency else found.predicted_ns[which] or None,
-        latency_ns_ci95=latency.ci95_ns if latency else None,
-        latency_samples_ns=tuple(latency.samples_ns) if latency else (),
-        memory_peak_bytes=memory,
-        activation_bytes=peak_activation_bytes(model, passing) if shapes else None,
-        parameters=parameters(model) - _scales(at_load) + _packed_away(model, at_load),
-        macs=total_macs(model, shapes) if shapes else None,
-        files=names,
-    )
-
-
-def _scales(at_load: Iterable[ir.Node]) -> int:
-    """Scales of stored weights: like those of a DequantizeLinear, they are no parameters of the net."""
-    found: dict[str, int] = {}
-    for node in at_load:
-        makers = [maker for value in node.inputs if value is not None and (maker := value.producer())]
-        if node.op_type == "Mul" and any(m.op_type == "Cast" or packed(m) is not None for m in makers):
-            for value in node.inputs:
-                if value is not None and value.const_value is not None:
-                    found[value.name or ""] = value.const_value.size
-    return sum(found.values())
-
-
-def _packed_away(model: ir.Model, at_load: Iterable[ir.Node]) -> int:
-    """How many more weights there are than constants that hold them, several to a word."""
-    found = [what for node in at_load if (what := packed(node)) is not None]
-    words = {value.name for _, _, constants in found for value in constants}
-    count = sum(count for count, _, _ in found)
-    for node in model.graph:
-        weights = node.inputs[1] if (blocks := in_blocks(node)) is not None else None
-        if blocks is not None and weights is not None and weights.name not in words:
-            words, count = words | {weights.name}, count + blocks[0]
-    return count - sum(tensor.size for name, tensor in parameter_tensors(model) if name in words)
-
-
-PER_SITE = (
-    ("width", "widths"),
-    ("rank", "ranks"),
-    ("multiplier", "multipliers"),
-    ("sparsity", "amounts"),
-    ("threshold", "thresholds"),
-    ("bits", "bits"),
-    ("bits", "site_bits"),
-)
-"""What a step of the report calls a parameter, and the passes' fields with (site, value) pairs of it."""
-
-
-def _steps(found: Findings, best: Candidate, sites: Sequence[SiteRow]) -> Sequence[Step]:
-    """What was done: normalisation, then each pass at each site with the damage that was predicted for it.
-
-    A site's gain is told once, at the first pass that names it: it is of all passes there together. The
-    measured gain, of all sites together, stands at the last pass.
-    """
-    steps = [
-        Step(pass_="normalise", parameters={"step": s.name}, kept=s.kept, why=s.why)  # noqa: S106
-        for s in found.normalized.steps
-        if s.changed
-    ]
-    gains = {row.name: _gain(row) for row in sites}
-    told: set[tuple[str, str]] = set()
-    for step in best.recipe:
-        fields = _fields(step)
-        per_site = [
-            (word, name, value)
-            for word, attribute in PER_SITE
-            if isinstance(pairs := getattr(step, attribute, ()), tuple)  # bits of a cluster are of all sites
-            for name, value in pairs
-            if (word, name) not in told
-        ]
-        told |= {(word, name) for word, name, _ in per_site}
-        for word, name, value in per_site:
-            damage, full = _predicted(found.options, name, word, value)
-            steps.append(
-                Step(
-                    pass_=step.kind,
-                    site=name,
-                    parameters={word: value, "from": full},
-                    damage=damage,
-                    gain=gains.pop(name, Gain()),
-                    kept=True,
-                    why=best.why,
-                )
-            )
-        if not per_site or step.kind in ("quantize", "store", "cluster"):
-            steps.append(Step(pass_=step.kind, parameters=fields, kept=True, why=best.why))
-    if best.recipe:
-        before, after = found.latencies
-        steps[-1] = steps[-1].model_copy(
-            update={
-                "gain": Gain(
-                    bytes=found.source_bytes - len(found.exported),
-                    latency_ns_measured=before.median_ns - after.median_ns if before and after else None,
-                )
-            }
-        )
-    return steps
-
-
-def _gain(row: SiteRow) -> Gain:
-    """What a site costs less than before."""
-    before, after = row.before, row.after
-    if after is None:
-        return Gain(bytes=before.bytes, macs=before.macs, latency_ns_predicted=before.latency_ns)
-    return Gain(
-        bytes=before.bytes - after.bytes,
-        macs=(before.macs or 0) - (after.macs or 0),
-        latency_ns_predicted=(before.latency_ns or 0.0) - (after.latency_ns or 0.0),
-    )
-
-
-def _fields(step: Pass) -> dict[str, JsonValue]:
-    return {name: value for name, value in to_json((step,))[0].items() if name != "kind"}
-
-
-def _predicted(options: Options | None, name: str, kind: str, value: int) -> tuple[float | None, int | None]:
-    """Predicted damage of a knob's value, and the full value."""
-    for knob in options.knobs if options else ():
-        if knob.name == name and knob.kind == kind and value in knob.values:
-            return knob.damage[knob.values.index(value)], knob.full
-    return None, None
-
-
-def _candidate(candidate: Candidate) -> CandidateRow:
+def _candidate(candidate: Candidate, count: Count | None) -> CandidateRow:
     estimate = candidate.estimate
     return CandidateRow(
         label=candidate.label,
@@ -319,7 +173,8 @@ def _candidate(candidate: Candidate) -> CandidateRow:
         damage_estimated=estimate.cautious if estimate else None,
         score=estimate.score if estimate else None,
         size_bytes=len(candidate.data) or None,
-        latency_ns=candidate.latency_ns,
+        latency_ns=candidate.latency_ns if count is None else None,
+        instructions_total=None if count is None else count.total,
         memory_peak_bytes=candidate.memory_bytes,
         kept=candidate.kept,
         why=candidate.why,
@@ -378,6 +233,7 @@ def write_result(
         inputs=tuple(inputs),
         files=manifests.hash_files(folder),
         tflite=report.tflite,
+        instructions={name: count.total for name, count in found.counts.items()},
         timings_ns=found.timings,
     )
     manifests.write(manifest, folder)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgepress.compressor.report import agreement, words
+from edgepress.compressor.report import agreement, fit, words
 from edgepress.compressor.report.record import Report
 
 _WIDTH = 80
@@ -47,11 +47,16 @@ def summary(report: Report, console: Console, out: Path | None = None) -> None:
     console.print()
     say(f"Budget   {words.budget_text(report)}")
     say(f"Verdict  {report.verdict}. {words.verdict_text(report)}", _STYLES[report.verdict])
+    if device := words.device_text(report):
+        say(f"Device   {device[0].upper()}{device[1:]}.")
     if limits := words.limits_text(report):
         say(f"Limits   {limits}", "red" if report.limits_missed else "green")
     if report.tflite is not None:
         score = "" if report.tflite.certificate is None else words.tflite_score(report)
         say(f"TFLite   {agreement.brief(report.tflite)}{score}")
+    if report.microcontroller is not None:
+        for label, text in fit.lines(report.microcontroller):
+            say(f"{label:11}{text}")
     for warning in report.warnings:
         say(f"Note     {warning}")
     if out is not None:

@@ -1,23 +1,39 @@
-"""`report.html`: one self-contained page, drawn by a jinja2 template; no network, no scripts.
+"""`report.html`: one self-contained page, drawn by jinja2 templates; no network, one small script that sorts tables.
 
-Names in a report come from models of unknown origin, so the template engine escapes everything; this file
-only prepares numbers and coordinates, and the template alone makes markup.
+Names in a report come from models of unknown origin, so the template engine escapes everything; this file only prepares
+numbers, `plots.py` coordinates, and the templates alone make markup.
 """
 
+import base64
+import hashlib
 import importlib.resources
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from edgepress.compressor.report import agreement, words
-from edgepress.compressor.report.record import CandidateRow, FrontPoint, Gain, Report, SiteCost, SiteRow
+from edgepress.compressor.report import agreement, embed, fit, heatmap, plots, words
+from edgepress.compressor.report.record import Bearing, Gain, Report, SiteCost, SiteRow, dump_report
 
 if TYPE_CHECKING:
     import jinja2
 
 _UNTOUCHED = ("", "as it was")
+
+SIGNATURE = 'name="generator" content="edgepress"'
+"""By which a page of ours is known."""
+
+LONG = 12
+"""Tables with more rows begin closed."""
+
+_CERTIFIED = {
+    "TFLite": "/tflite",
+    "Run by": "/tflite/certificate/engine",
+    "Parity": "/tflite/certificate",
+    "Scales": "/tflite/certificate/grids",
+}
+"""Where the record has what a line of the certificate says."""
 
 
 class MissingExtra(RuntimeError):  # noqa: N818  says what is missing, like ModuleNotFoundError
@@ -26,17 +42,39 @@ class MissingExtra(RuntimeError):  # noqa: N818  says what is missing, like Modu
 
 @dataclass(frozen=True)
 class Bars:
-    """A pair of bars; lengths are shares of the longest in the chart, in [0, 1], None where there is none."""
+    """A pair of bars.
+
+    Attributes:
+        before: length as a share of the longest in the chart, in [0, 1], None where there is none.
+        after: likewise.
+        texts: both numbers with their units.
+        rank: the number after, which a column is sorted by; None where it is unknown.
+    """
 
     before: float | None
     after: float | None
-    text: str
+    texts: tuple[str, str]
+    rank: float | None
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: what was done to it, or why not, and its bars."""
+    """One layer: what was done to it, or why not, its bars, and its outputs' error.
 
+    Attributes:
+        index: its place in the record.
+        name: of the site.
+        op: its operator.
+        text: what was done.
+        alone: whether nothing was.
+        reason: why, or why not more.
+        size: bytes of its weights.
+        latency: predicted.
+        error_index: its place among the record's errors.
+        error: of its outputs, in percent; None where it is unknown.
+    """
+
+    index: int
     name: str
     op: str
     text: str
@@ -44,39 +82,8 @@ class Layer:
     reason: str
     size: Bars
     latency: Bars
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis: its place in [0, 1] and its text."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """One candidate in a scatter plot; x and y in [0, 1], y upwards; `mark` is written beside it."""
-
-    x: float
-    y: float
-    kept: bool
-    text: str
-    mark: str = ""
-    beyond: bool = False
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Quality (`of`) against a cost (`title`), over all candidates that have both; `budget` is a height."""
-
-    title: str
-    points: tuple[Point, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    of: str = "score"
-    up: bool = True
-    budget: float | None = None
+    error_index: int
+    error: float | None
 
 
 def template(file: str, what: str) -> "jinja2.Template":
@@ -93,11 +100,31 @@ def template(file: str, what: str) -> "jinja2.Template":
         import jinja2
     except ImportError as error:
         raise MissingExtra(f"{what} not written: pip install 'edgepress[report]'") from error
-    source = importlib.resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_source),
     )
-    return environment.from_string(source)
+    style, script = _source("page.css"), _source("page.js")
+    environment.globals |= {
+        "style": style,
+        "script": script,
+        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        "pointer": embed.pointer,
+    }
+    return environment.get_template(file)
+
+
+def _source(file: str) -> str:
+    return importlib.resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy calls an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def render(report: Report) -> str:
@@ -108,22 +135,33 @@ def render(report: Report) -> str:
     """
     made = template("report.html", "report.html")
     layers, others = _layers(report)
+    rows = words.rows(report)
     return made.render(
         report=report,
         headline=words.headline(report),
         verdict=words.verdict_text(report),
         budget=words.budget_text(report),
-        rows=[(row, _pair(row.before, row.after)) for row in words.rows(report)],
+        cards=[row for row in rows if row.label.startswith(("size", "latency", "instructions", "score"))],
+        rows=[(row, _pair(row.before, row.after)) for row in rows],
         latency_source=words.latency_source(report),
         intervals=(words.interval_text(report.baseline), words.interval_text(report.compressed)),
+        timings=plots.distributions(report),
         layers=layers,
         others=others,
-        zeros=[row for row in report.zeros if row.after is not None],
+        map=heatmap.heatmap(_bearings(report), partial(_cell, report)),
+        zeros=[(index, row) for index, row in enumerate(report.zeros) if row.after is not None],
         zero_means=_zero_means(report),
-        scatters=[plot for plot in _scatters(report) if plot is not None],
-        fronts=[plot for plot in _fronts(report) if plot is not None],
+        scatters=plots.scatters(report),
+        fronts=plots.fronts([report]),
         limits=words.limits_text(report),
-        tflite=[] if report.tflite is None else list(agreement.lines(report.tflite)),
+        device=words.device_text(report),
+        run_cost=words.run_cost,
+        cost="instructions" if report.cost_kind == "instructions" else "latency",
+        cost_field="instructions_total" if report.cost_kind == "instructions" else "latency_ns",
+        tflite=[(*line, _CERTIFIED.get(line[0], "")) for line in _tflite(report)],
+        micro=[] if report.microcontroller is None else list(fit.lines(report.microcontroller)),
+        record=list(embed.lines(json.loads(dump_report(report)))),
+        long=LONG,
         parameters=_parameters,
         saves=_saves,
         plain=_plain,
@@ -154,17 +192,20 @@ def _layers(report: Report) -> tuple[list[Layer], list[tuple[str, str]]]:
     costs = [cost for row in report.sites for cost in (row.before, row.after) if cost is not None]
     most_bytes = max((cost.bytes for cost in costs), default=0)
     most_ns = max((cost.latency_ns or 0 for cost in costs), default=0)
+    errors = {row.site: (index, row.error_percent) for index, row in enumerate(report.layer_errors)}
     layers = [
         Layer(
+            index,
             row.name,
             row.op,
-            _treatment(row),
+            treatment(row),
             row.treatment in _UNTOUCHED and row.after is not None,
             "; ".join(reasons.pop(row.name, [])),
             _bars(row.before, row.after, lambda cost: cost.bytes, most_bytes, "bytes"),
             _bars(row.before, row.after, lambda cost: cost.latency_ns, most_ns, "ns"),
+            *errors.get(row.name, (0, None)),
         )
-        for row in report.sites
+        for index, row in enumerate(report.sites)
     ]
     return layers, [(site, "; ".join(why)) for site, why in reasons.items()]
 
@@ -184,7 +225,8 @@ def _zero_means(report: Report) -> list[tuple[str, float, float]]:
     return found
 
 
-def _treatment(row: SiteRow) -> str:
+def treatment(row: SiteRow) -> str:
+    """What was done to a layer, in words."""
     if row.treatment not in _UNTOUCHED:
         return row.treatment
     return "removed" if row.after is None else "left alone"
@@ -199,8 +241,8 @@ def _bars(
 ) -> Bars:
     one = get(before)
     two = None if after is None else get(after)
-    text = f"{words.quantity(one, kind)} → " + ("gone" if after is None else words.quantity(two, kind))
-    return Bars(_share(one, longest), _share(two, longest), text)
+    texts = words.quantity(one, kind), "gone" if after is None else words.quantity(two, kind)
+    return Bars(_share(one, longest), _share(two, longest), texts, 0.0 if after is None else two)
 
 
 def _parameters(parameters: Mapping[str, object]) -> str:
@@ -212,18 +254,24 @@ def _parameters(parameters: Mapping[str, object]) -> str:
     )
 
 
-def _saves(gain: Gain) -> list[str]:
-    """What a step saves, in words, one a line; negative where it costs."""
+def _saves(gain: Gain) -> list[tuple[str, str]]:
+    """What a step saves, in words, and the field that says so; negative where it costs."""
     found = []
     if gain.bytes is not None:
-        found.append(words.quantity(gain.bytes, "bytes"))
+        found.append((words.quantity(gain.bytes, "bytes"), "bytes"))
     if gain.macs is not None:
-        found.append(f"{words.quantity(gain.macs, 'count')} MACs")
+        found.append((f"{words.quantity(gain.macs, 'count')} MACs", "macs"))
     if gain.latency_ns_measured is not None:
-        found.append(words.quantity(gain.latency_ns_measured, "ns"))
+        found.append((words.quantity(gain.latency_ns_measured, "ns"), "latency_ns_measured"))
     elif gain.latency_ns_predicted is not None:
-        found.append(f"{words.quantity(gain.latency_ns_predicted, 'ns')} (predicted)")
+        predicted = f"{words.quantity(gain.latency_ns_predicted, 'ns')} (predicted)"
+        found.append((predicted, "latency_ns_predicted"))
     return found
+
+
+def _tflite(report: Report) -> Iterator[tuple[str, str]]:
+    if report.tflite is not None:
+        yield from agreement.lines(report.tflite)
 
 
 def _seconds(report: Report) -> tuple[float, list[tuple[str, float]]]:
@@ -241,106 +289,26 @@ def _plain(value: object) -> str:
     return words.number(value) if isinstance(value, float) else str(value)
 
 
-def _scatters(report: Report) -> list[Scatter | None]:
-    """Score against latency and against size."""
-    return [
-        _scatter(report, f"latency ({report.cost_kind})", lambda row: row.latency_ns, "ns"),
-        _scatter(report, "size", lambda row: row.size_bytes, "bytes"),
-    ]
+def _bearings(report: Report) -> list[dict[str, object]]:
+    """Sites with their knobs, as the heat map wants them; each knob knows its place in the record."""
+    sites: dict[str, list[dict[str, object]]] = {}
+    for index, row in enumerate(report.sensitivity):
+        if len(row.values) == len(row.damage) and row.full > 0 and all(value > 0 for value in row.values):
+            sites.setdefault(row.site, []).append({**dict(row), "index": index})
+    return [{"site": site, "bears": knobs} for site, knobs in sites.items()]
 
 
-def _scatter(
-    report: Report, title: str, get: Callable[[CandidateRow], float | None], kind: words.Kind
-) -> Scatter | None:
-    """None where fewer than two candidates have both numbers: nothing to compare."""
-    shown = [(row, x, row.score) for row in report.candidates if (x := get(row)) and row.score is not None]
-    if len(shown) < 2:
-        return None
-    x_at, x_ticks = _axis([x for _, x, _ in shown])
-    y_at, y_ticks = _axis([y for _, _, y in shown])
-    unit = report.metric_unit
-    points = tuple(
-        Point(
-            x_at(x),
-            y_at(y),
-            row.kept,
-            f"{row.label}: {words.score_text(y, unit)}, {words.quantity(x, kind)}. {row.why}".strip(),
-        )
-        for row, x, y in sorted(shown, key=lambda each: each[0].kept)  # the chosen one is drawn last, on top
+def _cell(report: Report, row: heatmap.Row, knob: heatmap.Row, at: int) -> heatmap.Cell:
+    damage, value = knob["damage"][at], knob["values"][at]
+    said = f"{row['site']}, {heatmap.what(knob)}, {heatmap.setting(knob, value)}"
+    if damage is None:
+        return heatmap.Cell(len(heatmap.LEVELS), "∞", f"{said}: breaks the model")
+    bearing: Bearing = report.sensitivity[knob["index"]]
+    nearest = min(bearing.values, key=lambda each: abs(each - (bearing.chosen or bearing.full)))
+    return heatmap.Cell(
+        heatmap.level(damage),
+        heatmap.small(damage),
+        f"{said}: damage {heatmap.small(damage)}",
+        embed.pointer("sensitivity", knob["index"], "damage"),
+        bearing.chosen is not None and value == nearest,
     )
-    return Scatter(
-        title,
-        points,
-        tuple(Tick(x_at(tick), words.quantity(tick, kind)) for tick in x_ticks),
-        tuple(Tick(y_at(tick), f"{tick:.6g}") for tick in y_ticks),
-        up=report.higher_is_better,
-    )
-
-
-def _fronts(report: Report) -> list[Scatter | None]:
-    """What is kept, as estimated, against latency and against size; memory where that is the objective."""
-    return [
-        _front(report, f"latency ({report.cost_kind})", lambda point: point.latency_ns, "ns"),
-        _front(report, "size", lambda point: point.size_bytes, "bytes"),
-        _front(report, "memory", lambda point: point.memory_peak_bytes, "bytes"),
-    ]
-
-
-def _front(
-    report: Report, title: str, get: Callable[[FrontPoint], float | None], kind: words.Kind
-) -> Scatter | None:
-    """None where fewer than two points have the number."""
-    shown = [(point, x) for point in report.front if (x := get(point))]
-    if len(shown) < 2:
-        return None
-    x_at, x_ticks = _ratio_axis([x for _, x in shown])
-    budget = 100 - report.budget_percent
-    y_at, y_ticks = _axis([budget, *(100 - point.cautious_drop_percent for point, _ in shown)])
-    points = tuple(
-        Point(
-            x_at(x),
-            y_at(100 - point.cautious_drop_percent),
-            point.chosen,
-            f"{point.number}, {words.point_text(point)}",
-            str(point.number),
-            not point.within_budget,
-        )
-        for point, x in sorted(shown, key=lambda each: each[0].chosen)
-    )
-    return Scatter(
-        title,
-        points,
-        tuple(Tick(x_at(tick), words.quantity(tick, kind)) for tick in x_ticks),
-        tuple(Tick(y_at(tick), f"{tick:.6g} %") for tick in y_ticks),
-        "score kept, estimated cautiously,",
-        budget=y_at(budget),
-    )
-
-
-def _axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
-    """Place on the axis, in [0, 1], and values for its marks (steps of 1, 2 or 5 times a power of ten)."""
-    low, high = min(values), max(values)
-    room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
-    start, end = low - room, high + room
-    if low > 0:
-        start = max(start, 0.0)
-    power = 10.0 ** math.floor(math.log10((end - start) / 4))
-    step = next(power * each for each in (1, 2, 5, 10) if (end - start) / (power * each) <= 5)
-    first = math.ceil(start / step)
-    ticks = [step * index for index in range(first, math.floor(end / step) + 1)]
-    return (lambda value: (value - start) / (end - start)), ticks
-
-
-def _ratio_axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
-    """The same for positive values that are compared by ratio: the tenth of a size is no sliver at the edge."""
-    low, high = math.log10(min(values)), math.log10(max(values))
-    room = (high - low) * 0.08 or 0.02
-    start, end = low - room, high + room
-    powers = range(math.floor(start), math.ceil(end) + 1)
-    ticks = [each * 10.0**power for power in powers for each in (1, 2, 5)]
-    ticks = [tick for tick in ticks if start <= math.log10(tick) <= end]
-    if len(ticks) > 5:
-        ticks = [tick for tick in ticks if math.log10(tick).is_integer()]
-    if len(ticks) < 2:
-        ticks = _axis(values)[1]
-    return (lambda value: (math.log10(value) - start) / (end - start)), ticks

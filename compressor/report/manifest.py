@@ -67,6 +67,7 @@ class Manifest(Record):
         inputs: hashes of model, external data and samples.
         files: every file beside this one → SHA-256.
         tflite: the TFLite file and how far it agrees with the ONNX file; null where none was asked for.
+        instructions: of one inference by name of the candidate, where they were counted.
         timings_ns: latency by name of the candidate, as the search used it: a replay need not measure.
     """
 
@@ -80,6 +81,7 @@ class Manifest(Record):
     inputs: tuple[Input, ...]
     files: dict[InnerName, Sha256]
     tflite: Tflite | None = None
+    instructions: dict[str, int] = Field(default_factory=dict)
     timings_ns: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Findings
-from edgepress.compressor.recipe import Entry, to_json
+from edgepress.compressor.recipe import Entry, digest, to_json
 from edgepress.compressor.report import words
 from edgepress.compressor.report.fields import Record
 from edgepress.compressor.report.record import CostKind, FrontPoint, Report, parse_record
@@ -51,6 +51,7 @@ def front_points(found: Findings) -> tuple[FrontPoint, ...]:
 
 def _point(found: Findings, number: int, candidate: Candidate, best: list[Entry]) -> FrontPoint:
     estimate, recipe = candidate.estimate, to_json(candidate.recipe)
+    count = found.counts.get(digest(candidate.recipe))
     as_bytes = candidate.data if candidate.recipe and isinstance(candidate.data, bytes) else None
     return FrontPoint(
         number=number,
@@ -60,7 +61,8 @@ def _point(found: Findings, number: int, candidate: Candidate, best: list[Entry]
         drop_percent_estimated=estimate.drop_percent if estimate else 0.0,
         margin_percent=estimate.margin_percent if estimate else 0.0,
         score_estimated=estimate.score if estimate else None,
-        latency_ns=candidate.latency_ns,
+        latency_ns=candidate.latency_ns if count is None else None,
+        instructions_total=None if count is None else count.total,
         size_bytes=len(candidate.data) if candidate.recipe else found.source_bytes,
         memory_peak_bytes=candidate.memory_bytes,
         sha256=hashlib.sha256(as_bytes).hexdigest() if as_bytes is not None else None,

@@ -12,7 +12,9 @@ from typing import Literal, TypeVar
 from pydantic import AliasChoices, BaseModel, Field, JsonValue, ValidationError
 
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.report.device import Instructions, OnDevice
 from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
+from edgepress.compressor.report.micro import MicroFit
 from edgepress.compressor.report.tflite import Tflite
 
 SCHEMA_VERSION = 1
@@ -20,7 +22,7 @@ FILE_NAME = "report.json"
 
 VerdictName = Literal["kept", "broken", "inconclusive", "unverified"]
 CostKind = Literal["measured", "instructions", "predicted"]
-LatencySource = Literal["measured", "table", "rates"]
+LatencySource = Literal["measured", "table", "counted", "rates"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -30,7 +32,8 @@ class Side(Record):
     Attributes:
         score: quality on the test rows in the metric's own unit (`top1` in percent).
         size_bytes: all files of the model together.
-        latency_ns_median: one inference, by `cost_kind` of the report.
+        latency_ns_median: one inference, by `cost_kind` of the report; null where that is instructions.
+        instructions: of one inference, where the target is emulated.
         latency_ns_ci95: 95 % interval of the median.
         latency_samples_ns: every kept round, in order.
         memory_peak_bytes: load and one run in a process of its own, less a null model.
@@ -45,6 +48,7 @@ class Side(Record):
     latency_ns_median: MaybeFloat = None
     latency_ns_ci95: MaybeInterval = None
     latency_samples_ns: tuple[float, ...] = ()
+    instructions: Instructions | None = None
     memory_peak_bytes: int | None = None
     activation_bytes: int | None = None
     parameters: int
@@ -135,6 +139,38 @@ class ZeroRow(Record):
     values: int
 
 
+class Bearing(Record):
+    """What the search measured that a site bears in one respect.
+
+    Attributes:
+        site: the site, or the group of those that shrink together, by its first.
+        kind: `width`, `rank`, or `bits` of its weights.
+        form: of a rank, how the site would be split.
+        full: the value at which nothing is changed.
+        values: units, rank or bits that are left, from weak to strong.
+        damage: how far the model's outputs move at each of them alone.
+        chosen: what the result has; null where nothing of this was turned down.
+    """
+
+    site: str
+    kind: Literal["width", "rank", "bits"]
+    form: str | None = None
+    full: int
+    values: tuple[int, ...]
+    damage: tuple[MaybeFloat, ...]
+    chosen: int | None = None
+
+
+class LayerError(Record):
+    """How far a layer's outputs are from the original's: root mean square of the error in percent of the values'.
+
+    Errors of the layers before it are in it; channels that were removed are not. Measured on a few samples.
+    """
+
+    site: str
+    error_percent: MaybeFloat
+
+
 class CandidateRow(Record):
     """One model that the search built: its trail.
 
@@ -144,7 +180,8 @@ class CandidateRow(Record):
         damage_estimated: what the search expected.
         score: on rows held out of calibration, in the metric's unit.
         size_bytes: serialized.
-        latency_ns: by `cost_kind`.
+        latency_ns: by `cost_kind`; null where that is instructions.
+        instructions_total: of one inference, where the target is emulated.
         memory_peak_bytes: of one run, where the objective is memory.
         kept: whether this one is the result.
         why: the reason, in words.
@@ -156,6 +193,7 @@ class CandidateRow(Record):
     score: MaybeFloat = None
     size_bytes: int | None = None
     latency_ns: MaybeFloat = None
+    instructions_total: int | None = None
     memory_peak_bytes: int | None = None
     kept: bool = False
     why: str = ""
@@ -172,7 +210,8 @@ class FrontPoint(Record):
         drop_percent_estimated: loss of the score in percent of it, on samples held out of calibration.
         margin_percent: one standard error of what unseen rows will show.
         score_estimated: on samples held out of calibration, in the metric's unit; null of the original.
-        latency_ns: by `cost_kind` of the report.
+        latency_ns: by `cost_kind` of the report; null where that is instructions.
+        instructions_total: of one inference, where the target is emulated.
         size_bytes: of the file.
         memory_peak_bytes: of one run, where the objective is memory.
         sha256: of the file; null of the original, and over 2 GB.
@@ -187,6 +226,7 @@ class FrontPoint(Record):
     margin_percent: MaybeFloat = None
     score_estimated: MaybeFloat = None
     latency_ns: MaybeFloat = None
+    instructions_total: int | None = None
     size_bytes: int
     memory_peak_bytes: int | None = None
     sha256: str | None = None
@@ -223,9 +263,10 @@ class Report(Record):
         others: outputs that the metric does not read; each must keep as much.
         target: name of the device profile.
         objective: what was to become small.
-        cost_kind: where latencies come from.
+        cost_kind: where latencies come from; `instructions`: they are counted instead, on an emulated target.
         latency_source: what they rest on: measured on the device, or predicted from the kernels measured there for its
-            profile (`table`), or from multiply-accumulates and bytes by its rates.
+            profile (`table`), from kernels whose instructions were counted under emulation (`counted`), or from
+            multiply-accumulates and bytes by its rates. Where instructions are the cost, what predictions rest on.
         engine: runtime and version that ran the models.
         threads: of the engine.
         seed: of every random choice.
@@ -236,7 +277,9 @@ class Report(Record):
         steps: what was tried, in order.
         left_alone: sites that nothing touched.
         sites: cost by layer.
-        zeros: by layer, where the recipe prunes or cuts activations off; empty elsewhere.
+        zeros: by layer; of weights where the recipe prunes or cuts activations off.
+        sensitivity: by site and knob, where a search was run.
+        layer_errors: by layer whose outputs are still there.
         candidates: the search's trail.
         front: those of them that no other beats, as `pareto.json` has them.
         max_size_bytes: what the result may take at most, where that was asked for.
@@ -245,7 +288,9 @@ class Report(Record):
         recipe: what made the result.
         warnings: what the user should know.
         oldest_onnxruntime: oldest release that loads the result.
+        device: the verdict's rows on the target itself, where it is not this machine and ran them; null elsewhere.
         tflite: the TFLite file beside the ONNX one; null where none was asked for.
+        microcontroller: what the result takes of the target where that is one; else null.
         seconds: wall time by stage.
         tool_peak_rss_bytes: most memory that this tool held; its processes together, at their peaks.
         versions: of the tool, Python and libraries.
@@ -280,6 +325,8 @@ class Report(Record):
     left_alone: tuple[LeftAlone, ...] = ()
     sites: tuple[SiteRow, ...] = ()
     zeros: tuple[ZeroRow, ...] = ()
+    sensitivity: tuple[Bearing, ...] = ()
+    layer_errors: tuple[LayerError, ...] = ()
     candidates: tuple[CandidateRow, ...] = ()
     front: tuple[FrontPoint, ...] = ()
     max_size_bytes: int | None = None
@@ -288,7 +335,9 @@ class Report(Record):
     recipe: tuple[dict[str, JsonValue], ...] = ()
     warnings: tuple[str, ...] = ()
     oldest_onnxruntime: str | None = None
+    device: OnDevice | None = None
     tflite: Tflite | None = None
+    microcontroller: MicroFit | None = None
     seconds: dict[str, float]
     tool_peak_rss_bytes: int
     versions: dict[str, str]

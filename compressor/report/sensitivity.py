@@ -4,10 +4,8 @@ Facts come as the rows of `compress inspect --json`; names in them are a strange
 terminal sees no control characters.
 """
 
-import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +15,10 @@ from rich.text import Text
 
 from edgepress.compressor.context import exactly
 from edgepress.compressor.report.console import encodable
+from edgepress.compressor.report.heatmap import Cell, Row, heatmap, level, setting, small, what
 from edgepress.compressor.report.html import template
 from edgepress.compressor.report.words import UNKNOWN, Kind, number, printable, quantity
 from edgepress.compressor.sensitivity import LITTLE, Bearing, Sensitivity
-
-Row = Mapping[str, Any]
-"""A site, as in the JSON."""
 
 WIDTH = 100
 """Columns of the table at most."""
@@ -32,19 +28,6 @@ MEANING = (
     "at most on average; other outputs err by a tenth of their spread."
 )
 """Pinsker's inequality: of distributions with divergence d, no event's probabilities differ by more than √(d / 2)."""
-
-LEVELS = (1e-5, 1e-4, 1e-3, LITTLE, 3e-2, 0.1, 1.0)
-"""Damage at which the next colour begins."""
-
-SHARES = {0.75: "¾", 0.5: "½", 0.25: "¼", 0.125: "⅛"}
-"""What is left of a width or rank in the columns of the heat map."""
-
-NEAR = 0.25
-"""A value stands in the column whose share it differs from by no more, on a natural logarithmic scale."""
-
-BITS = (8, 6, 5, 4, 3, 2)
-
-_KINDS = {"width": "channels", "rank": "rank", "bits": "weights", "arithmetic": "arithmetic"}
 
 
 def bears(found: Sensitivity, site: str, size: int) -> list[dict[str, Any]]:
@@ -133,24 +116,6 @@ def sentence(rows: Sequence[Row]) -> str:
     )
 
 
-def small(damage: float) -> str:
-    """Damage in few characters: two digits, and none where it is as good as nothing."""
-    if damage < 1e-6:
-        return "0"
-    return number(damage, 2) if damage >= 1e-3 else f"{damage:.0e}".replace("e-0", "e-")
-
-
-def what(knob: Row) -> str:
-    """The knob in words."""
-    form = f", {knob['form']}" if knob["form"] not in (None, "channels") else ""
-    return _KINDS[knob["kind"]] + form
-
-
-def setting(knob: Row, value: int) -> str:
-    """A value of a knob in words: `12 of 64`, `4 bits`."""
-    return f"{value} bits" if knob["kind"] in ("bits", "arithmetic") else f"{value} of {knob['full']}"
-
-
 def saved(amount: float, share: float, kind: Kind, least: bool) -> str:
     """What is saved, with its share of the whole net; a dash where nothing is."""
     if abs(amount) < 0.5:
@@ -224,47 +189,7 @@ def _line(knob: Row) -> tuple[str, str, str, str, str]:
     )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One field of the heat map: colour, number, and what the pointer shows; `level` −1 where nothing was measured."""
-
-    level: int
-    text: str
-    title: str
-
-
-def level(damage: float) -> int:
-    """Colour of a damage, from 0."""
-    return sum(damage >= bound for bound in LEVELS)
-
-
-def columns(rows: Sequence[Row]) -> list[tuple[str, float]]:
-    """Columns of the heat map that some site has a value in: kind, and share or bits."""
-    every = [("arithmetic", 8.0), *(("bits", float(bits)) for bits in BITS)]
-    every += [(kind, share) for kind in ("rank", "width") for share in SHARES]
-    return [column for column in every if any(_at(row, *column) is not None for row in rows)]
-
-
-def _at(row: Row, kind: str, wanted: float) -> tuple[Row, int] | None:
-    """Knob of a site and place among its values that belong into a column."""
-    for knob in row["bears"]:
-        if knob["kind"] != kind or not knob["values"]:
-            continue
-        if kind == "arithmetic":
-            return knob, 0
-        if kind == "bits":
-            return (knob, knob["values"].index(wanted)) if wanted in knob["values"] else None
-        off = [abs(math.log(value / knob["full"] / wanted)) for value in knob["values"]]
-        nearest = min(range(len(off)), key=lambda i: off[i])
-        return (knob, nearest) if off[nearest] <= NEAR else None
-    return None
-
-
-def _cell(row: Row, column: tuple[str, float], facts: Mapping[str, Any]) -> Cell:
-    found = _at(row, *column)
-    if found is None:
-        return Cell(-1, "", "")
-    knob, at = found
+def _cell(facts: Mapping[str, Any], row: Row, knob: Row, at: int) -> Cell:
     damage = knob["damage"][at]
     ns, size = knob["latency_ns_saved"][at], knob["bytes_saved"][at]
     latency = saved(ns, ns / max(facts["latency_ns_predicted"], 1e-9), "ns", knob["gain_is_least"])
@@ -274,29 +199,6 @@ def _cell(row: Row, column: tuple[str, float], facts: Mapping[str, Any]) -> Cell
         f"saves in latency {latency}, in size {weight}"
     )
     return Cell(level(damage), small(damage), " ".join(title.split()))
-
-
-def _heads(found: Sequence[tuple[str, float]]) -> list[tuple[str, int, list[str]]]:
-    """Head lines of the heat map: what, over how many columns, and theirs."""
-    names = {
-        "arithmetic": "8-bit arithmetic",
-        "bits": "bits of weights",
-        "rank": "rank left",
-        "width": "channels left",
-    }
-    heads = []
-    for kind, name in names.items():
-        own = [SHARES.get(at, f"{at:.0f}" if kind == "bits" else "") for k, at in found if k == kind]
-        if own:
-            heads.append((name, len(own), own))
-    return heads
-
-
-def _legend() -> Iterator[tuple[int, str]]:
-    """Colours and what they stand for."""
-    yield 0, f"under {LEVELS[0]:g}"
-    for index, bound in enumerate(LEVELS, start=1):
-        yield index, f"from {bound:g}"
 
 
 def check() -> None:
@@ -315,16 +217,11 @@ def page(facts: Mapping[str, Any]) -> str:
         MissingExtra: jinja2 is not installed.
     """
     rows = facts["sites"]
-    own = columns(rows)
-    kinds = [kind for kind, _ in own]
     return template("sensitivity.html", "The page").render(
         facts=facts,
         summary=facts["summary"],
         meaning=MEANING,
-        heads=_heads(own),
-        firsts=[i for i in range(1, len(own)) if kinds[i] != kinds[i - 1]],
-        map=[(row, [_cell(row, column, facts) for column in own]) for row in rows if row["bears"]],
-        legend=list(_legend()),
+        map=heatmap(rows, partial(_cell, facts)),
         table=[
             (row, [_line(knob) for knob in row["bears"]], shrinks_along(row)) for row in rows if row["bears"]
         ],

@@ -1,12 +1,13 @@
 """Cost by layer, before and after, and what was done to each."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from edgepress.compressor.cost import NodeCost, node_costs
 from edgepress.compressor.job import Findings
+from edgepress.compressor.model import parameter_tensors
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.base import site_name
 from edgepress.compressor.passes.constants import packed
@@ -168,3 +169,27 @@ def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass]
     if parts and not structure and sum(part.macs for part in parts) < cost.macs:
         words.insert(0, "split" if sum(part.macs > 0 for part in parts) > 1 else "fewer inputs")
     return ", ".join(words) or "as it was"
+
+
+def scales(at_load: Iterable[ir.Node]) -> int:
+    """Scales of stored weights: like those of a DequantizeLinear, they are no parameters of the net."""
+    found: dict[str, int] = {}
+    for node in at_load:
+        makers = [maker for value in node.inputs if value is not None and (maker := value.producer())]
+        if node.op_type == "Mul" and any(m.op_type == "Cast" or packed(m) is not None for m in makers):
+            for value in node.inputs:
+                if value is not None and value.const_value is not None:
+                    found[value.name or ""] = value.const_value.size
+    return sum(found.values())
+
+
+def packed_away(model: ir.Model, at_load: Iterable[ir.Node]) -> int:
+    """How many more weights there are than constants that hold them, several to a word."""
+    found = [what for node in at_load if (what := packed(node)) is not None]
+    words = {value.name for _, _, constants in found for value in constants}
+    count = sum(count for count, _, _ in found)
+    for node in model.graph:
+        weights = node.inputs[1] if (blocks := in_blocks(node)) is not None else None
+        if blocks is not None and weights is not None and weights.name not in words:
+            words, count = words | {weights.name}, count + blocks[0]
+    return count - sum(tensor.size for name, tensor in parameter_tensors(model) if name in words)

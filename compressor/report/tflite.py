@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from edgepress.compressor.report.device import Instructions
 from edgepress.compressor.report.fields import MaybeFloat, Record
 
 
@@ -89,6 +90,8 @@ class Tflite(Record):
         notes: what a user should know, such as a batch size that had to be fixed.
         certificate: null where nothing was there to run it, or `unproven` says why.
         unproven: why there is no certificate; empty where there is one.
+        instructions: of one inference on the target, where that is emulated and has an engine for it.
+        score_on_device: on the rows that the target judged, where it is not this machine.
     """
 
     reason: str = ""
@@ -99,3 +102,5 @@ class Tflite(Record):
     notes: tuple[str, ...] = ()
     certificate: Certificate | None = None
     unproven: str = ""
+    instructions: Instructions | None = None
+    score_on_device: MaybeFloat = None

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepress.compressor.report.record import FrontPoint, Report, Side
+from edgepress.compressor.report.device import Difference
+from edgepress.compressor.report.record import CandidateRow, FrontPoint, Report, Side
 
 Kind = Literal["bytes", "ns", "count"]
 
@@ -34,6 +35,7 @@ class Row:
         before_text: number with its unit; after_text likewise.
         change: the factor in words, such as `5.3× faster`; empty where it cannot be said.
         good: whether the change is what one hopes for; None where it is neither.
+        places: JSON pointers of both numbers in the record; empty where one is not in it.
     """
 
     label: str
@@ -43,6 +45,7 @@ class Row:
     after_text: str
     change: str
     good: bool | None
+    places: tuple[str, str] = ("", "")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -78,11 +81,17 @@ def score_text(value: float | None, unit: str) -> str:
     return f"{value:.2f} %" if unit == "%" else f"{number(value, 4)} {unit}".strip()
 
 
+_LARGEST = 1e300
+"""A factor beyond that, or beyond its inverse, is no number to tell."""
+
+
 def factor(before: float | None, after: float | None, better: str, worse: str) -> tuple[str, bool | None]:
     """How much less, in words: (`165× smaller`, True), (`1.09× larger`, False), (`the same`, None)."""
     if before is None or after is None or before <= 0 or after <= 0:
         return "", None
     ratio = before / after
+    if not 1 / _LARGEST < ratio < _LARGEST:  # a record is anybody's file
+        return "", None
     if abs(ratio - 1) < 0.005:
         return "the same", None
     return (f"{number(ratio)}× {better}", True) if ratio > 1 else (f"{number(1 / ratio)}× {worse}", False)
@@ -90,21 +99,30 @@ def factor(before: float | None, after: float | None, better: str, worse: str) -
 
 def latency_source(report: Report) -> str:
     """What latencies rest on."""
+    if report.cost_kind == "instructions":
+        return "not known of an emulated device: its instructions are counted"
     words = {
         "table": " from kernels that were measured on the device",
+        "counted": " from kernels whose instructions were counted under emulation, at an assumed rate",
         "rates": " from multiply-accumulates and bytes, by the device's rates",
     }
     return report.cost_kind + words.get(report.latency_source or "", "")
 
 
 def latency_change(report: Report) -> tuple[str, bool | None]:
-    """Like `factor`, but intervals that overlap are too noisy to tell, and what was not measured is said."""
+    """Like `factor`, of instructions where these are the cost.
+
+    Intervals that overlap are too noisy to tell, and what was not measured is said.
+    """
     before, after = report.baseline, report.compressed
     change, good = factor(before.latency_ns_median, after.latency_ns_median, "faster", "slower")
+    if report.cost_kind == "instructions":
+        one, two = (None if c is None else c.total for c in (before.instructions, after.instructions))
+        return factor(one, two, "fewer instructions", "more instructions")
     if not change or report.cost_kind != "measured":
         return (f"{change} ({report.cost_kind})" if change else ""), good
-    one, two = before.latency_ns_ci95, after.latency_ns_ci95
-    if good is not None and one and two and one[0] <= two[1] and two[0] <= one[1]:
+    first, second = before.latency_ns_ci95, after.latency_ns_ci95
+    if good is not None and first and second and first[0] <= second[1] and second[0] <= first[1]:
         return "no clear difference", None
     return change, good
 
@@ -120,18 +138,7 @@ def rows(report: Report) -> list[Row]:
         score_text(two.score, report.metric_unit),
         kept_text(report),
         None if report.drop_percent is None else report.drop_percent <= report.budget_percent,
-    )
-    source = f" by {report.latency_source}" if report.latency_source else ""
-    kind = "" if report.cost_kind == "measured" else f", {report.cost_kind}{source}"
-    change, good = latency_change(report)
-    latency = Row(
-        f"latency{kind}",
-        one.latency_ns_median,
-        two.latency_ns_median,
-        quantity(one.latency_ns_median, "ns"),
-        quantity(two.latency_ns_median, "ns"),
-        change.removesuffix(f" ({report.cost_kind})"),
-        good,
+        _both("score"),
     )
     others = [
         Row(
@@ -142,19 +149,115 @@ def rows(report: Report) -> list[Row]:
             score_text(other.kept_percent, "%"),
             "" if other.kept_percent is None else f"{other.kept_percent:.1f} % kept",
             None if other.kept_percent is None else other.kept_percent >= 100 - report.budget_percent,
+            ("", f"/others/{index}/kept_percent"),
         )
-        for other in report.others
+        for index, other in enumerate(report.others)
     ]
     return [
         score,
         *others,
-        _row("size", "bytes", (one.size_bytes, two.size_bytes), ("smaller", "larger")),
-        latency,
-        _row("peak memory", "bytes", (one.memory_peak_bytes, two.memory_peak_bytes), ("less", "more")),
-        _row("activations", "bytes", (one.activation_bytes, two.activation_bytes), ("less", "more")),
-        _row("parameters", "count", (one.parameters, two.parameters), ("fewer", "more")),
-        _row("MACs", "count", (one.macs, two.macs), ("fewer", "more")),
+        _cost("size", "bytes", report, "size_bytes", ("smaller", "larger")),
+        *_run_rows(report),
+        *_memory_rows(report),
+        _cost("parameters", "count", report, "parameters", ("fewer", "more")),
+        _cost("MACs", "count", report, "macs", ("fewer", "more")),
     ]
+
+
+def _memory_rows(report: Report) -> list[Row]:
+    """Peak memory and activations; flash and arena, where the target is a microcontroller."""
+    fit = report.microcontroller
+    if fit is None:
+        return [
+            _cost("peak memory", "bytes", report, "memory_peak_bytes", ("less", "more")),
+            _cost("activations", "bytes", report, "activation_bytes", ("less", "more")),
+        ]
+    found = (
+        ("flash (TFLite)", "flash_bytes", fit.flash_bytes_before, fit.flash_bytes),
+        ("arena", "arena_bytes", fit.arena_bytes_before, fit.arena_bytes),
+    )
+    return [
+        _row(
+            label,
+            "bytes",
+            (before, after),
+            (f"/microcontroller/{field}_before", f"/microcontroller/{field}"),
+            ("less", "more"),
+        )
+        for label, field, before, after in found
+    ]
+
+
+def _run_rows(report: Report) -> list[Row]:
+    """What one inference costs: its latency, or on an emulated device instructions and heap."""
+    one, two = report.baseline, report.compressed
+    if report.cost_kind == "instructions":
+        counts = [side.instructions for side in (one, two)]
+        totals, heaps = ([getattr(c, name, None) for c in counts] for name in ("total", "heap_bytes"))
+        return [
+            _row(
+                "instructions, emulated",
+                "count",
+                (totals[0], totals[1]),
+                _both("instructions/total"),
+                ("fewer", "more"),
+            ),
+            _row(
+                "heap, emulated",
+                "bytes",
+                (heaps[0], heaps[1]),
+                _both("instructions/heap_bytes"),
+                ("less", "more"),
+            ),
+        ]
+    source = f" by {report.latency_source}" if report.latency_source else ""
+    kind = "" if report.cost_kind == "measured" else f", {report.cost_kind}{source}"
+    change, good = latency_change(report)
+    return [
+        Row(
+            f"latency{kind}",
+            one.latency_ns_median,
+            two.latency_ns_median,
+            quantity(one.latency_ns_median, "ns"),
+            quantity(two.latency_ns_median, "ns"),
+            change.removesuffix(f" ({report.cost_kind})"),
+            good,
+            _both("latency_ns_median"),
+        )
+    ]
+
+
+def run_cost(of: FrontPoint | CandidateRow) -> str:
+    """What one inference takes: `9.91 µs`, or on an emulated device `2.00 M instructions`; a dash where unknown."""
+    if of.instructions_total is not None:
+        return f"{quantity(of.instructions_total, 'count')} instructions"
+    return quantity(of.latency_ns, "ns")
+
+
+def device_text(report: Report) -> str:
+    """Where the verdict was made, if not on this machine, and what was otherwise there; empty elsewhere."""
+    there = report.device
+    if there is None:
+        return ""
+    rows = f"all {there.rows}" if there.rows == there.rows_unseen else f"{there.rows} of {there.rows_unseen}"
+    cpu = "" if there.cpu in ("unknown", report.target) else f" ({there.cpu})"
+    text = f"judged on {report.target}{cpu}, {there.how}, by {there.engine}, on {rows} unseen rows"
+    return f"{text}; {_difference('the original', there.baseline)}; {_difference('the result', there.compressed)}"
+
+
+def _difference(what: str, found: Difference) -> str:
+    if found.identical:
+        return f"{what} gives the same there as here, bit for bit"
+    changed = found.rows_changed
+    rows = (
+        "" if changed is None else f", and {changed or 'no'} row{'' if changed == 1 else 's'} count otherwise"
+    )
+    return f"outputs of {what} differ from here by {quantity_percent(found.largest_percent)} at most{rows}"
+
+
+def quantity_percent(value: float | None) -> str:
+    """A small share in percent: `0.00004 %`."""
+    return "any amount" if value is None else f"{number(value, 1)} %"
 
 
 def kept_text(report: Report) -> str:
@@ -196,7 +299,10 @@ def limits_text(report: Report) -> str:
 
 
 def tflite_score(report: Report) -> str:
-    """The TFLite file's score: `, top1 93.20 %`; empty where it has none."""
+    """The TFLite file's score: `, top1 93.20 %`, on the target where that judged; empty where it has none."""
+    if report.tflite is not None and report.tflite.score_on_device is not None:
+        there = score_text(report.tflite.score_on_device, report.metric_unit)
+        return f", {report.metric} {there} on {report.target}"
     certificate = report.tflite.certificate if report.tflite is not None else None
     if certificate is None or certificate.score is None:
         return ""
@@ -205,7 +311,7 @@ def tflite_score(report: Report) -> str:
 
 def point_text(point: FrontPoint) -> str:
     """A point of the front in one line: `float, step 3: 5.27 kB, 9.91 µs, about 0.54 % of the score lost`."""
-    costs = f"{quantity(point.size_bytes, 'bytes')}, {quantity(point.latency_ns, 'ns')}"
+    costs = f"{quantity(point.size_bytes, 'bytes')}, {run_cost(point)}"
     lost = f"about {point.drop_percent_estimated or 0.0:.2f} % of the score lost"
     return f"{point.label}: {costs}, {lost}{'' if point.within_budget else ' (outside the budget)'}"
 
@@ -216,7 +322,7 @@ def headline(report: Report) -> str:
     size, _ = factor(one.size_bytes, two.size_bytes, "smaller", "larger")
     latency, _ = latency_change(report)
     if latency.startswith(("the same", "no clear difference")):
-        latency = "as fast"
+        latency = "as many instructions" if report.cost_kind == "instructions" else "as fast"
     parts = ["same size" if size == "the same" else size, f"{latency} on {report.target}" if latency else ""]
     if one.score is not None and two.score is not None:
         unit = report.metric_unit
@@ -228,11 +334,29 @@ def _nothing(drop: float) -> str:
     return "nothing went" if drop > -0.005 else f"it rose by {-drop:.2f} %"
 
 
-def _row(label: str, kind: Kind, sides: tuple[float | None, float | None], said: tuple[str, str]) -> Row:
-    """A line for a cost; `said` names a change for the better and for the worse."""
-    before, after = sides
+def _cost(label: str, kind: Kind, report: Report, field: str, said: tuple[str, str]) -> Row:
+    """A line for what either model costs."""
+    return _row(
+        label, kind, (getattr(report.baseline, field), getattr(report.compressed, field)), _both(field), said
+    )
+
+
+def _row(
+    label: str,
+    kind: Kind,
+    values: tuple[float | None, float | None],
+    places: tuple[str, str],
+    said: tuple[str, str],
+) -> Row:
+    """A line; `said` names a change for the better and for the worse."""
+    before, after = values
     change, good = factor(before, after, *said)
-    return Row(label, before, after, quantity(before, kind), quantity(after, kind), change, good)
+    return Row(label, before, after, quantity(before, kind), quantity(after, kind), change, good, places)
+
+
+def _both(field: str) -> tuple[str, str]:
+    """Where a number of either model stands in the record."""
+    return f"/baseline/{field}", f"/compressed/{field}"
 
 
 def interval_text(side: Side) -> str:

@@ -1,4 +1,4 @@
-"""How much of weights and activations is zero, before and after, where a recipe was out for that.
+"""How much of weights and activations is zero, before and after.
 
 What shrinking took away counts as zero: the share of an activation is of the original's values, so that dead channels
 do not vanish from it once they are removed.
@@ -11,25 +11,26 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.job import Findings
-from edgepress.compressor.model import prefix
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.passes import Pass
 from edgepress.compressor.passes.activations import activations, sparsity
 from edgepress.compressor.protocols import Array, Feeds
 from edgepress.compressor.report.record import ZeroRow
 from edgepress.compressor.report.sites import origin_of
-from edgepress.compressor.serialize import serialize
+from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.sites import find_sites, site_name
 
 KINDS = frozenset(["prune", "threshold_relu"])
-"""Passes that make zeros: others do not pay for the two runs."""
+"""Passes that make zeros."""
 
 ROWS = 512
-"""Most rows that activations are counted on."""
+"""Most rows that activations are counted on where the recipe has any of them; others pay for `FEW` only."""
+
+FEW = 32
 
 
 def zero_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[ZeroRow]:
-    """Zeros by layer, of weights and of activations; none where no pass was out for them.
+    """Zeros by layer: of activations, and of weights where a pass was out for them.
 
     Args:
         found: by the session, for the normalised original.
@@ -37,8 +38,8 @@ def zero_rows(found: Findings, model: ir.Model, recipe: Sequence[Pass]) -> list[
         recipe: what made it.
     """
     if KINDS.isdisjoint(step.kind for step in recipe):
-        return []
-    return [*_weights(found, model), *_activations(found, model)]
+        return list(_activations(found, model, FEW))
+    return [*_weights(found, model), *_activations(found, model, ROWS)]
 
 
 def _weights(found: Findings, model: ir.Model) -> Iterator[ZeroRow]:
@@ -69,19 +70,19 @@ def _at_load(found: Findings, model: ir.Model, values: Sequence[ir.Value]) -> di
     known = {v.name or "": v.const_value.numpy() for v in values if v.const_value is not None}
     others = [v.name or "" for v in values if v.const_value is None and v.producer() is not None]
     if others and found.one_row:
-        run = found.host.engine.load(serialize(prefix(model, others)), found.job.threads)
+        run = found.host.engine.load(serialize_prefix(model, others), found.job.threads)
         known |= run(found.one_row)
     return known
 
 
-def _activations(found: Findings, model: ir.Model) -> Iterator[ZeroRow]:
+def _activations(found: Findings, model: ir.Model, rows: int) -> Iterator[ZeroRow]:
     """On unseen rows, or where there are none on those for calibration."""
     data, original = found.test or found.data, found.normalized.model
     if data is None or not activations(original):
         return
 
     def batches() -> Iterator[Feeds]:
-        chosen = np.arange(min(data.rows, ROWS))
+        chosen = np.arange(min(data.rows, rows))
         return (batch.feeds for batch in data.batches(found.batch, chosen, with_labels=False))
 
     stream = Streamer(found.host.engine, original, batches, found.job.threads)

@@ -15,11 +15,28 @@ from typing import Any
 
 from loky.backend import get_context
 
-from edgepress.runtime.engines.base import Array, Engine, Feeds
+from edgepress.runtime.engines.base import Array, Engine, Feeds, Port
 from edgepress.runtime.record import EngineError
 
-FACTS = ("delegate", "partitions", "outside", "operators")
+FACTS = ("delegate", "partitions", "outside", "operators", "inputs")
 """What is told of a loaded model, where its runner has it."""
+
+
+def alone(name: str, task: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives in a process of its own; raises what it raises, or `EngineError` where the process dies.
+
+    Args:
+        name: of the engine that the function uses, for the error.
+        task: found in the other process by its name.
+        arguments: of the function.
+    """
+    executor = ProcessPoolExecutor(1, get_context("loky"), _begin)
+    try:
+        return executor.submit(task, *arguments).result()
+    except BrokenProcessPool as error:
+        raise _died(name) from error
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 class ApartEngine:
@@ -56,6 +73,7 @@ class ApartRunner:
     partitions: int | None
     outside: Mapping[str, int] | None
     operators: Mapping[str, int]
+    inputs: Sequence[Port]
 
     def __init__(self, name: str, make: Callable[[], Engine], model: bytes | str, threads: int) -> None:
         # loky's way to start a process needs no `if __name__ == "__main__"` in a user's script.
@@ -82,10 +100,13 @@ class ApartRunner:
         try:
             return self._executor.submit(task, *arguments).result()
         except BrokenProcessPool as error:
-            raise EngineError(
-                f"the process of {self._name} died over the model",
-                "It is a fault of the file or of the engine.",
-            ) from error
+            raise _died(self._name) from error
+
+
+def _died(name: str) -> EngineError:
+    return EngineError(
+        f"the process of {name} died over the model", "It is a fault of the file or of the engine."
+    )
 
 
 def _begin() -> None:

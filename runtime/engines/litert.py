@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
-import json
 import os
 import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.runtime.engines.base import Array, Feeds, Port
-from edgepress.runtime.engines.flatfile import note_in
+from edgepress.runtime.engines.border import Border, said_by
 from edgepress.runtime.record import EngineError
 
 PACKAGES = (
@@ -32,7 +31,6 @@ PACKAGES = (
 )
 """Module, name of the distribution, name of the engine; the first that can be imported is used."""
 
-_METADATA = "edgepress"
 _MESSAGE_LIMIT = 300
 _STDERR = 2
 _redirected = threading.Lock()
@@ -99,11 +97,11 @@ class LiteRTRunner:
     def __init__(self, interpreter: Any, failing: str, content: bytes, as_onnx: bool) -> None:
         self._interpreter, self._failing = interpreter, failing
         self._lock = threading.Lock()
-        said = _said(content) if as_onnx else {}
+        said = said_by(content) if as_onnx else {}
         self._rows = as_onnx
         ins, outs = _ports(interpreter)
-        self._ins = _Border(ins, said, "inputs")
-        self._outs = _Border(outs, said, "outputs")
+        self._ins = Border(ins, said, "inputs")
+        self._outs = Border(outs, said, "outputs")
         self._shapes = {name: tuple(map(int, port["shape"])) for name, port in ins.items()}
         self.operators, self.partitions, self.outside = _told(interpreter)
 
@@ -217,81 +215,6 @@ class LiteRTRunner:
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
-class _Border:
-    """The inputs or the outputs of a file, and how they differ from those of the ONNX model.
-
-    Attributes:
-        ports: name → the interpreter's description.
-        described: as ports.
-    """
-
-    def __init__(self, ports: Mapping[str, Any], said: Mapping[str, Any], kind: str) -> None:
-        self.ports = ports
-        turned, reals = (said.get(what, {}).get(kind) for what in ("channels_last", "quantized"))
-        self._turned = turned if isinstance(turned, dict) else {}
-        self._reals = frozenset(map(str, reals)) if isinstance(reals, list) else frozenset()
-        self.described = tuple(self._described(name, port) for name, port in ports.items())
-
-    def taken(self, name: str, array: Array) -> Array:
-        """A feed as the file takes it."""
-        port = self.ports[name]
-        if name in self._reals and array.dtype.kind == "f":
-            scale, zero = port["quantization"]
-            limits = np.iinfo(port["dtype"])
-            wide = np.rint(array.astype(np.float32) / np.float32(scale)) + zero
-            array = np.clip(wide, limits.min, limits.max).astype(port["dtype"])
-        return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if self._turns(name, array) else array
-
-    def given_back(self, name: str, array: Array) -> Array:
-        """An output as the caller knows it."""
-        if name in self._reals:
-            scale, zero = self.ports[name]["quantization"]
-            array = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale)
-        return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if self._turns(name, array) else array
-
-    def check(self, name: str, array: Array, failing: str) -> None:
-        """Refuse what does not fit; `array` is in the file's order.
-
-        Raises:
-            EngineError: with what is wanted.
-        """
-        port = self.ports[name]
-        wanted = _sizes(port)
-        if array.dtype != port["dtype"]:
-            raise EngineError(f"{failing}: {name!r} is {array.dtype}, wanted {np.dtype(port['dtype'])}")
-        fits = len(wanted) == array.ndim and all(
-            size is None or size == given
-            for size, given in zip(wanted, array.shape)  # noqa: B905
-        )
-        if not fits:
-            said = ["?" if size is None else size for size in wanted]
-            raise EngineError(f"{failing}: {name!r} has shape {list(array.shape)}, wanted {said}")
-
-    def _turns(self, name: str, array: Array) -> bool:
-        return bool(self._turned.get(name)) and array.ndim > 2
-
-    def _described(self, name: str, port: Mapping[str, Any]) -> Port:
-        sizes = list(_sizes(port))
-        if self._turned.get(name):
-            sizes.insert(1, sizes.pop())
-        kind = "float32" if name in self._reals else np.dtype(port["dtype"]).name
-        return Port(name, kind, tuple(sizes))
-
-
-def _said(content: bytes) -> dict[str, Any]:
-    """What the writer of the file noted of its border; nothing where another tool wrote it."""
-    try:
-        said = json.loads(note_in(content, _METADATA) or b"{}")
-    except ValueError:
-        return {}
-    kinds = {"channels_last": dict, "quantized": dict}
-    return {
-        key: said[key]
-        for key, kind in kinds.items()
-        if isinstance(said, dict) and isinstance(said.get(key), kind)
-    }
-
-
 def _find() -> tuple[Any, str, str]:
     """The interpreter's class, the engine's name and release."""
     broken = []
@@ -332,12 +255,6 @@ def _ports(interpreter: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         for found in (runner.get_input_details(), runner.get_output_details())
     )
     return ins, outs
-
-
-def _sizes(port: Mapping[str, Any]) -> tuple[int | None, ...]:
-    free = [int(size) for size in port.get("shape_signature", port["shape"])]
-    fixed = [int(size) for size in port["shape"]]
-    return tuple(None if len(free) == len(fixed) and free[at] < 0 else size for at, size in enumerate(fixed))
 
 
 def _told(interpreter: Any) -> tuple[dict[str, int], int | None, dict[str, int] | None]:

@@ -66,11 +66,19 @@ class OrtRunner:
             values = self._session.run(names, dict(feeds))
         except Exception as error:
             raise EngineError(f"onnxruntime cannot run {self._where}: {shorten(str(error))}") from error
-        return dict(zip(names, values))  # noqa: B905 `strict` needs Python 3.10; boards have 3.9
+        return dict(zip(names, values))
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """The engine's own call on these feeds, for timing; it raises the engine's own errors."""
         return partial(self._session.run, list(self.output_names), dict(feeds))
+
+
+class Profiled(OrtRunner):
+    """A model whose nodes are timed while it runs."""
+
+    def end(self) -> str:
+        """Write what was seen so far, and return where."""
+        return str(self._session.end_profiling())
 
 
 class OrtEngine:
@@ -96,24 +104,47 @@ class OrtEngine:
         Raises:
             EngineError: the engine refuses the model.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        options.log_severity_level = _SILENT
+        options = _options(threads)
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        where = "the model" if isinstance(model, bytes) else fspath(model)
-        try:
-            session = ort.InferenceSession(
-                model if isinstance(model, bytes) else fspath(model),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:
-            raise EngineError(f"onnxruntime cannot load {where}: {shorten(str(error))}") from error
-        return OrtRunner(session, where)
+        return OrtRunner(*_session(model, options))
+
+    def profiled(self, model: bytes | PathLike[str], prefix: str, threads: int = 1) -> Profiled:
+        """Load a model so that its nodes are timed; raises as `load` does.
+
+        Args:
+            model: as for `load`.
+            prefix: of the path where the trace will lie.
+            threads: as for `load`.
+        """
+        options = _options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = prefix
+        return Profiled(*_session(model, options))
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = _SILENT
+    return options
+
+
+def _session(model: bytes | PathLike[str], options: ort.SessionOptions) -> tuple[ort.InferenceSession, str]:
+    """The loaded model, and what to call it."""
+    where = "the model" if isinstance(model, bytes) else fspath(model)
+    try:
+        session = ort.InferenceSession(
+            model if isinstance(model, bytes) else fspath(model),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+    except Exception as error:
+        raise EngineError(f"onnxruntime cannot load {where}: {shorten(str(error))}") from error
+    return session, where
 
 
 def shorten(message: str) -> str:

@@ -23,8 +23,7 @@ from edgepress.compressor.passes.prune import Prune
 from edgepress.compressor.passes.store import StoreWeights
 from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.protocols import Array, Feeds
-from edgepress.compressor.report.build import _packed_away, _scales
-from edgepress.compressor.report.sites import _weights_by_node
+from edgepress.compressor.report.sites import _weights_by_node, packed_away, scales
 
 
 def clustered(
@@ -233,9 +232,9 @@ def test_reports_count_weights_and_not_what_they_are_looked_up_in(step: Cluster)
     model = one("y = MatMul (x, w)", "(float[N, 2048] x) => (float[N, 16] y)", w=(2048, 16))
     changed, _ = clustered(model, step)
     at_load = computed_at_load(changed)
-    assert parameters(changed) - _scales(at_load) + _packed_away(changed, at_load) == 2048 * 16
+    assert parameters(changed) - scales(at_load) + packed_away(changed, at_load) == 2048 * 16
     held = _weights_by_node(changed)["y"]
-    assert (held.parameters - _scales(at_load), held.bits) == (2048 * 16, step.bits)
+    assert (held.parameters - scales(at_load), held.bits) == (2048 * 16, step.bits)
     assert 0 <= held.bytes - 2048 * 16 * step.bits / 8 < 2000
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgepress.compressor import compare
 from edgepress.compressor.data import open_data
-from edgepress.compressor.estimate import NEAR, Answers, estimate, expected_loss
+from edgepress.compressor.estimate import NEAR, Answers, Estimate, estimate, expected_loss
 from edgepress.compressor.metrics import answers
 from edgepress.compressor.model import input_specs
 from edgepress.compressor.protocols import Matrix
@@ -185,3 +185,33 @@ def test_chance_in_the_unseen_rows_is_part_of_the_margin() -> None:
         )
     losses = (estimate(ERROR, before, before + rng.random(400), None, n).margin_percent for n in (50, np.inf))
     assert next(losses) > 1.5 * next(losses)
+
+
+def test_what_half_of_the_rows_settle_the_others_seldom_change() -> None:
+    rng = np.random.default_rng(2)
+    budget, settled, wrong = 2.0, 0, 0
+    for _ in range(400):
+        margins = rng.gamma(1.0, 3.0, 500)
+        changes = rng.normal(0, rng.uniform(0.05, 0.5) * (0.3 + 0.15 * margins))
+
+        def judged(n: int, margins: Matrix = margins, changes: Matrix = changes) -> Estimate:
+            told = Answers(margins[:n], margins[:n] + changes[:n], margins=True)
+            same = np.ones(n)
+            return estimate(SAME, same, same - (told.after < 0), told, 2000)
+
+        half = judged(250)
+        if half.settled(budget):
+            settled += 1
+            wrong += half.within(budget) != judged(500).within(budget)
+    assert settled > 150
+    assert wrong < 0.05 * settled
+
+
+def test_few_rows_without_a_change_settle_nothing() -> None:
+    same = np.ones(20)
+    told = Answers(np.full(20, 5.0), np.full(20, 5.0), margins=True)
+    found = estimate(SAME, same, same, told)
+    assert found.cautious == 0
+    assert not found.settled(2.0)
+    assert found.settled(6.0)
+    assert not found.settled(np.inf)

@@ -24,6 +24,7 @@ from edgepress.compressor.model import (
     to_bytes,
     weights_bytes,
 )
+from edgepress.compressor.serialize import parse, serialize_prefix
 from edgepress.compressor.shapes import infer_shapes
 
 
@@ -299,6 +300,9 @@ def test_a_prefix_gives_the_values_of_the_whole(name: str) -> None:
         part = prefix(model, [wanted])
         assert np.array_equal(models.run(part, feeds)[wanted], whole[wanted]), wanted
         assert len(part.graph) <= len(model.graph)
+        direct = parse(serialize_prefix(model, [wanted]))
+        assert np.array_equal(models.run(direct, feeds)[wanted], whole[wanted]), wanted
+        assert [node.op_type for node in direct.graph] == [node.op_type for node in part.graph]
     assert to_bytes(model) == before
 
 
@@ -321,9 +325,12 @@ def test_a_model_cut_at_any_value_ends_the_same(at: int, seed: int) -> None:
     rest = prefix(model, ["y"], inputs=[cut])
     assert [value.name for value in rest.graph.inputs] == [cut]
     assert np.array_equal(models.run(rest, middle)["y"], models.run(model, feeds)["y"])
+    direct = parse(serialize_prefix(model, ["y"], [cut]))
+    assert [value.name for value in direct.graph.inputs] == [cut]
+    assert np.array_equal(models.run(direct, middle)["y"], models.run(rest, middle)["y"])
 
 
 def test_a_prefix_of_nothing_known_is_refused() -> None:
     with pytest.raises(ModelError, match="no value 'r3'") as caught:
-        prefix(models.cnn(), ["r3"])
+        serialize_prefix(models.cnn(), ["r3"])
     assert "r2" in caught.value.hint

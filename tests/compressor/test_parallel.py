@@ -1,12 +1,13 @@
 """How many pieces of work run at a time."""
 
+import gc
 import threading
 import time
 
 import pytest
 
 from edgepress.compressor import parallel
-from edgepress.compressor.parallel import COPIES, side_by_side, within_memory
+from edgepress.compressor.parallel import COPIES, OBJECTS, seldom_collecting, side_by_side, within_memory
 
 
 @pytest.fixture
@@ -47,3 +48,15 @@ def test_a_large_model_has_fewer_at_a_time(machine: None) -> None:
 
 def test_this_machine_has_memory() -> None:
     assert parallel.physical_bytes() > 100 << 20
+
+
+@pytest.mark.parametrize(("before", "meanwhile"), [(700, OBJECTS), (OBJECTS + 5, OBJECTS + 5), (0, 0)])
+def test_garbage_is_looked_for_seldom_and_then_as_before(before: int, meanwhile: int) -> None:
+    usual = gc.get_threshold()
+    gc.set_threshold(before, *usual[1:])
+    try:
+        with seldom_collecting():
+            assert gc.get_threshold() == (meanwhile, *usual[1:])
+        assert gc.get_threshold() == (before, *usual[1:])
+    finally:
+        gc.set_threshold(*usual)

@@ -16,6 +16,7 @@ from models import constants, text
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.data import open_data
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.folds import Setup
 from edgepress.compressor.metrics import resolve_metric
 from edgepress.compressor.model import input_specs, to_bytes
 from edgepress.compressor.options import Options
@@ -30,7 +31,7 @@ from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites
 from edgepress.compressor.tails import hardly_faster
 from edgepress.compressor.tasks import Harm
-from edgepress.compressor.trials import Setup, Trials, make_trials
+from edgepress.compressor.trials import Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 REGRESSION = "t = Gemm <transB = 1> (x, w, b) y = Gemm <transB = 1> (t, v, c)"

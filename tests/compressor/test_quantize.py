@@ -8,6 +8,7 @@ import pytest
 from formats import Samples, distance, kernels
 from models import constants, text
 from oracles import Board
+from test_walk import ready
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.model import to_bytes
@@ -16,7 +17,7 @@ from edgepress.compressor.passes.base import Context, Outcome
 from edgepress.compressor.passes.calibrate import Mean, mean_shift
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.quantize import Quantize
-from edgepress.compressor.sites import find_sites, windows
+from edgepress.compressor.sites import find_sites, replace_constant, windows
 
 
 def quantized(
@@ -385,3 +386,24 @@ def test_moved_values_keep_their_grid_even_where_the_extremes_are_lost(move: str
     pairs = {n.outputs[0].name: n.inputs[1:] for n in changed.graph if n.op_type == "QuantizeLinear"}
     assert pairs["c_q"] == pairs["m_q"]
     assert kernels(changed, tmp_path)["DequantizeLinear"] == 1
+
+
+def test_samples_are_watched_once_for_all_bits_of_the_weights() -> None:
+    model, context, engine = ready(models.cnn())
+    _, fresh, _ = ready(models.cnn())
+    steps = [Quantize(bits=(("c1", 7),)), Quantize(), Quantize(ranges="mse"), Quantize()]
+    loaded = []
+    for step in steps:
+        before, ours, theirs = len(engine.nodes), model.clone(), model.clone()
+        step.apply(ours, context)
+        step.apply(theirs, fresh.apart())
+        assert to_bytes(ours) == to_bytes(theirs)
+        loaded.append(len(engine.nodes) - before)
+    assert loaded == [1, 0, 1, 1]
+    site = find_sites(model)[0]
+    replace_constant(site.node, 1, 2 * site.weight)
+    other = model.clone()
+    Quantize().apply(other, context)
+    apart = model.clone()
+    Quantize().apply(apart, fresh.apart())
+    assert to_bytes(other) == to_bytes(apart)

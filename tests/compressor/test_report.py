@@ -1,31 +1,49 @@
+import base64
+import hashlib
 import io
 import json
+import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.report import html, words
+from edgepress.compressor.report import embed, html, plots, several, words
 from edgepress.compressor.report.console import summary
 from edgepress.compressor.report.record import (
+    Bearing,
     CandidateRow,
+    FrontPoint,
     Gain,
+    LayerError,
     LeftAlone,
     Report,
     Side,
     SiteCost,
     SiteRow,
     Step,
+    ZeroRow,
     dump_report,
     load_report,
     schema_text,
+)
+from edgepress.compressor.report.tflite import Certificate, OutputParity, Tflite
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
 )
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -141,6 +159,50 @@ def make(**changes: Any) -> Report:
     return Report(**given | changes)
 
 
+def rich_report() -> Report:
+    """The same with a front, samples of timings, sensitivity, errors, zeros and a certificate."""
+    rng = np.random.default_rng(0)
+    both = {
+        which: getattr(make(), which).model_copy(
+            update={"latency_samples_ns": tuple(scale * rng.gamma(100, 1, 300).round(3))}
+        )
+        for which, scale in (("baseline", 3100.0), ("compressed", 581.0))
+    }
+    return make(
+        **both,
+        front=[
+            FrontPoint(number=0, label="original", within_budget=True, size_bytes=1_724_000, latency_ns=310e3),
+            FrontPoint(
+                number=1, label="int8", chosen=True, within_budget=True, drop_percent_estimated=0.8,
+                margin_percent=0.3, size_bytes=10_444, latency_ns=58e3,
+            ),
+            FrontPoint(
+                number=2, label="int8, smaller", within_budget=False, drop_percent_estimated=2.4,
+                margin_percent=0.4, size_bytes=8_000, latency_ns=51e3,
+            ),
+        ],
+        sensitivity=[
+            Bearing(site="conv2", kind="width", full=50, values=(38, 25, 12), damage=(1e-6, 2e-3, 0.2), chosen=12),
+            Bearing(site="conv2", kind="bits", full=8, values=(4, 2), damage=(0.004, None)),
+        ],
+        layer_errors=[LayerError(site="conv2", error_percent=1.25), LayerError(site="fc2", error_percent=0.5)],
+        zeros=[
+            ZeroRow(site="relu1", of="activations", before=40, after=55.5, values=100),
+            ZeroRow(site="gone", of="activations", before=40, values=100),
+        ],
+        tflite=Tflite(
+            size_bytes=9_000,
+            operators={"CONV_2D": 2},
+            certificate=Certificate(
+                rows=64, engine="litert 2.3.0", delegate="XNNPACK", partitions=1, outside={},
+                score=98.1, onnx_score=98.1,
+                outputs=(OutputParity(name="y", elements=640, identical_percent=99.5, step=0.1, largest_steps=1.0),),
+            ),
+        ),
+        environment={"cpu": "some CPU", 'a/b "c"': "odd"},
+    )  # fmt: skip
+
+
 class Page(HTMLParser):
     """Text of a page and whether its tags nest; fails the test on a tag that closes nothing."""
 
@@ -149,6 +211,8 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.code: dict[str, str] = {}
+        self.record = ""
         self.feed(text)
         self.close()
         assert not self.open
@@ -166,8 +230,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        kind = self.open[-1] if self.open else ""
+        if kind in ("style", "script"):
+            self.code[kind] = self.code.get(kind, "") + data
+        else:
             self.words.append(data)
+        if "pre" in self.open and kind == "span":
+            self.record += data
 
 
 def printed(report: Report, width: int = 80, terminal: bool = False, encoding: str = "utf-8") -> str:
@@ -267,12 +336,74 @@ def test_the_page_says_what_came_of_it() -> None:
         assert said in text
 
 
+def assert_alone(page: Page) -> None:
+    """Nothing is fetched, and nothing runs but the one script that the page's own policy names by its hash."""
+    tags = [tag for tag, _ in page.tags]
+    assert not set(tags) & {"img", "iframe", "object", "base", "form"}
+    assert tags.count("script") == tags.count("style") == 1
+    addresses = [a.get(name) for _, a in page.tags for name in ("src", "href", "xlink:href") if name in a]
+    assert all(each == "data:," or (each or "").startswith("#") for each in addresses)
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
+    policy = next(a["content"] or "" for t, a in page.tags if t == "meta" and "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for kind, text in page.code.items():
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+        assert "url(" not in text
+        assert "@import" not in text
+
+
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    page = Page(html.render(make()))
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base"}
-    assert not [attrs for _, attrs in page.tags if {"src", "href", "xlink:href"} & set(attrs)]
-    assert "url(" not in html.render(make())
-    assert "@import" not in html.render(make())
+    assert_alone(Page(html.render(make())))
+
+
+def resolve(document: Any, pointer: str) -> Any:
+    """What a JSON pointer in an address leads to (RFC 6901)."""
+    for part in pointer.split("/")[1:]:
+        name = unquote(part).replace("~1", "/").replace("~0", "~")
+        document = document[int(name)] if isinstance(document, list) else document[name]
+    return document
+
+
+def test_every_number_links_to_its_place_in_the_record() -> None:
+    report = rich_report()
+    text = html.render(report)
+    page, document = Page(text), json.loads(dump_report(report))
+    places = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = re.findall(r'<a class="ref" href="#([^"]*)">([^<]*)</a>', text)
+    assert len(links) > 100
+    for pointer, _ in links:
+        assert pointer in places
+        resolve(document, pointer)
+    said = dict(reversed(links))
+    assert said["/compressed/size_bytes"] == "10.4 kB"
+    assert said["/baseline/latency_ns_median"] == "310 µs"
+    assert said["/sites/0/after/bytes"] == "2.45 kB"
+    assert said["/layer_errors/1/error_percent"] == "0.50 %"
+    assert said["/environment/a~1b%20%22c%22"] == "odd"
+    assert said["/verdict"] == "kept"
+
+
+def test_the_record_in_the_page_is_the_record() -> None:
+    report = rich_report()
+    page = Page(html.render(report))
+    assert json.loads(page.record) == json.loads(dump_report(report))
+
+
+@given(json_values)
+@settings(max_examples=60, deadline=None)
+def test_lines_of_a_record_are_json_and_pointers_lead_to_their_lines(value: Any) -> None:
+    found = list(embed.lines(value))
+    assert json.loads("\n".join(line.text for line in found)) == value
+    pointers = [line.pointer for line in found[1:] if line.pointer]
+    assert len(set(pointers)) == len(pointers)
+    for line in found:
+        if line.text.endswith(("{", "[")) or not line.pointer:
+            continue
+        assert line.text.removesuffix(",").endswith(
+            json.dumps(resolve(value, line.pointer), ensure_ascii=False)
+        )
 
 
 def test_bars_have_the_lengths_of_their_numbers() -> None:
@@ -308,9 +439,9 @@ def test_names_from_the_model_are_text_and_never_markup() -> None:
         versions={evil: evil},
         seconds={evil: 1.0},
     )
-    text = html.render(report)
-    assert "<script" not in text
-    assert Page(text).text.count(evil) > 15
+    page = Page(html.render(report))
+    assert_alone(page)
+    assert page.text.count(evil) > 15
 
 
 def test_a_page_of_a_run_that_found_out_next_to_nothing() -> None:
@@ -329,6 +460,51 @@ def test_a_page_of_a_run_that_found_out_next_to_nothing() -> None:
     assert "Not verified: nothing to judge by. No data was given." in text
     assert "None: nothing paid" in text
     assert "unverified" in printed(report)
+
+
+def test_marks_of_points_hide_nothing() -> None:
+    """Boxes of the marks as they are drawn, against each other and against all other points."""
+    rng = np.random.default_rng(3)
+    points = [
+        FrontPoint(
+            number=n, label="", chosen=n == 17, within_budget=True, drop_percent_estimated=float(d),
+            size_bytes=int(1000 * 2**s), latency_ns=1.0,
+        )
+        for n, (d, s) in enumerate(rng.uniform(0, 3, (120, 2)))
+    ]  # fmt: skip
+    (plot,) = (p for p in plots.fronts([make(front=points)]) if p.title == "size")
+    assert [p.mark for p in plot.points if p.kept] == ["17"]
+    assert 5 < sum(bool(p.mark) for p in plot.points) < 120
+    boxes = []
+    for point in plot.points:
+        x, y = point.x * plot.width, (1 - point.y) * plot.height
+        if point.mark:
+            dx, dy = point.offset
+            left = x + dx - (7 * len(point.mark) if dx < 0 else 0)
+            boxes.append((point.mark, left, y + dy - 8, left + 7 * len(point.mark), y + dy))
+        boxes.append((f"at {point.text}", x - 4, y - 4, x + 4, y + 4))
+    for name, left, top, right, bottom in boxes:
+        for other, *box in boxes:
+            if name != other and not (name.startswith("at") and other.startswith("at")):
+                assert left >= box[2] or box[0] >= right or top >= box[3] or box[1] >= bottom, (name, other)
+
+
+def test_distributions_show_where_the_samples_are() -> None:
+    report = rich_report()
+    plot = plots.distributions(report)
+    assert plot is not None
+    for strip in plot.strips:
+        inside = [left for left, _, _ in strip.columns]
+        assert min(inside) <= strip.median <= max(inside) + 1 / plots.BINS
+    before, after = plot.strips
+    # Equal distances are equal ratios: of medians, and of the ticks.
+    ratio = np.median(report.baseline.latency_samples_ns) / np.median(report.compressed.latency_samples_ns)
+    ticks = {tick.text: tick.at for tick in plot.ticks}
+    decade = (ticks["200 µs"] - ticks["100 µs"]) / math.log10(2)
+    assert before.median - after.median == pytest.approx(math.log10(ratio) * decade, abs=0.03)
+    assert "300 samples" in before.text
+    one = make(baseline=side(latency_samples_ns=(1.0,)))
+    assert plots.distributions(one) is None
 
 
 def test_equal_candidates_do_not_break_the_plot() -> None:
@@ -396,3 +572,39 @@ def test_latencies_that_cannot_be_told_apart_are_not_called_faster(
 def test_the_headline_of_a_run_where_nothing_paid() -> None:
     same = make(compressed=make().baseline, cost_kind="predicted")
     assert words.headline(same) == "same size, as fast on x86, top1 98.96 % → 98.96 %"
+
+
+numbers = st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from([0, -1, 1e308, 5e-324])
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from leaves(item, (*path, key))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_numbers_in_a_record_break_the_page(data: st.DataObject) -> None:
+    document = json.loads(dump_report(rich_report()))
+    places = [place for place in leaves(document) if place != ("schema_version",)]
+    for place in data.draw(st.lists(st.sampled_from(places), max_size=12)):
+        spot = document
+        for key in place[:-1]:
+            spot = spot[key]
+        spot[place[-1]] = data.draw(numbers)
+    try:
+        report = Report.model_validate_json(json.dumps(document))
+    except ValueError:
+        return
+    assert html.render(report).endswith("</html>")
+    assert several.render([("a", report), ("b", report)]).endswith("</html>")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(5e-324, 1.0), (1.0, 5e-324), (5e-324, 1e308), (1e308, 5e-324)]
+)
+def test_a_factor_that_no_number_holds_is_not_told(before: float, after: float) -> None:
+    assert words.factor(before, after, "smaller", "larger") == ("", None)

@@ -1,5 +1,7 @@
 """Copies of a model run from where they differ: the same values, and what comes before is run once."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import models
 import models_core
 import numpy as np
@@ -12,7 +14,7 @@ from test_walk import ready
 from edgepress.compressor import resume
 from edgepress.compressor.observe import Streamer, output_names
 from edgepress.compressor.passes.base import Context
-from edgepress.compressor.resume import resuming, unchanged
+from edgepress.compressor.resume import alike_at_the_end, resuming, unchanged
 from edgepress.compressor.sites import find_sites, replace_constant
 
 
@@ -67,8 +69,46 @@ def test_what_comes_before_is_loaded_once() -> None:
     whole, place = len(model.graph), unchanged(model, altered(model, last))
     assert 0 < place < whole
     assert sum(loaded(altered(model, last))) == whole
-    assert loaded(altered(model, last)) == [whole - place]
+    assert loaded(altered(model, last)) == [1]
     assert loaded(altered(model, 0)) == [whole]
+    behind = whole - place - 1
+    assert alike_at_the_end(model, altered(model, last)) == behind
+
+
+def test_what_comes_behind_is_loaded_once() -> None:
+    model, context, engine = ready(
+        models_core.random_net(["relu", "conv", "residual", "conv", "relu"], "gap", 4)
+    )
+    resumed, names = resuming(context), output_names(model)
+    for times in range(3):
+        before, copy = len(engine.nodes), altered(model, 1)
+        assert_same(copy, context, resumed, names)
+        loaded = engine.nodes[before + 1 :]  # the first is the plain run that it is held against
+        assert loaded[-1] == 1
+        assert len(loaded) == (1 if times else 3)
+
+
+def test_nodes_that_read_fewer_channels_than_the_original_s_run_with_what_is_in_front() -> None:
+    weights = models.constants(5, k1=(3, 2, 3, 3), k2=(6, 3, 3, 3))
+    body = "a = Conv (x, k1) b = Conv (a, k2) r = Relu(b) y = ReduceMean <keepdims = 0> (r, axes)"
+    model, context, _ = ready(
+        models.text("(float[N, 2, 8, 8] x) => (float[N, 4, 4] y)", body, {**weights, "axes": np.array([1])})
+    )
+    copy = model.clone()
+    site = find_sites(copy)[1]
+    replace_constant(site.node, 1, site.weight[:4])
+    assert alike_at_the_end(model, copy) == 2
+    assert_same(copy, context, resuming(context), ["y"])
+
+
+def test_threads_that_are_at_different_sites_do_not_disturb_each_other() -> None:
+    model, context, _ = ready(
+        models_core.random_net(["relu", "conv", "relu", "conv", "relu", "conv"], "gap", 6)
+    )
+    resumed, names = resuming(context), output_names(model)
+    copies = [altered(model, place % 3) for place in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda copy: assert_same(copy, context, resumed, names), copies))
 
 
 def test_what_is_made_does_not_hang_on_what_was_asked_before() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from edgepress.compressor.choice import Candidate, Objective
 from edgepress.compressor.data import Dataset, open_data
+from edgepress.compressor.folds import Setup
 from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
 from edgepress.compressor.options import TRIAL_ERRORS, Options, collect
@@ -21,7 +22,7 @@ from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.search import Search
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.tasks import gauge_of
-from edgepress.compressor.trials import Setup, Trials, make_trials
+from edgepress.compressor.trials import Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 Named = Sequence[tuple[str, bytes]]

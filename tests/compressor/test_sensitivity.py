@@ -15,18 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_precision import uneven
-from test_report import Page
+from test_report import Page, assert_alone
 
 from edgepress.compressor.allocate import layer_cost
 from edgepress.compressor.data import open_data
+from edgepress.compressor.folds import Setup
 from edgepress.compressor.metrics import resolve_metric
 from edgepress.compressor.model import input_specs
 from edgepress.compressor.options import divergence, stacked_outputs
 from edgepress.compressor.passes import Quantize, StoreWeights
+from edgepress.compressor.report import heatmap
 from edgepress.compressor.report import sensitivity as told
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.sensitivity import LITTLE, Bearing, Sensitivity, Strength, _Gains, measure
-from edgepress.compressor.trials import Setup, Trials, make_trials
+from edgepress.compressor.trials import Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 BOARD = oracles.Board(node_overhead_ns=5.0)
@@ -235,9 +237,10 @@ def test_names_from_models_are_escaped() -> None:
     evil = '<script>alert("x")</script>\x1b[2J'
     text = told.page(facts_of(Sensitivity((replace(knob(), site=evil),), (), 100.0)))
     page = Page(text)
-    assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.tags)
+    assert_alone(page)
     assert '<script>alert("x")</script>' in page.text
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
     assert "\x1b" not in told.sentence(facts_of(Sensitivity((replace(knob(), site=evil),), (), 9.0))["sites"])
 
 
@@ -245,7 +248,7 @@ def test_cells_say_their_damage_and_lie_in_the_column_of_their_share() -> None:
     strengths = tuple(Strength(v, d, 5.0, 6.0) for v, d in ((48, 1e-4), (24, 0.02), (8, 2.0)))
     found = Sensitivity((Bearing("width", "a", 64, None, strengths),), (), 100.0)
     rows = facts_of(found)["sites"]
-    assert told.columns(rows) == [("width", 0.75), ("width", 0.125)]  # 24 of 64 is near neither ½ nor ¼
+    assert heatmap.columns(rows) == [("width", 0.75), ("width", 0.125)]  # 24 of 64 is near neither ½ nor ¼
     cells = [
         attrs for tag, attrs in Page(told.page(facts_of(found))).tags if tag == "td" and "title" in attrs
     ]
@@ -257,8 +260,8 @@ def test_cells_say_their_damage_and_lie_in_the_column_of_their_share() -> None:
 @settings(max_examples=40, deadline=None)
 def test_more_damage_never_has_a_milder_colour(one: float, two: float) -> None:
     low, high = sorted((one, two))
-    assert 0 <= told.level(low) <= told.level(high) <= len(told.LEVELS)
-    assert (told.level(high) >= told.level(LITTLE)) == (high >= LITTLE)
+    assert 0 <= heatmap.level(low) <= heatmap.level(high) <= len(heatmap.LEVELS)
+    assert (heatmap.level(high) >= heatmap.level(LITTLE)) == (high >= LITTLE)
 
 
 def test_numbers_can_be_read_on_every_colour_by_day_and_night_and_colours_without_hue() -> None:
@@ -266,7 +269,7 @@ def test_numbers_can_be_read_on_every_colour_by_day_and_night_and_colours_withou
     by_day, night = text.split("prefers-color-scheme: dark")
     for style, rising in ((by_day, False), (night, True)):
         back, front = (
-            [_luminance(re.search(rf"--{kind}{i}: (#\w+)", style)[1]) for i in range(len(told.LEVELS) + 1)]  # type: ignore[index]
+            [_luminance(re.search(rf"--{kind}{i}: (#\w+)", style)[1]) for i in range(len(heatmap.LEVELS) + 1)]  # type: ignore[index]
             for kind in "bt"
         )
         assert back == sorted(back, reverse=not rising)

@@ -10,6 +10,7 @@ import pytest
 
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.data import open_data
+from edgepress.compressor.folds import Setup
 from edgepress.compressor.knobs import TRIAL_ERRORS, bits_knob
 from edgepress.compressor.metrics import answers, resolve_metric
 from edgepress.compressor.model import input_specs
@@ -23,7 +24,7 @@ from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import find_sites, replace_constant
 from edgepress.compressor.tails import Tail, dynamic_pays, exchanged, few_bits, structure_of, without
 from edgepress.compressor.tasks import gauge_of
-from edgepress.compressor.trials import Setup, make_trials
+from edgepress.compressor.trials import make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 Named = Sequence[tuple[str, bytes]]

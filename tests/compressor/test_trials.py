@@ -11,11 +11,12 @@ import pytest
 
 from edgepress.compressor.data import Dataset, open_data
 from edgepress.compressor.estimate import Estimate
+from edgepress.compressor.folds import Samples, Setup, decoded
 from edgepress.compressor.metrics import answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, to_bytes
 from edgepress.compressor.passes import LowRank, Pass, Shrink, StoreWeights
 from edgepress.compressor.protocols import Array, Runner
-from edgepress.compressor.trials import Samples, Setup, Trials, decoded, make_trials
+from edgepress.compressor.trials import Trials, make_trials
 from edgepress.runtime.engines.ort import OrtEngine
 
 
@@ -70,7 +71,7 @@ def test_every_sample_is_judged_by_a_model_that_has_not_seen_it(folds: int) -> N
 
 def test_the_original_loses_nothing() -> None:
     found = trials().estimate(())
-    assert found == Estimate(100.0, 0.0, 0.0, 300)
+    assert found == Estimate(100.0, 0.0, 0.0, 300, chance_percent=found.chance_percent)
     assert found.within(0.0)
 
 
@@ -136,13 +137,17 @@ def test_half_of_the_folds_will_do_where_the_budget_is_far() -> None:
     made = trials(4, engine=engine)
     recipe: tuple[Pass, ...] = (Shrink((("h", 1),)),)
     assert made.estimate(recipe, 1.0).rows == 150
+    half = made.estimate(recipe, 1.0)
     assert made.estimate(recipe).rows == 300
     assert made.estimate(recipe, 1.0).rows == 150
+    assert made.estimate(recipe, half.cautious).rows == 300
+    assert made.estimate((), 2.0).rows == 150
+    assert made.estimate((), 0.1).rows == 300  # one more row that changes would break that
 
 
 def test_outputs_of_the_original_are_kept_only_while_small(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = trials()
-    monkeypatch.setattr("edgepress.compressor.trials.REFERENCE_BYTES", 100)
+    monkeypatch.setattr("edgepress.compressor.folds.REFERENCE_BYTES", 100)
     not_kept = trials()
     assert kept.folds[0].reference
     assert not not_kept.folds[0].reference

@@ -78,6 +78,30 @@ def test_processes_give_the_same_bits(expected: list[Any], monkeypatch: pytest.M
 
 
 @dataclass(frozen=True)
+class Nap(Task):
+    """A task that says where it was done."""
+
+    def do(self, trials: Trials) -> int:
+        """Process id."""
+        time.sleep(0.2)
+        return os.getpid()
+
+
+def test_processes_join_in_the_middle_and_are_up_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "WORTH_PROCESSES", 0.1)
+    made = trials()
+    team = crew(made)
+    with team.at_work():
+        found = made.results([Nap() for _ in range(3)])  # the other process has nothing to do yet
+        assert team.hired == 2
+        assert os.getpid() in found
+        assert len(set(found)) == 2
+        assert team.alone(lambda: all(h.ready is not None and h.ready.done() for h in team._hands))()
+
+
+@dataclass(frozen=True)
 class Die(Task):
     """A task that kills its process the first time."""
 

@@ -144,7 +144,7 @@ def test_nothing_stays_however_the_tool_ends(ending, tmp_path):
     tool = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL
     )
-    _until(lambda: list(tmp_path.glob("edgepress-*/work/started")))
+    _until(lambda: list(tmp_path.glob("edgepress-*/*/started")))
     assert _running(tmp_path)
     tool.send_signal(ending)
     tool.wait(20)

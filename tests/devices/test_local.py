@@ -1,6 +1,9 @@
 """This machine as a device, and the worker on it."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from edgepress.compressor.export.tflite import convert
 from edgepress.compressor.model import to_proto
 from edgepress.devices.base import DeviceTroubleError
 from edgepress.devices.local import LocalDevice
-from edgepress.devices.remote import RemoteWorker, ask_on
+from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime.environment import describe
 from edgepress.runtime.record import EngineError
 
@@ -55,6 +58,28 @@ def test_a_command_runs_in_the_folder_and_its_children_end_with_it(folder: Path)
         time.sleep(0.02)
     else:
         assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_stays_however_the_tool_ends(folder: Path, ending: int) -> None:
+    code = (
+        "from edgepress.devices.local import LocalDevice\n"
+        "with LocalDevice() as device:\n"
+        "    device.run(['sh', '-c', 'echo $$ >started; sleep 63'])\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    tool = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (found := [path for path in folder.glob("*/started") if path.read_text()]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    started = int(found[0].read_text())
+    time.sleep(0.2)  # the keeper is told of the process right after its start
+    tool.send_signal(ending)
+    tool.wait(20)
+    while (list(folder.iterdir()) or Path(f"/proc/{started}").exists()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{started}").exists()
 
 
 def test_files_go_and_come_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -128,7 +153,7 @@ def test_the_report_of_this_machine() -> None:
 )
 def test_a_worker_that_says_something_else(body: str, error: type[Exception], says: str) -> None:
     with LocalDevice(python=("sh", "-c", body)) as device, pytest.raises(error, match=says):
-        ask_on(device, "environment", ())
+        RemoteWorker(device).ask("environment", ())
 
 
 @pytest.mark.parametrize("result", ["7", "[]", '[{"engine": 1}]', "[{}, {}]", "null", '["x"]'])
@@ -151,7 +176,7 @@ def test_python_that_is_too_old_says_so(tmp_path: Path) -> None:
     with LocalDevice() as device:
         device.python = (*device.python, "-c", code)
         with pytest.raises(EngineError, match=r"Python 3\.9 or newer is needed; this one is 3\.8"):
-            ask_on(device, "environment", ())
+            RemoteWorker(device).ask("environment", ())
 
 
 def test_a_device_is_used_with_with() -> None:

@@ -13,10 +13,26 @@ from edgepress.devices.profile import (
     known_profiles,
     load_profile,
     local_profile,
+    nearest_profile,
+    remark,
 )
 from edgepress.runtime.environment import Environment, describe
 
-NAMES = ["arm", "cortex-a53", "cortex-a72", "cortex-a76", "local", "neoverse-n1", "x86"]
+SHIPPED = {
+    "android-arm64": "data sheet",
+    "arm": "emulated",
+    "cortex-a53": "emulated",
+    "cortex-a72": "emulated",
+    "cortex-a76": "emulated",
+    "cortex-m": "data sheet",
+    "cortex-m4": "data sheet",
+    "cortex-m7": "data sheet",
+    "neoverse-n1": "emulated",
+    "x86": "measured",
+    "x86-avx2": "data sheet",
+}
+NAMES = sorted([*SHIPPED, "local"])
+VNNI = ("avx2", "avx512_vnni")
 
 
 def machine(arch: str, *features: str, cpu: str = "some processor") -> Environment:
@@ -37,14 +53,36 @@ def test_all_promised_profiles_are_there_and_load():
         assert spec.macs_per_ns_int8 > spec.macs_per_ns_fp32 > 0
 
 
+def test_each_says_what_its_numbers_rest_on():
+    assert {name: load_profile(name).source for name in SHIPPED} == SHIPPED
+    for name in SHIPPED:
+        text = resources.files("edgepress.devices.profiles").joinpath(f"{name}.toml").read_text("utf-8")
+        alias = not any(line.startswith("macs") for line in text.splitlines())
+        assert text.startswith("# ") or alias, "where they come from"
+
+
+def test_changed_numbers_do_not_keep_the_source_of_the_old(tmp_path):
+    assert load_profile(write(tmp_path, "a", 'base = "x86"\ndescription = "mine"')).source == "measured"
+    assert load_profile(write(tmp_path, "b", 'base = "x86"\nmacs_per_ns_fp32 = 3')).source == ""
+    own = 'base = "x86"\nsource = "data sheet"\nmacs_per_ns_fp32 = 3'
+    assert load_profile(write(tmp_path, "c", own)).source == "data sheet"
+
+
+def test_a_phone_is_reached_by_adb_and_never_emulated_in_its_place():
+    phone = load_profile("android-arm64")
+    assert (phone.transport, phone.arch) == ("adb", "aarch64")
+    assert not is_host(phone, machine("aarch64", cpu="Cortex-A76"))
+
+
 def test_every_file_that_is_packed_is_a_profile():
     files = {entry.name for entry in resources.files("edgepress.devices.profiles").iterdir()}
     assert {f"{name}.toml" for name in NAMES if name != "local"} <= files
 
 
 def test_activations_are_signed_on_arm_and_unsigned_on_x86():
-    assert load_profile("x86").activation_dtype == "uint8"
-    assert {load_profile(name).activation_dtype for name in NAMES if name not in {"x86", "local"}} == {"int8"}
+    assert {load_profile(name).activation_dtype for name in ("x86", "x86-avx2")} == {"uint8"}
+    arms = [name for name in SHIPPED if not name.startswith("x86")]
+    assert {load_profile(name).activation_dtype for name in arms} == {"int8"}
 
 
 def test_arm_is_cortex_a72_under_the_name_that_was_asked_for():
@@ -80,6 +118,10 @@ def test_weights_get_7_bits_where_products_saturate(features, bits):
     spec = local_profile(machine("x86_64", *features))
     assert (spec.name, spec.weight_bits, spec.activation_dtype) == ("local", bits, "uint8")
     assert spec.channel_multiple == (16 if "avx512f" in features else 8)
+    assert is_host(spec, machine("x86_64", *features))
+    fitting = load_profile(nearest_profile(machine("x86_64", *features)))
+    assert fitting.name == ("x86" if bits == 8 else "x86-avx2")
+    assert (spec.macs_per_ns_int8, spec.weight_bits) == (fitting.macs_per_ns_int8, fitting.weight_bits)
 
 
 def test_local_on_arm_looks_for_the_dot_product():
@@ -97,7 +139,11 @@ def test_local_on_another_architecture_is_refused():
 @pytest.mark.parametrize(
     ("name", "host", "measured"),
     [
-        ("x86", machine("x86_64"), True),
+        ("x86", machine("x86_64", *VNNI), True),
+        ("x86", machine("x86_64", "avx2"), False),
+        ("x86-avx2", machine("x86_64", "avx2"), True),
+        ("x86-avx2", machine("x86_64", *VNNI), False),
+        ("x86-avx2", machine("x86_64"), True),
         ("arm", machine("x86_64"), False),
         ("x86", machine("aarch64"), False),
         ("arm", machine("aarch64", cpu="Cortex-A72"), True),
@@ -106,6 +152,23 @@ def test_local_on_another_architecture_is_refused():
 )
 def test_measuring_here_stands_only_for_the_same_kind_of_processor(name, host, measured):
     assert is_host(load_profile(name), host) is measured
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "says"),
+    [
+        ("x86", machine("x86_64", "avx2"), "8-bit weights may saturate"),
+        ("x86", machine("x86_64", *VNNI), ""),
+        ("x86-avx2", machine("x86_64", *VNNI), "predicted"),
+        ("x86-avx2", machine("x86_64", "avx2"), ""),
+        ("arm", machine("x86_64", "avx2"), ""),
+        ("x86", machine("aarch64"), ""),
+    ],
+)
+def test_a_remark_where_8_bit_products_are_made_in_another_way_here(name, host, says):
+    found = remark(load_profile(name), host)
+    assert says in found
+    assert bool(found) == bool(says)
 
 
 def test_local_is_this_machine():
@@ -156,6 +219,7 @@ def test_profiles_in_a_circle_are_refused(tmp_path):
         ("bytes_per_ns = nan", "positive"),
         ("node_overhead_ns = inf", "finite"),
         ("channel_multiple = 0", "positive"),
+        ('source = "hearsay"', "source must be measured or emulated or data sheet"),
         ('activation_dtype = "float16"', "uint8 or int8"),
         ('arch = "mips"', "x86_64 or aarch64"),
         ("runtime_version = 1.23", "runtime_version must be text"),

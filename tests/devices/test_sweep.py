@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from edgepress.devices import sweep as module
+from edgepress.devices import there
 from edgepress.devices.kernels import INPUT, LONG, SHORT, layers, row
 from edgepress.devices.profile import load_profile
 from edgepress.devices.sweep import GRIDS, Grid, clock_of, measured_spec, sweep
@@ -160,3 +161,46 @@ def test_what_is_swept_are_kinds_of_the_table_and_squares() -> None:
             assert all(round(p**0.5) ** 2 == p for p in grid.positions)
         if grid.kind in ("add", "sigmoid", "quantize", "pool"):
             assert all(16 * round((p / 16) ** 0.5) ** 2 == p for p in grid.positions)
+
+
+@dataclass
+class There:
+    """An open device that counts a hundred instructions a byte, or times a nanosecond a byte."""
+
+    timed: bool
+    name: str = "there"
+    python: tuple[str, ...] = ("python3",)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_models_of_a_sweep_go_to_another_device(monkeypatch: pytest.MonkeyPatch, timed: bool) -> None:
+    spec = load_profile("cortex-a72")
+
+    class Worker:
+        def __init__(self, device: There) -> None:
+            assert device.timed == timed
+
+        def time(self, files: Sequence[Any], feeds: Any, **options: Any) -> Any:
+            assert len(feeds) == len(files)
+            return [measurement(float(file.stat().st_size)) for file in files], None
+
+        def ask(self, task: str, files: Sequence[Any], feeds: Any, **options: Any) -> Any:
+            assert task == "count"
+            rows = [{"instructions_total": 100 * file.stat().st_size} for file in files]
+            return type("Answer", (), {"result": rows})
+
+    monkeypatch.setattr(there, "RemoteWorker", Worker)
+    measure = there.timer_there(There(timed), spec)  # type: ignore[arg-type]
+    found = measure(
+        [b"abc", b"d"], {}, threads=1, time_limit_s=1.0, precision=0.01, min_rounds=1, clock=lambda: 0
+    )
+    wanted = [3.0, 1.0] if timed else [spec.ns_of(300), spec.ns_of(100)]
+    assert [each.median_ns for each in found] == pytest.approx(wanted)
+
+
+def test_larger_layers_are_run_where_that_is_asked_for() -> None:
+    grids = (TINY[0], Grid("conv", (64,), (64,), (16, 196)))
+    few, many = Machine(), Machine()
+    sweep(X86, grids=grids, timer=few, dearest_ns=1.0)
+    sweep(X86, grids=grids, timer=many, dearest_ns=1e9)
+    assert len(many.asked) == len(few.asked) + 1

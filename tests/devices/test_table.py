@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +127,49 @@ def test_a_profile_takes_the_table_of_its_base_unless_it_has_one(tmp_path: Path)
     (tmp_path / "fast.toml").write_text('base = "board"\nmacs_per_ns_fp32 = 99', encoding="utf-8")
     assert load_profile("fast", [tmp_path]).table == table()
     (tmp_path / "bare.toml").write_text('base = "board"\nkernel = []', encoding="utf-8")
-    bare = load_profile("bare", [tmp_path]).table
-    assert bare is not None
-    assert bare.ns("conv", "int8", 9, 16, 1) is None
+    assert load_profile("bare", [tmp_path]).table is None
+
+
+def test_counts_are_times_at_the_devices_rate(tmp_path: Path) -> None:
+    """And stay the same counts, whatever rate a profile that builds on it assumes."""
+    own = spec("board", instructions_per_ns=4.0, table=replace(table(), counted=True))
+    text = dump_profile(own)
+    assert "\ninstructions = [" in text
+    assert "\nns = [" not in text
+    assert "18000]" in text, "4500 ns at 4 a nanosecond"
+    (tmp_path / "board.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "slow.toml").write_text('base = "board"\ninstructions_per_ns = 1', encoding="utf-8")
+    found, slow = (load_profile(name, [tmp_path]).table for name in ("board", "slow"))
+    assert found is not None
+    assert slow is not None
+    assert found.counted
+    assert found.ns("run", "fp32") == pytest.approx(4500)
+    assert slow.ns("run", "fp32") == pytest.approx(18000)
+
+
+def test_counts_and_times_do_not_mix(tmp_path: Path) -> None:
+    counted = {("instructions" if key == "ns" else key): value for key, value in GOOD.items()}
+    lines = [f"[[kernel]]\n{_lines(each)}" for each in (counted, GOOD | {"precision": '"int8"'})]
+    (tmp_path / "board.toml").write_text("\n".join(['base = "x86"', *lines]), encoding="utf-8")
+    with pytest.raises(ProfileError, match="either all have ns, or all instructions"):
+        load_profile("board", [tmp_path])
+
+
+def test_emulated_cores_come_with_counts() -> None:
+    """The dot product shows in them, and rates that differ by core alone change none."""
+    names = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1")
+    specs = {name: load_profile(name) for name in names}
+    conv = {}
+    for name, found in specs.items():
+        assert found.table is not None
+        assert found.table.counted
+        ns = found.table.ns("conv", "int8", 576, 64, 196), found.table.ns("conv", "fp32", 576, 64, 196)
+        assert all(ns)
+        conv[name] = [(each or 0.0) / found.ns_of(1) for each in ns]
+    assert conv["cortex-a53"] == pytest.approx(conv["cortex-a72"])
+    assert conv["neoverse-n1"] == pytest.approx(conv["cortex-a76"])
+    assert conv["cortex-a72"][1] == pytest.approx(conv["cortex-a76"][1], rel=0.01)
+    assert conv["cortex-a72"][0] > 2 * conv["cortex-a76"][0]
 
 
 GOOD = {

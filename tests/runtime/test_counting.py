@@ -42,11 +42,18 @@ def test_where_the_plugin_is_missing_that_is_said(null, monkeypatch, tmp_path):
         counting.count([null], FEEDS)
 
 
-def test_the_null_model_is_subtracted_and_the_median_told(null, monkeypatch, tmp_path):
-    """A counter that writes what the plugin would: around 100 for calls of the null model, around 160 for the next."""
+@pytest.mark.parametrize(
+    ("own", "least"),
+    [
+        ([0, 300, 0, 150, 170, 160, 900, 155], 60),
+        ([0, 20_000_000, 0, 15_000_120, 15_000_090, 15_000_100], 15_000_000),  # of many, few calls are enough
+    ],
+)
+def test_the_null_model_is_subtracted_and_the_least_told(null, monkeypatch, tmp_path, own, least):
+    """A counter that writes what the plugin would: for one call of the null model, then five, then for the model."""
     monkeypatch.setenv(COUNTER, str(tmp_path / "counts"))
     (tmp_path / "counts").touch()
-    steps = iter([0, 100, 100, 100, 90, 190, 0, 150, 170, 160, 900, 155])
+    steps = iter([0, 400, 0, 100, 100, 110, 90, 190, *own])
     total = [7]
 
     class Library:
@@ -59,7 +66,8 @@ def test_the_null_model_is_subtracted_and_the_median_told(null, monkeypatch, tmp
     monkeypatch.setattr(counting, "heap_bytes", lambda: None)
     (row,) = counting.count([null], FEEDS)
     names = [f"instructions_{name}" for name in CLASSES]
-    assert row == {**dict(zip(names, (60, 0, 60, 0), strict=True)), "heap_bytes": None}
+    assert next(steps, None) is None
+    assert row == {**dict(zip(names, (least, 0, least, 0), strict=True)), "heap_bytes": None}
 
 
 def test_the_heap_grows_by_what_is_allocated():

@@ -4,6 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import boardpython
 import models
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tflite import between_pairs, one_op
 from edgepress.compressor.export.tflite import convert
 from edgepress.compressor.export.tflite.grids import output_steps
 
-PYTHON = os.environ.get("EDGEPRESS_TFLITE_PYTHON")
+PYTHON = boardpython.equipped()
 CODE = """
 import sys
 import numpy as np
@@ -31,7 +32,7 @@ except EngineError as error:
 print(engine.name, engine.version, run.delegate, run.partitions, np.__version__)
 """
 
-pytestmark = pytest.mark.skipif(not PYTHON, reason="EDGEPRESS_TFLITE_PYTHON names no other interpreter")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="no Python with tflite_runtime: see `make board`")
 
 
 def by_the_other(
@@ -44,7 +45,7 @@ def by_the_other(
     np.savez(folder / "in.npz", **feeds)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder)}
     done = subprocess.run(
-        [str(PYTHON), "-c", CODE], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [PYTHON, "-c", CODE], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
