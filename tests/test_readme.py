@@ -13,7 +13,7 @@ from types import ModuleType
 import click
 import pytest
 
-from edgepress.compressor.cli.commands import cli
+from edgepress.compressor.cli.commands import COMMANDS, cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,8 +42,9 @@ def options() -> set[str]:
     for name in ("acceptance", "peers"):
         for action in script(name).arguments()._actions:
             known |= set(action.option_strings)
-    nested = [each for group in cli.commands.values() for each in getattr(group, "commands", {}).values()]
-    for command in (cli, *cli.commands.values(), *nested):
+    first = [cli.get_command(click.Context(cli), name) for name in COMMANDS]
+    nested = [each for group in first for each in getattr(group, "commands", {}).values()]
+    for command in (cli, *first, *nested):
         assert isinstance(command, click.Command)
         known |= {option for parameter in command.params for option in parameter.opts}
     return known

@@ -257,5 +257,15 @@ def test_bash_gets_the_words_that_fit(typed: str, offers: set[str], files: bool)
     assert "file" not in kinds[1:]  # what stands before a file is forgotten
 
 
-def test_the_list_of_commands_is_complete() -> None:
-    assert set(cli.commands) == {command.name for command in COMMANDS}
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_by_its_name(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+
+
+def test_a_command_loads_none_of_the_others() -> None:
+    words = "import sys; from edgepress.compressor.cli import main\ntry: main(['passes', '--help'])\n"
+    asked = f"{words}finally: print([name for name in sys.modules if name.endswith('.cli.bench')])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")

@@ -1,37 +1,55 @@
 """The group of commands, and how errors are told."""
 
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import click
 from click.shell_completion import CompletionItem
 
-from edgepress.compressor.cli.bench import bench
-from edgepress.compressor.cli.completion import completion
-from edgepress.compressor.cli.devices import devices
-from edgepress.compressor.cli.doctor import doctor
-from edgepress.compressor.cli.export import export
-from edgepress.compressor.cli.gate import gate
-from edgepress.compressor.cli.inspect import inspect
-from edgepress.compressor.cli.passes import passes
-from edgepress.compressor.cli.replay import replay
-from edgepress.compressor.cli.report import report
-from edgepress.compressor.cli.run import run
 from edgepress.compressor.errors import EdgepressError, nearest
 
-COMMANDS = (run, bench, gate, inspect, export, report, passes, devices, replay, doctor, completion)
+COMMANDS = (
+    "run",
+    "bench",
+    "gate",
+    "inspect",
+    "export",
+    "report",
+    "passes",
+    "devices",
+    "replay",
+    "doctor",
+    "completion",
+)
+"""Each in a module of its name beside this one."""
 
 
 class DefaultGroup(click.Group):
-    """A group whose first command is meant where the first word is none of them: `compress model.onnx`."""
+    """A group whose first command is meant where the first word is none of them: `compress model.onnx`.
+
+    A command's module is loaded when it is asked for: all of them take seconds, and each tab completion would, too.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name; None where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"edgepress.compressor.cli.{cmd_name}")
+        return cast("click.Command", getattr(module, cmd_name))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Take `compress MODEL …` for `compress run MODEL …`."""
-        if args and args[0] not in self.commands:
+        if args and args[0] not in COMMANDS:
             args = ["run", *args]
         return super().resolve_command(ctx, args)
 
@@ -44,7 +62,8 @@ class DefaultGroup(click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The commands, and what `run` takes: a model, and its options."""
         if incomplete.startswith("-"):
-            of_run = self.commands["run"].shell_complete(ctx, incomplete)
+            run = self.get_command(ctx, "run")
+            of_run = run.shell_complete(ctx, incomplete) if run is not None else []
             return [*super().shell_complete(ctx, incomplete), *of_run]
         # The file comes first: bash's script forgets what stands before it.
         return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
@@ -62,10 +81,6 @@ def cli() -> None:
     Exit codes: 0 kept · 1 broken, or a limit missed · 2 bad input or usage · 3 device trouble
                 4 cannot tell (no samples, or too few) · 130 interrupted
     """  # noqa: D301  click wants the character itself, to leave a paragraph's lines alone
-
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def execute(words: Sequence[str]) -> int:
