@@ -331,8 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found |= {"machine": asdict(describe()), "command": "python benchmarks/gate.py"}
     if "calibration" in options.only:
         table = calibration(options.models)
-        found["calibration"] = {"models": options.models, "summary": summary(table), "table": table}
-        print(json.dumps(found["calibration"]["summary"], indent=1))
+        found["calibration"] = {"models": options.models, **summary(table)}
+        print(json.dumps(found["calibration"], indent=1))
     if "bootstrap" in options.only:
         found["bootstrap"] = bootstrap(2000)
     if "rows" in options.only:
