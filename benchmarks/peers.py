@@ -2,13 +2,13 @@
 
     EDGEPRESS_ZOO=DIR python benchmarks/peers.py [--models a,b] [--tools a,b] [--out FILE] [--work DIR]
 
-For every model of the zoo: onnxruntime static and dynamic 8 bits and NNCF's post-training quantization, made in
-an environment of their own (`.venv-peers`, set up on the first run from the extra `peers`), and `compress --target
-x86 --budget 2` for latency and for size. All get the same calibration rows, are scored on the same unseen rows by
-the metric of `info.json` (outputs that it does not read by their fidelity, as `compress` does it), and are timed
-interleaved in one process with one thread. A peer's result counts where it loads, runs and keeps the budget; beside
-them stands fp32, which an expert would ship where all else is worse. Bars are those of `peer_bars.py`; exit code 1
-where one is missed.
+For every model of the zoo: onnxruntime static and dynamic 8 bits and NNCF's post-training quantization, made in an
+environment of their own (`.venv-peers`, set up on the first run from the extra `peers`), and `compress --target x86
+--budget 2` for latency and for size. All get the same calibration rows, are scored on the same unseen rows by the
+metric of `info.json` (outputs that it does not read by their fidelity, as `compress` does it), and are timed
+interleaved with one thread, in three processes one after the other, of which the median counts. A peer's result
+counts where it loads, runs and keeps the budget; beside them stands fp32, which an expert would ship where all else
+is worse. Bars are those of `peer_bars.py`; exit code 1 where one is missed.
 
 What was made is kept in `--work` (default `.cache/peers`) under digests of model, samples, versions and sources, so
 that an interrupted run goes on where it ended. Latencies are never kept. The search of `compress` times, too: for
