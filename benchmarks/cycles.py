@@ -120,14 +120,28 @@ def loss(net: Net, weights: Weights, threshold: float) -> float:
     return total / net.test_targets.size
 
 
+def zeros_percent(net: Net, weights: Weights, threshold: float) -> float:
+    """Share of hidden activations that are zero on the unseen rows, in percent."""
+    model = net.model(weights, threshold)
+    hidden = [n.outputs[0].name or "" for n in model.graph if n.op_type.endswith("Relu")]
+    names = [name for name in hidden if name != "y"]
+    zeros = count = 0
+    for values, _ in Streamer(OrtEngine(), model, lambda: in_batches(net.test_rows))(model, names):
+        zeros += sum(int((values[name] == 0).sum()) for name in names)
+        count += sum(values[name].size for name in names)
+    return 100 * zeros / count
+
+
+def in_batches(rows: Floats) -> Iterator[Feeds]:
+    """Rows as feeds."""
+    return ({"x": rows[at : at + BATCH]} for at in range(0, len(rows), BATCH))
+
+
 def pruned(net: Net, weights: Weights, variant: Variant) -> Weights:
     """Without the units that are zero on all training rows, and without outliers where they go, too."""
     model = net.model(weights, variant.threshold)
-
-    def batches() -> Iterator[Feeds]:
-        return ({"x": net.train_rows[at : at + BATCH]} for at in range(0, len(net.train_rows), BATCH))
-
-    context = Context(stream=Streamer(OrtEngine(), model.clone(), batches), rows=len(net.train_rows))
+    stream = Streamer(OrtEngine(), model.clone(), lambda: in_batches(net.train_rows))
+    context = Context(stream=stream, rows=len(net.train_rows))
     Shrink(criterion="zeros", compensate=False).apply(model, context)
     if variant.outliers:
         Shrink(criterion="outliers", compensate=False).apply(model, context)
@@ -172,6 +186,7 @@ def run_cycles(net: Net, variant: Variant, first: Weights, seed: int) -> dict[st
         "cycles": trail,
         "widths": widths_of(weights),
         "loss": loss(net, weights, variant.threshold),
+        "zeros_percent": round(zeros_percent(net, weights, variant.threshold), 1),
         "weights": {name: np.round(w, 4).tolist() for name, w in weights.items() if w.size < 8},
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -195,6 +210,7 @@ def measured(net: Net, variants: Sequence[str], seed: int) -> Iterator[dict[str,
             "seed": seed,
             "start_widths": widths_of(weights),
             "start_loss": start_loss,
+            "start_zeros_percent": round(zeros_percent(net, weights, variant.threshold), 1),
             "ideal": net.ideal,
             "no_worse": found["loss"] <= start_loss,
             **found,

@@ -73,6 +73,15 @@ def test_what_never_fires_goes_and_the_outputs_stay() -> None:
     assert widths_of(high) == [int((h > 1.5).any(axis=0).sum())]
 
 
+def test_zeros_are_counted_behind_the_activation() -> None:
+    net = Small(0)
+    weights = net.start(0)
+    z = net.test_rows @ weights["w1"] + weights["bias_1"]
+    for threshold in (0.0, 0.5):
+        expected = 100 * float((z <= threshold).mean())
+        assert cycles.zeros_percent(net, weights, threshold) == pytest.approx(expected, abs=0.01)
+
+
 def test_outliers_go_too() -> None:
     net = Small(0)
     weights = net.start(0)
