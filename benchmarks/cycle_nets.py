@@ -44,6 +44,18 @@ def activation(threshold: float) -> str:
     return f"ThresholdedRelu <alpha = {threshold:f}>" if threshold else "Relu"
 
 
+def chosen(weights: Weights, units: npt.NDArray[np.bool_]) -> Weights:
+    """Of a summation net, some units."""
+    axes = {"w1": 1, "bias_1": 0, "w2": 0}
+    return {name: np.compress(units, w, axes[name]) if name in axes else w for name, w in weights.items()}
+
+
+def store(whole: Weights, weights: Weights, places: npt.NDArray[np.intp]) -> None:
+    """Put a summation net's units back to their places."""
+    whole["w1"][:, places], whole["bias_1"][places] = weights["w1"], weights["bias_1"]
+    whole["w2"][places], whole["b2"][:] = weights["w2"], weights["b2"]
+
+
 class Summation:
     """y = i₁ + i₂ by 2-1000-1 with ReLU; i uniform in [−1, 1] (Çallı 2017 §2.1.1).
 
@@ -77,12 +89,24 @@ class Summation:
     def train(
         self, weights: Weights, epochs: int, seed: int, *, regularised: bool = False, threshold: float = 0.0
     ) -> Weights:
-        """Stochastic gradient descent with momentum; L1 as soft thresholds after each step, so that zeros are zeros."""
+        """Stochastic gradient descent with momentum; L1 as soft thresholds after each step, so that zeros are zeros.
+
+        Without a penalty a unit that no row makes fire has no gradient: it is left out to the end, to the same result.
+        """
         rng = np.random.default_rng([seed, 3])
-        w = {name: value.copy() for name, value in weights.items()}
+        whole, places = (
+            {name: value.copy() for name, value in weights.items()},
+            np.arange(len(weights["bias_1"])),
+        )
+        w = {name: value.copy() for name, value in whole.items()}
         velocity = {name: np.zeros_like(value) for name, value in w.items()}
         shrinkage = SINGLE(self.rate * self.penalty if regularised else 0)
         for _ in range(epochs):
+            if not regularised:
+                fires = self.fires(w, threshold)
+                store(whole, w, places)
+                places = places[fires]
+                w, velocity = (chosen(each, fires) for each in (w, velocity))
             order = rng.permutation(self.rows)
             for at in range(0, self.rows, self.batch):
                 x = self.train_rows[order[at : at + self.batch]]  # (batch, 2)
@@ -92,7 +116,17 @@ class Summation:
                     w[name] += velocity[name]
                     if regularised:
                         w[name] = np.sign(w[name]) * np.maximum(np.abs(w[name]) - shrinkage, 0)
-        return w
+        store(whole, w, places)
+        return whole
+
+    def fires(self, w: Weights, threshold: float) -> npt.NDArray[np.bool_]:
+        """Whether each unit is above the threshold for any row, [units]."""
+        found = np.zeros(len(w["bias_1"]), bool)
+        for at in range(0, self.rows, self.batch):
+            silent = np.flatnonzero(~found)
+            z = self.train_rows[at : at + self.batch] @ w["w1"][:, silent] + w["bias_1"][silent]
+            found[silent] = (z > threshold).any(axis=0)
+        return found
 
     @staticmethod
     def gradients(w: Weights, x: Floats, y: Floats, threshold: float) -> Weights:

@@ -59,6 +59,18 @@ def test_gradients_are_those_of_finite_differences(seed: int, units: int, thresh
             assert float(gradient[at]) == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=1e-4, abs=1e-6)
 
 
+def test_units_that_never_fire_are_left_out_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Small(0)
+    weights = net.start(0)
+    weights["bias_1"][[0, 9]] = -30
+    found = net.train(weights, 2, 0)
+    monkeypatch.setattr(net, "fires", lambda w, threshold: np.ones(len(w["bias_1"]), bool))
+    expected = net.train(weights, 2, 0)
+    for name in weights:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4)
+    assert (found["w1"] != weights["w1"]).any(axis=0).sum() == 28
+
+
 def test_what_never_fires_goes_and_the_outputs_stay() -> None:
     net = Small(0)
     weights = net.start(0)
