@@ -162,12 +162,12 @@ class AutoEncoder:
     """Two convolutions that halve, two transposed ones that double, 3 × 3; each with bias, BatchNorm and ReLU.
 
     28 × 28 × 1 → 14 × 14 × 32 → 7 × 7 × 64 → 14 × 14 × 32 → 28 × 28 × 1 (Çallı 2017 §2.1.2). Squared error on pixels in
-    [0, 1], by Adam, in batches of 100; the document does not say how it trained.
+    [0, 1], by Adam, in batches of 50; the document does not say how it trained.
     """
 
     name = "convae"
     ideal: tuple[int, ...] = (4, 16, 4)
-    start_epochs, cycle_epochs = 10, 2
+    start_epochs, cycle_epochs = 4, 1
     channels = (1, 32, 64, 32, 1)
 
     def __init__(self, mnist: Path, python: Path) -> None:
@@ -190,10 +190,10 @@ class AutoEncoder:
             )  # a stride of 2 leaves a quarter of the taps
             found[f"w{place}"] = (rng.standard_normal(shape) * scale).astype(SINGLE)
             found[self.bias(place)] = np.zeros(outputs, SINGLE)
-            found[f"gamma{place}"], found[f"beta{place}"] = (
-                np.ones(outputs, SINGLE),
-                np.zeros(outputs, SINGLE),
-            )
+            found[f"gamma{place}"] = np.full(
+                outputs, 0.5, SINGLE
+            )  # Liu et al. 2017: what begins at 1 is slow to go
+            found[f"beta{place}"] = np.zeros(outputs, SINGLE)
             found[f"mean{place}"], found[f"var{place}"] = np.zeros(outputs, SINGLE), np.ones(outputs, SINGLE)
         return found
 

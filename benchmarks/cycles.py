@@ -15,10 +15,11 @@ in NumPy, and the convolutional auto-encoder (§2.1.2; from 32, 64, 32 channels,
 
 and their combinations. In the end each net is trained as long as it was at first, with neither penalty nor distortion.
 The loss is the mean squared error on rows that no training saw. The table goes to stdout, the numbers, cycle by
-cycle, to `benchmarks/results/cycles.json`.
+cycle, to `benchmarks/results/cycles.json` as they come: a second run goes on where the first one ended.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -241,11 +242,17 @@ def main() -> int:
     options = parser.parse_args()
     if "convae" in options.nets and (options.mnist is None or options.torch is None):
         parser.error("convae needs --mnist and --torch")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = (
+        json.loads(options.out.read_bytes())["results"] if options.out.exists() else []
+    )
     for name in options.nets:
         for seed in options.seeds:
+            done = {row["variant"] for row in rows if (row["net"], row["seed"]) == (name, seed)}
+            left = [variant for variant in options.variants if variant not in done]
+            if not left:
+                continue
             net: Net = Summation(seed) if name == "sum" else AutoEncoder(options.mnist, options.torch)
-            for row in measured(net, options.variants, seed):
+            for row in measured(net, left, seed):
                 rows.append(row)
                 write_json({"environment": asdict(describe()), "results": rows}, options.out)
     print(table(rows))

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BATCH = 100
+BATCH = 50
 RATE = 1e-3
-PENALTY = 0.01
-"""Of L1; Adam's steps are of the size of RATE whatever the gradient, so RATE · PENALTY is taken off each weight."""
+PENALTY = 0.5
+"""Of L1, on scales and shifts of BatchNorm (Liu et al. 2017): kernels in front of one have no scale of their own.
+
+Adam's steps are about RATE whatever the gradient, so RATE · PENALTY is what is taken off at each.
+"""
 MOMENTUM = 0.1
 """Of BatchNorm's running mean and variance."""
 
@@ -44,6 +47,7 @@ def forward(w: Weights, x: Tensor, threshold: float, training: bool) -> Tensor:
 def train(w: Weights, rows: Tensor, epochs: int, regularised: bool, threshold: float) -> None:
     """Adam on the squared error; L1 as soft thresholds after each step, so that zeros are zeros."""
     learnt = [value for name, value in w.items() if not name.startswith(("mean", "var"))]
+    shrinking = [w[f"{name}{place}"] for name in ("gamma", "beta") for place in (1, 2, 3)]
     for value in learnt:
         value.requires_grad_()
     optimiser = torch.optim.Adam(learnt, RATE)
@@ -56,7 +60,7 @@ def train(w: Weights, rows: Tensor, epochs: int, regularised: bool, threshold: f
             optimiser.step()
             if regularised:
                 with torch.no_grad():
-                    for value in learnt:
+                    for value in shrinking:
                         value.copy_(functional.softshrink(value, RATE * PENALTY))
 
 

@@ -1,5 +1,6 @@
 """The pruning cycles: gradients, what is taken out, and that they end with few units and no more loss."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,30 @@ def test_dead_channels_of_the_auto_encoder_go_with_all_that_is_theirs(mnist: Pat
     }  # fmt: skip
     assert cycles.loss(net, left, 0.0) == pytest.approx(before, rel=1e-4)
     assert weights_of(net.model(left)).keys() == weights.keys()
+
+
+def test_a_second_run_goes_on_where_the_first_one_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cycles, "Summation", Small)
+    words = [
+        "cycles.py",
+        "--nets",
+        "sum",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path / "cycles.json"),
+        "--variants",
+    ]
+    for variants, trained in ((["vanilla"], 1), (["vanilla", "outliers"], 1), (["vanilla"], 0)):
+        monkeypatch.setattr("sys.argv", [*words, *variants])
+        capsys.readouterr()
+        assert cycles.main() == 0
+        assert capsys.readouterr().err.count("seed 0") == trained
+    rows = json.loads((tmp_path / "cycles.json").read_bytes())["results"]
+    assert [row["variant"] for row in rows] == ["vanilla", "outliers"]
+    assert all(len(row["cycles"]) >= 1 and row["start_widths"] == [30] for row in rows)
 
 
 def test_the_table_has_a_line_for_each_run() -> None:
