@@ -18,7 +18,7 @@ from torch.nn import functional
 
 BATCH = 50
 RATE = 1e-3
-PENALTY = 0.5
+PENALTY = 0.9
 """Of L1, on scales and shifts of BatchNorm (Liu et al. 2017): kernels in front of one have no scale of their own.
 
 Adam's steps are about RATE whatever the gradient, so RATE · PENALTY is what is taken off at each.
