@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgepress.devices.base import Completed, Device, DeviceTroubleError
 from edgepress.runtime import worker
 from edgepress.runtime.environment import Condition, Environment
-from edgepress.runtime.record import EngineError, Measurement
+from edgepress.runtime.record import EngineDiedError, EngineError, Measurement
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -225,7 +225,7 @@ class RemoteWorker:
             )
         if done.code < 0:
             hint = "Signal 9 mostly means that memory ran out there." if done.code == _KILLED else ""
-            raise EngineError(f"{name}: the worker for {files} was ended by signal {-done.code}", hint)
+            raise EngineDiedError(f"{name}: the worker for {files} was ended by signal {-done.code}", hint)
         if done.code > 0:
             last = (done.err.splitlines() or ["it said nothing"])[-1]
             raise EngineError(f"{name}: the worker for {files} failed with code {done.code}: {last}")

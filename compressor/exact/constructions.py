@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from edgepress.compressor.errors import DataError
 from edgepress.compressor.exact.arrays import AssociativeArray
 from edgepress.compressor.exact.networks import ExactNet
-from edgepress.compressor.exact.words import WINDOWS, WORDS
+from edgepress.compressor.exact.known import WINDOWS, WORDS
 
 Window = tuple[int, ...]
 """Places of a word that a neuron looks at."""
@@ -164,7 +164,9 @@ def from_images(name: str, images: npt.NDArray[np.floating]) -> ExactNet:
     ones = sp.csr_array((trimmed > THRESHOLD).astype(np.float64))
     ones = ones[_apart(ones)]
     if not ones.shape[0]:
-        raise DataError("No image can be told from the others.", "Give images with a threshold of 0.5 in mind.")
+        raise DataError(
+            "No image can be told from the others.", "Give images with a threshold of 0.5 in mind."
+        )
     used = np.unique(ones.indices)
     pixels = [f"{LETTERS[at // SIDE]}{LETTERS[at % SIDE]}" for at in used]
     weights = sp.csr_array(ones[:, used])

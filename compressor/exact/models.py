@@ -122,7 +122,9 @@ class ExactModel:
         return [each.reshape(len(each), -1).astype(np.float64) / self.unit * self.steps for each in found]
 
 
-def build(net: ExactNet, form: Form, precision: Precision, biases: Sequence[Vector], steps: int) -> ExactModel:
+def build(
+    net: ExactNet, form: Form, precision: Precision, biases: Sequence[Vector], steps: int
+) -> ExactModel:
     """Write a network as ONNX; every layer is an output, y1 … yL.
 
     Args:
@@ -184,7 +186,9 @@ class _Graph:
             self._node("Add", [f"{name}_product", b], f"{name}_sum", f"{name}_add")
         else:
             b = self._bias(bias, name)
-            more: dict[str, Any] = {"transB": 1} if self.form == "gemm" else {"kernel_shape": matrix.shape[2:]}
+            more: dict[str, Any] = (
+                {"transB": 1} if self.form == "gemm" else {"kernel_shape": matrix.shape[2:]}
+            )
             self._node("Gemm" if self.form == "gemm" else "Conv", [value, w, b], f"{name}_sum", name, **more)
         self._node("Relu", [f"{name}_sum"], rectified, f"{name}_relu")
         return self._pair(rectified, f"q{place + 1}", result) if self.precision.integer else result

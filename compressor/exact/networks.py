@@ -128,7 +128,9 @@ def forward(
     return found
 
 
-def collapsed_step(weights: AssociativeArray, biases: AssociativeArray, y: AssociativeArray) -> AssociativeArray:
+def collapsed_step(
+    weights: AssociativeArray, biases: AssociativeArray, y: AssociativeArray
+) -> AssociativeArray:
     """Y ← W Y ⊗ B ⊕ 0 on the collapsed arrays: neurons answer to those of the layer before, whichever it is.
 
     Args:

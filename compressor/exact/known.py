@@ -1,7 +1,11 @@
-"""Popular words of two, three and four letters, the categories of the document's figures 6 to 8.
+"""What the built-in networks know: popular words, and digits.
 
-Those of two letters are the document's own list; of the others it prints none that can be read, so these are ours.
+Words of two letters are the document's own list (figure 6); those of figures 7 and 8 stand in its drawings alone, so the
+longer ones are ours. Digits are drawn, for those who have no MNIST at hand: `--images` takes real ones.
 """
+
+import numpy as np
+import numpy.typing as npt
 
 WORDS = {
     2: tuple(
@@ -39,3 +43,27 @@ WINDOWS = {
     (4, 3): (((0, 1), (1, 2), (2, 3)), ((0, 1, 2), (1, 2, 3)), ((0, 1, 2, 3),)),
 }
 """(letters, layers) → letters that the neurons of each layer look at; those of (4, 2) and (4, 3) are the document's."""
+
+GLYPHS = (
+    (14, 17, 19, 21, 25, 17, 14),
+    (4, 12, 4, 4, 4, 4, 14),
+    (14, 17, 1, 2, 4, 8, 31),
+    (31, 2, 4, 2, 1, 17, 14),
+    (2, 6, 10, 18, 31, 2, 2),
+    (31, 16, 30, 1, 1, 17, 14),
+    (6, 8, 16, 30, 17, 17, 14),
+    (31, 1, 2, 4, 8, 8, 8),
+    (14, 17, 17, 14, 17, 17, 14),
+    (14, 17, 17, 15, 1, 2, 12),
+)
+"""Digits 0 to 9 on 7 rows of 5 pixels; a row is a number whose highest bit is the pixel at the left."""
+
+
+def digits() -> npt.NDArray[np.float32]:
+    """The ten digits three times as large, [10, 28, 28] of 0 and 1, laid out as MNIST's are."""
+    rows = np.array(GLYPHS)[:, :, None]
+    pixels = (rows >> np.arange(4, -1, -1)) & 1  # [10, 7, 5]
+    large = pixels.repeat(3, axis=1).repeat(3, axis=2)  # [10, 21, 15]
+    found = np.zeros((len(GLYPHS), 28, 28), np.float32)
+    found[:, 3:24, 6:21] = large
+    return found
