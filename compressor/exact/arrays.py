@@ -1,4 +1,4 @@
-"""Associative arrays: keys × keys → values of a semiring, kept as scipy.sparse matrices (Kepner et al. 2018, appendix A).
+"""Associative arrays: keys × keys → values of a semiring, as scipy.sparse matrices (Kepner et al. 2018, appendix A).
 
     A = 𝔸(k₁, k₂, v)     C = A ⊕ B     C = A ⊗ B     C = A B = A ⊕.⊗ B     Aᵀ     A ⊗ B (Kronecker)
 

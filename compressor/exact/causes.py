@@ -96,8 +96,9 @@ def _one_neuron(case: Case, layer: int, neuron: int, given: Values, got: Values)
     names = [case.net.labels[layer][source] for source, _ in candidates[:3]]
     where = " or ".join(names) + (" or others" if len(candidates) > 3 else "")
     codes = case.precision.weight_codes
-    size = f"{round(delta * codes):+d} steps of its grid" if codes else f"{delta:+.3g}"
-    return f"the weight of {label} for {where} is off by about {size.replace('+1 steps', '+1 step').replace('-1 steps', '-1 step')}"
+    steps = round(delta * codes)
+    size = f"{steps:+d} step{'s' * (abs(steps) != 1)} of its grid" if codes else f"{delta:+.3g}"
+    return f"the weight of {label} for {where} is off by {size}"
 
 
 def _explains(sums: Values, found: Values) -> bool:

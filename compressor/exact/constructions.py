@@ -9,7 +9,6 @@ Only the order of features differs from one place of a word to another: features
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,8 @@ import scipy.sparse as sp
 
 from edgepress.compressor.errors import DataError
 from edgepress.compressor.exact.arrays import AssociativeArray
-from edgepress.compressor.exact.networks import ExactNet
 from edgepress.compressor.exact.known import WINDOWS, WORDS
+from edgepress.compressor.exact.networks import ExactNet
 
 Window = tuple[int, ...]
 """Places of a word that a neuron looks at."""
@@ -49,8 +48,6 @@ def combinatoric(sets: Sequence[Sequence[str]], *, deep: bool = True) -> ExactNe
     names = [list(layers[0].columns), *(list(each.rows) for each in layers)]
     sizes = "×".join(str(len(each)) for each in sets)
     count = f"{len(layers)} layer{'s' * (len(layers) > 1)}"
-    for before, layer in pairwise(layers):
-        assert list(before.rows) == list(layer.columns)
     return ExactNet(f"combinatoric {sizes}, {count}", tuple(each.matrix for each in layers), tuple(names))
 
 
@@ -81,11 +78,11 @@ def selective(
         ValueError: windows do not follow from those before them, or two categories are the same.
     """
     letters = np.array([list(each) for each in categories])
-    before = [(place,) for place in range(letters.shape[1])]
+    before: list[Window] = [(place,) for place in range(letters.shape[1])]
     weights: list[sp.csr_array] = []
     names: list[Sequence[str]] = []
     ids, sizes = _features(letters)
-    names.append(_Labels(letters, [((place,), first) for place, first in zip(before, sizes, strict=True)]))
+    names.append(_Labels(letters, list(zip(before, sizes, strict=True))))
     for layer in windows:
         columns, firsts, read, start = [], [], [], 0
         for window in layer:

@@ -1,8 +1,8 @@
 """An exact network as a model file: by kind of operator and by precision, so that every value is exact in it.
 
 Whatever goes in and whatever comes out of a layer is a whole multiple of 1/n, weights are 0 and 1, and n is chosen so
-that sums of such numbers are exact in the precision: a kernel that computes as it should gives exactly what is expected,
-in any order of adding up. In integers 1 is the code n of activations, and the largest code of weights.
+that sums of such numbers are exact in the precision: a right kernel gives exactly what is expected, in any order of
+adding up. In integers 1 is the code n of activations, and the largest code of weights.
 """
 
 from collections.abc import Sequence

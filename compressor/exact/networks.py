@@ -3,9 +3,9 @@
     Y_{l+1} = max(W_l Y_l + B_l, 0) = W_l Y_l ⊗ B_l ⊕ 0        W Y over (+, ×), the rest over (max, +)
     b_l = β_l |W_l 1|₀ − W_l 1,  0 < β_l ≤ 1
 
-With β = 1 a neuron gives 1 where all that it reads is 1, and 0 where one of them is 0. Rows are never dense here: b ≤ 0,
-so where nothing is stored of W Y nothing comes out. Unlike anywhere else in this package, rows of Y are neurons and its
-columns are samples, as in the document.
+With β = 1 a neuron gives 1 where all that it reads is 1, and 0 where one of them is 0. Nothing is dense here: b ≤ 0, so
+where nothing is stored of W Y nothing comes out. As in the document, rows of Y are neurons and columns samples; in the
+other modules rows are samples.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class ExactNet:
     def collapsed(self, betas: Sequence[float] | None = None) -> tuple[AssociativeArray, AssociativeArray]:
         """The whole network as two arrays over unique keys: W = ⊕ W_l and b = ⊕ b_l (over max, +).
 
-        Keys are labels behind the number of their layer, so that a neuron that hands on what it reads is not taken for it.
+        Keys are labels behind the number of their layer: a neuron that hands on what it reads is not taken for it.
         """
         keys = [[f"{place}|{label}" for label in labels] for place, labels in enumerate(self.labels)]
         rows, columns, biases = [], [], []

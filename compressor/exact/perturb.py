@@ -1,4 +1,4 @@
-"""What a change of one feature does to an exact network, and when its category is lost (Kepner et al. 2018, §VI, appendix B).
+"""What a change of one feature does to an exact network: when its category is lost (Kepner et al. 2018, §VI, app. B).
 
 A feature f of category c is r instead of 1, 0 ≤ r ≤ 2. As long as c's neurons are above 0 its part of the network is
 linear, and with b_l = β_l 1 − W_l 1 and V_l = W_{L−1} … W_{l+1}

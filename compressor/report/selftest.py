@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgepress.compressor.exact.judge import Judgement
+from edgepress.compressor.exact.judge import Deviation
 from edgepress.compressor.exact.suite import Outcome, Refusal
 from edgepress.compressor.report.fields import MaybeFloat, Record
 
@@ -55,7 +55,7 @@ class Check(Record):
         reason: why it did not; else empty.
         wrong_rows: where other categories answer than should.
         false_alarms: rows where a wrong category is on top.
-        threshold_error: largest distance of the r at which a category is lost from the formula's r_d; null for `answers`.
+        threshold_error: largest distance between the r at which a category is lost and r_d; null for `answers`.
         step: of the grid that r lies on.
         wrong_layers: those that do not compute as they should.
     """
@@ -106,36 +106,42 @@ class Selftest(Record):
 def check_of(outcome: Outcome) -> Check:
     """One outcome as a record."""
     trial, found = outcome.trial, outcome.found
-    facts = {
-        "network": trial.case.net.name,
-        "kind": trial.case.kind,
-        "format": trial.format,
-        "precision": trial.case.precision.name,
-        "operators": trial.form,
-        "layers": len(trial.case.net.weights),
-        "rows": len(trial.case.rows),
-    }
+    check = Check(
+        network=trial.case.net.name,
+        kind=trial.case.kind,
+        format=trial.format,
+        precision=trial.case.precision.name,
+        operators=trial.form,
+        layers=len(trial.case.net.weights),
+        rows=len(trial.case.rows),
+        verdict="right" if outcome.right else "wrong",
+    )
     if isinstance(found, Refusal):
-        return Check(**facts, verdict="wrong" if found.died else "refused", reason=found.why)
-    return Check(**facts, verdict="right" if found.right else "wrong", **_judged(found))
+        return check.model_copy(update={"verdict": "wrong" if found.died else "refused", "reason": found.why})
+    return check.model_copy(
+        update={
+            "wrong_rows": found.wrong_rows,
+            "false_alarms": found.false_alarms,
+            "threshold_error": found.threshold_error,
+            "step": found.step,
+            "wrong_layers": tuple(map(_layer_of, found.deviations)),
+        }
+    )
 
 
-def _judged(found: Judgement) -> dict[str, object]:
-    layers = tuple(
-        WrongLayer(
-            layer=each.layer, operator=each.operator, wrong_values=each.wrong, values=each.values,
-            neuron=each.neuron, row=each.row, expected=each.expected, found=each.found, cause=each.cause,
-            harmless=each.harmless,
-        )
-        for each in found.deviations
-    )  # fmt: skip
-    return {
-        "wrong_rows": found.wrong_rows,
-        "false_alarms": found.false_alarms,
-        "threshold_error": found.threshold_error,
-        "step": found.step,
-        "wrong_layers": layers,
-    }
+def _layer_of(found: Deviation) -> WrongLayer:
+    return WrongLayer(
+        layer=found.layer,
+        operator=found.operator,
+        wrong_values=found.wrong,
+        values=found.values,
+        neuron=found.neuron,
+        row=found.row,
+        expected=found.expected,
+        found=found.found,
+        cause=found.cause,
+        harmless=found.harmless,
+    )
 
 
 def verdict_of(checks: Sequence[Check]) -> Verdict:

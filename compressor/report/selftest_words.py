@@ -13,7 +13,7 @@ MOST_LINES = 20
 
 def rows(record: Selftest) -> list[tuple[str, ...]]:
     """Cells of the table: a line for each format and precision."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for (kind, precision), group in groupby(
         sorted(record.checks, key=_kind), key=lambda each: (each.format, each.precision)
     ):
@@ -54,7 +54,7 @@ def faults(record: Selftest) -> list[str]:
 
 def notes(record: Selftest) -> list[str]:
     """What is not wrong, and worth knowing: refusals, each once, and subnormal numbers."""
-    found = {}
+    found: dict[str, None] = {}
     for check in record.checks:
         if check.verdict == "refused":
             found[f"{check.format}, {check.precision} is not offered: {check.reason}"] = None
