@@ -22,6 +22,12 @@ DEEPEST = 3
 EXTRA_ROWS = 4
 """Pairs of rows a category with features too many: two such rows together have every feature once."""
 
+FAINT = 0.1
+"""What one feature of a category is in some rows: its neuron still fires, and the weight for it counts less."""
+
+FAINT_ROWS = 400
+"""Such rows at most, drawn."""
+
 NEAR = 2
 """Steps to both sides of r_d that are tried."""
 
@@ -66,7 +72,8 @@ class Case:
 def answers(net: ExactNet, precision: Precision, extra: int = EXTRA_ROWS, seed: int = 0) -> Case:
     """Every category's own features, and the same among random others: neurons must fire where all of theirs are on.
 
-    A neuron that fires shows any of its weights that is not what it should be, if it reads something there.
+    A neuron that fires shows any of its weights that is not what it should be, if it reads something there; where it
+    reads little there, that tells a weight from the bias.
 
     Args:
         net: the network.
@@ -80,11 +87,16 @@ def answers(net: ExactNet, precision: Precision, extra: int = EXTRA_ROWS, seed: 
     for _ in range(extra):
         some = rng.random(own.shape) < 0.5
         parts += [np.maximum(own, some), np.maximum(own, ~some)]
-    rows = np.concatenate(parts)
-    steps = precision.steps(1.0, max(each.max() for each in net.degrees()))
-    if precision.tiny:
-        steps = 1
+    steps = 1 if precision.tiny else precision.steps(1.0, max(each.max() for each in net.degrees()))
     category = np.tile(np.arange(len(own)), 1 + 2 * extra)
+    if steps > 1:
+        c, f = np.nonzero(own)
+        drawn = rng.permutation(len(c))[: FAINT_ROWS * extra // EXTRA_ROWS]
+        faint = own[c[drawn]]
+        faint[np.arange(len(drawn)), f[drawn]] = max(1.0, np.rint(FAINT * steps)) / steps
+        parts.append(faint)
+        category = np.concatenate([category, c[drawn]])
+    rows = np.concatenate(parts)
     biases = tuple(each * steps for each in net.biases())
     none = np.full(len(rows), -1)
     return Case(net, "answers", precision, steps, biases, rows, category, none, len(own), np.zeros(0))

@@ -11,6 +11,11 @@ Values = npt.NDArray[np.float64]
 SHORT = 2**15
 """A sum of 16 bits is below."""
 
+TOP = 255
+"""Largest code of activations, counted from that of 0."""
+
+FLUSHED = "subnormal numbers become 0"
+
 
 def cause_of(
     case: Case, form: Form, layer: int, given: Values, got: Values, wrong: npt.NDArray[np.bool_]
@@ -33,9 +38,6 @@ def cause_of(
     if len(neurons) == 1:
         return _one_neuron(case, layer, int(neurons[0]), given, got)
     return ""
-
-
-FLUSHED = "subnormal numbers become 0"
 
 
 def _before_relu(case: Case, layer: int, given: Values) -> Values:
@@ -75,24 +77,26 @@ def _one_neuron(case: Case, layer: int, neuron: int, given: Values, got: Values)
     """A bias, or one weight, whose change explains every value of the neuron."""
     right = _before_relu(case, layer, given)[:, neuron]
     found = np.rint(got[:, neuron])
-    fires = (found > 0) & np.isfinite(got[:, neuron])
-    if not fires.any():
-        return "it never fires"
-    change = found - np.maximum(right, 0)
     label = case.net.labels[layer + 1][neuron]
-    off = np.median(change[fires])
-    if _explains(right + off, found):
+    if not np.isfinite(found).all() or not (found > 0).any():
+        return "" if (found > 0).any() else f"{label} never fires"
+    change = found - right
+    told = (found > 0) & (found < TOP) if case.precision.integer else found > 0
+    if not told.any():
+        return ""
+    off = float(np.median(change[told]))
+    if _explains(case, right + off, found):
         return f"the bias of {label} is off by {off / case.steps:+.3g}"
     candidates = []
-    for source in np.flatnonzero((given[fires] > 0).any(axis=0)):
+    for source in np.flatnonzero((given[told] > 0).any(axis=0)):
         x = given[:, source]
-        seen = fires & (x > 0)
-        delta = float(np.median(change[seen] / x[seen]))
-        if delta and _explains(right + delta * x, found):
+        full = told & (x == x[told].max())
+        delta = float(np.median(change[full] / x[full]))
+        if delta and _explains(case, right + delta * x, found):
             candidates.append((int(source), delta))
     if not candidates:
         return ""
-    _, delta = candidates[0]
+    delta = candidates[0][1]
     names = [case.net.labels[layer][source] for source, _ in candidates[:3]]
     where = " or ".join(names) + (" or others" if len(candidates) > 3 else "")
     codes = case.precision.weight_codes
@@ -101,6 +105,7 @@ def _one_neuron(case: Case, layer: int, neuron: int, given: Values, got: Values)
     return f"the weight of {label} for {where} is off by {size}"
 
 
-def _explains(sums: Values, found: Values) -> bool:
+def _explains(case: Case, sums: Values, found: Values) -> bool:
     """Whether these sums give what came; half a step is what rounding may hide."""
-    return bool((np.abs(np.maximum(sums, 0) - found) <= 0.75).all())
+    top = TOP if case.precision.integer else np.inf
+    return bool((np.abs(np.clip(sums, 0, top) - found) <= 0.75).all())

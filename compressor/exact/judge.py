@@ -161,4 +161,4 @@ def _row_words(case: Case, row: int) -> str:
     category = case.net.labels[-1][int(case.category[row])]
     if case.kind == "changed":
         return f"{category} with {case.net.labels[0][int(case.feature[row])]} = {case.r[row]:.6g}"
-    return str(category) if row < case.clean else f"{category} and other features"
+    return str(category) if row < case.clean else f"{category} with other features, or a faint one"

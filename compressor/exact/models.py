@@ -25,6 +25,9 @@ INPUT = "x"
 TAPS = 9
 """Of the first convolution: as many features share a channel."""
 
+LARGEST = 250
+"""Code of the largest number that comes out: what is too large by a step shows in the codes above."""
+
 OPSET, IR_VERSION = 21, 10
 """Of files with 4 bits; all others are of opset 17, as old as any runtime that runs the results."""
 
@@ -60,7 +63,7 @@ class Precision:
             largest_sum: the largest that kernels add up on the way.
         """
         if self.integer:
-            return int(255 // top)
+            return int(LARGEST // top)
         # a sum below 2^k has steps of 2^(k − bits)
         return int(2 ** min(20, self.float_bits - 1 - int(np.floor(np.log2(max(largest_sum, 1.0))))))
 
