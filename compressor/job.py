@@ -38,6 +38,7 @@ from edgepress.compressor.protocols import (
     TfliteEngine,
 )
 from edgepress.compressor.report.device import OnDevice
+from edgepress.compressor.report.sparse import Sparse
 from edgepress.compressor.report.tflite import Tflite
 from edgepress.compressor.scoring import BuiltIn
 from edgepress.compressor.serialize import Serialized
@@ -136,6 +137,7 @@ class Host:
         glance: a stopwatch that takes less time and errs more, for what is only shown; None: the same one.
         tflite: gives what runs TFLite files, or None where nothing does; the target's interpreter where that is a
             microcontroller.
+        sparse: runs perceptrons of few weights, as .npz files.
         board: the target, where it is not this machine and models can be run on it; the verdict is made there.
         counter: counts instructions on it, which are the cost then; None where it is not emulated.
         notes: what the user should know of the target.
@@ -154,6 +156,7 @@ class Host:
     stopped: Callable[[], bool] = lambda: False
     glance: Stopwatch | None = None
     tflite: Callable[[], TfliteEngine | None] = lambda: None
+    sparse: Engine | None = None
     board: Board | None = None
     counter: Counter | None = None
     notes: tuple[str, ...] = ()
@@ -186,6 +189,8 @@ class Findings:
         exported: its file, or files.
         tflite_file: the same as TFLite, or None.
         tflite: what is known of that; None where it was not asked for.
+        sparse_file: the same for the sparse engine; empty where that is not faster.
+        sparse: what is known of that; None where it was not tried.
         footprints: what the files take of the target, where that is a microcontroller.
         on_device: values of the unseen rows by the metric and the others, as the target's own kernels computed them.
         judgement: the verdict.
@@ -228,6 +233,8 @@ class Findings:
     exported: Serialized = b""
     tflite_file: bytes | None = None
     tflite: Tflite | None = None
+    sparse_file: bytes = b""
+    sparse: Sparse | None = None
     footprints: tuple[Footprint | None, Footprint | None] = (None, None)
     on_device: list[Matrix] = field(default_factory=list)
     judgement: Judgement | None = None

@@ -41,6 +41,7 @@ from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.searching import search_for
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
+from edgepress.compressor.sparse import make_sparse
 from edgepress.compressor.trials import Trials, make_trials
 from edgepress.compressor.userfunction import is_function_name
 
@@ -76,6 +77,7 @@ def run(job: Job, host: Host) -> Findings:
         found.judgement = verdict(found)
     with found.stage("tflite"):
         make_tflite(found)
+        make_sparse(found)
     if found.on_device and found.test is not None:
         found.judgement = judged(found, found.original_scores, found.on_device, found.test.rows)
     found.seconds["total"] = time.monotonic() - started

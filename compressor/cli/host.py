@@ -29,6 +29,7 @@ from edgepress.runtime.engines.apart import ApartEngine, ApartRunner
 from edgepress.runtime.engines.base import Engine
 from edgepress.runtime.engines.litert import LiteRTEngine
 from edgepress.runtime.engines.ort import OrtEngine
+from edgepress.runtime.engines.sparse import SparseEngine
 from edgepress.runtime.environment import describe
 from edgepress.runtime.measure import PRECISION, measure
 from edgepress.runtime.memory import memory_peak_bytes
@@ -44,15 +45,15 @@ GLANCE_PRECISION = 0.02
 
 
 class CheckedEngine:
-    """onnxruntime, its errors told as the compressor's.
+    """onnxruntime, or another engine, its errors told as the compressor's.
 
     Attributes:
         name: the engine's name.
         version: its release.
     """
 
-    def __init__(self) -> None:
-        self._engine = OrtEngine()
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = engine or OrtEngine()
         self.name, self.version = self._engine.name, self._engine.version
 
     def load(self, model: ModelFile, threads: int = 1) -> Runner:
@@ -206,6 +207,7 @@ def make_host(
         scheduler=scheduler or "",
         cache=cache,
         stopped=stopped,
+        sparse=CheckedEngine(SparseEngine()),
         tflite=tflite_engine if board is None else micro_engine,
         micro=board,
         notes=tuple(filter(None, [remark(spec)])),

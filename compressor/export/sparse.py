@@ -65,10 +65,14 @@ class SparseNet:
     input_shape: tuple[int, ...] = field(default=())
 
     @property
+    def weights(self) -> int:
+        """How many weights are not zero."""
+        return sum(int(layer.weights.count_nonzero()) for layer in self.layers)
+
+    @property
     def density(self) -> float:
         """Share of the weights that are not zero."""
-        full = sum(math.prod(layer.weights.shape) for layer in self.layers)
-        return float(sum(layer.weights.count_nonzero() for layer in self.layers) / full)
+        return float(self.weights / sum(math.prod(layer.weights.shape) for layer in self.layers))
 
 
 def write_sparse(net: SparseNet, path: Path) -> None:

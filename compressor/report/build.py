@@ -40,6 +40,7 @@ from edgepress.compressor.userfunction import is_function_name
 LIBRARIES = ("edgepress", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "scipy", "ai-edge-litert")
 MODEL_FILE = "model.onnx"
 TFLITE_FILE = "model.tflite"
+SPARSE_FILE = "model-sparse.npz"
 FROM_MEMORY = "arrays"
 """Name in the manifest of samples that came as arrays."""
 
@@ -114,6 +115,7 @@ def build_report(found: Findings) -> Report:
         oldest_onnxruntime=oldest_runtime(exported),
         device=found.there,
         tflite=found.tflite,
+        sparse=found.sparse,
         microcontroller=fit_record(found),
         seconds={name: round(s, 3) for name, s in found.seconds.items()},
         tool_peak_rss_bytes=peak_rss_bytes(found.hired),
@@ -197,6 +199,8 @@ def write_result(
     write(found.exported, folder / MODEL_FILE)
     if found.tflite_file is not None:
         (folder / TFLITE_FILE).write_bytes(found.tflite_file)
+    if found.sparse_file:
+        (folder / SPARSE_FILE).write_bytes(found.sparse_file)
     (folder / FILE_NAME).write_text(dump_report(report), encoding="utf-8")
     if report.front:
         (folder / pareto.FILE_NAME).write_text(pareto.dump_front(report), encoding="utf-8")

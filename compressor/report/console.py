@@ -54,6 +54,8 @@ def summary(report: Report, console: Console, out: Path | None = None) -> None:
     if report.tflite is not None:
         score = "" if report.tflite.certificate is None else words.tflite_score(report)
         say(f"TFLite   {agreement.brief(report.tflite)}{score}")
+    if sparse := words.sparse_text(report):
+        say(f"Sparse   {sparse}")
     if report.microcontroller is not None:
         for label, text in fit.lines(report.microcontroller):
             say(f"{label:11}{text}")

@@ -15,6 +15,7 @@ from edgepress.compressor.errors import UsageError
 from edgepress.compressor.report.device import Instructions, OnDevice
 from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
 from edgepress.compressor.report.micro import MicroFit
+from edgepress.compressor.report.sparse import Sparse
 from edgepress.compressor.report.tflite import Tflite
 
 SCHEMA_VERSION = 1
@@ -290,6 +291,7 @@ class Report(Record):
         oldest_onnxruntime: oldest release that loads the result.
         device: the verdict's rows on the target itself, where it is not this machine and ran them; null elsewhere.
         tflite: the TFLite file beside the ONNX one; null where none was asked for.
+        sparse: the file for the sparse engine, where the result is a perceptron of few weights; else null.
         microcontroller: what the result takes of the target where that is one; else null.
         seconds: wall time by stage.
         tool_peak_rss_bytes: most memory that this tool held; its processes together, at their peaks.
@@ -337,6 +339,7 @@ class Report(Record):
     oldest_onnxruntime: str | None = None
     device: OnDevice | None = None
     tflite: Tflite | None = None
+    sparse: Sparse | None = None
     microcontroller: MicroFit | None = None
     seconds: dict[str, float]
     tool_peak_rss_bytes: int

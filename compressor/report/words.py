@@ -298,6 +298,19 @@ def limits_text(report: Report) -> str:
     return f"kept: at most {' and '.join(asked)}" if asked else ""
 
 
+def sparse_text(report: Report) -> str:
+    """The file for the sparse engine: `2.1 MB, 3 % of the weights; 0.23 ms, model.onnx 1.77 ms`; empty without."""
+    sparse = report.sparse
+    if sparse is None:
+        return ""
+    share = f"{number(sparse.density_percent)} % of the weights"
+    ours, dense = (quantity(ns, "ns") for ns in (sparse.latency_ns, sparse.onnx_latency_ns))
+    times = "not timed" if sparse.latency_ns is None else f"{ours}, model.onnx {dense}"
+    if sparse.reason:
+        return f"none: {sparse.reason} ({share}; {times})"
+    return f"{quantity(sparse.size_bytes, 'bytes')}, {share}; {times}"
+
+
 def tflite_score(report: Report) -> str:
     """The TFLite file's score: `, top1 93.20 %`, on the target where that judged; empty where it has none."""
     if report.tflite is not None and report.tflite.score_on_device is not None:
