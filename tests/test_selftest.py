@@ -27,7 +27,7 @@ from edgepress.runtime.record import EngineDiedError, EngineError
 __all__ = ["emulation"]
 
 
-def tested(case: Case, *words: object, code: int = 0) -> Selftest:
+def quick(case: Case, *words: object, code: int = 0) -> Selftest:
     found = case.run("selftest", "--quick", *words, "--json", "found.json", "--quiet")
     assert found.code == code, found.err
     return Selftest.model_validate_json(Path("found.json").read_bytes())
@@ -45,14 +45,15 @@ def scripted(monkeypatch: pytest.MonkeyPatch, run: Any, formats: Sequence[str] =
 
 
 def test_this_machine_computes_exactly_in_every_precision_and_format(case: Case) -> None:
-    found = tested(case)
+    found = quick(case)
     assert found.verdict == "right"
     kinds = {(check.format, check.precision) for check in found.checks if check.verdict == "right"}
     names = {"fp32", "fp32 subnormal", "fp16", "fp16 subnormal", "int8", "int4"}
-    assert kinds == {(kind, name) for kind in ("onnx", "tflite") for name in names}
-    assert {check.operators for check in found.checks} == {"gemm", "matmul", "conv"}
+    dense = {(kind, name) for kind in ("onnx", "tflite") for name in names}
+    assert kinds == dense | {("sparse", "fp32"), ("sparse", "fp32 subnormal")}
+    assert {check.operators for check in found.checks} == {"gemm", "matmul", "conv", "sparse"}
     for check in found.checks:
-        assert check.wrong_rows == check.false_alarms == 0
+        assert check.precision == "fp32 subnormal" or check.wrong_rows == check.false_alarms == 0
         if check.kind == "changed":
             assert check.threshold_error is not None
             assert check.step is not None
@@ -132,7 +133,7 @@ def test_the_model_that_kills_the_engine_is_found_among_all(
         return run(self, models, feeds, **how)
 
     monkeypatch.setattr(RemoteWorker, "run", dies)
-    found = tested(case, "--precision", "int8", "--format", "onnx", code=1)
+    found = quick(case, "--precision", "int8", "--format", "onnx", code=1)
     assert len(asked) > 1
     by_depth = {(check.layers, check.verdict) for check in found.checks}
     assert by_depth == {(1, "right"), (3, "wrong")}
@@ -151,7 +152,7 @@ def test_a_device_that_is_lost_ends_with_3(case: Case, monkeypatch: pytest.Monke
 def test_images_of_the_user_make_a_network(case: Case) -> None:
     rng = np.random.default_rng(0)
     case.samples("images.npz", x=rng.integers(0, 256, (12, 1, 28, 28)).astype(np.uint8), y=np.arange(12))
-    found = tested(case, "--precision", "int8", "--format", "onnx", "--images", "images.npz")
+    found = quick(case, "--precision", "int8", "--format", "onnx", "--images", "images.npz")
     assert any("images" in check.network for check in found.checks)
 
 
@@ -164,7 +165,7 @@ def test_images_of_the_user_make_a_network(case: Case) -> None:
         (("--images", "none.npz"), 2, "none.npz"),
         (("--images", "flat.npz"), 2, "has no images"),
         (("--images", "small.npz"), 2, "26"),
-        (("--target", "cortex-m4"), 2, "cortex-m4"),
+        (("--target", "cortex-m4", "--format", "onnx"), 3, "Nothing there runs onnx files"),
     ],
 )
 def test_mistakes_are_one_message(case: Case, words: Sequence[str], code: int, said: str) -> None:
@@ -181,9 +182,16 @@ def test_the_schema_is_the_committed_one() -> None:
     assert path.read_text("utf-8") == record.schema_text()
 
 
+def test_a_microcontroller_is_tested_by_its_interpreter(case: Case) -> None:
+    pytest.importorskip("tflite_micro", reason="the interpreter of microcontrollers is not installed")
+    found = quick(case, "--target", "cortex-m4", "--precision", "int8")
+    assert {check.verdict for check in found.checks} == {"right"}
+    assert {check.format for check in found.checks} == {"tflite"}
+
+
 @pytest.mark.usefixtures("emulation")
 def test_an_emulated_core_computes_exactly(case: Case) -> None:
-    found = tested(case, "--target", "cortex-a72", "--precision", "int8", "--precision", "fp32")
+    found = quick(case, "--target", "cortex-a72", "--precision", "int8", "--precision", "fp32")
     assert found.transport == "emulated"
     assert found.verdict == "right"
     assert {check.format for check in found.checks} == {"onnx", "tflite"}

@@ -16,7 +16,7 @@ from edgepress.compressor.protocols import Array, Feeds
 from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import MICRO, DeviceSpec
 from edgepress.devices.remote import RemoteWorker
-from edgepress.runtime.engines.choose import is_tflite
+from edgepress.runtime.engines.choose import suffix_of
 from edgepress.runtime.record import EngineDiedError, EngineError
 
 Answers = list[Mapping[str, Array] | Refusal]
@@ -64,6 +64,7 @@ def reached(spec: DeviceSpec, threads: int, tell: Callable[[str], None]) -> Iter
             for name, there in (
                 ("onnx", "onnxruntime" in facts.engines),
                 ("tflite", not TFLITE_ENGINES.isdisjoint(facts.engines)),
+                ("sparse", True),  # SciPy is all that it takes; where that is missing, it is refused
             )
             if there
         )
@@ -84,7 +85,7 @@ def _run(worker: RemoteWorker, files: Sequence[bytes], feeds: Sequence[Feeds], t
         with TemporaryDirectory(prefix="edgepress-") as folder:
             paths = []
             for place, data in enumerate(files):
-                paths.append(Path(folder) / f"{place}.{'tflite' if is_tflite(data) else 'onnx'}")
+                paths.append(Path(folder) / f"{place}{suffix_of(data)}")
                 paths[-1].write_bytes(data)
             # A worker of its own each time: it remembers what it has put there by path, and paths come again.
             return list(RemoteWorker(worker.device).run(paths, feeds, threads=threads, limit_s=LIMIT_S))

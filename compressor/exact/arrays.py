@@ -113,7 +113,7 @@ class AssociativeArray:
         """A ⊕ B, at the keys of either."""
         self._same(other)
         rows, columns = np.union1d(self.rows, other.rows), np.union1d(self.columns, other.columns)
-        parts = [_triples(each._placed(rows, columns)) for each in (self, other)]
+        parts = [_triples(each.placed(rows, columns)) for each in (self, other)]
         i, j, values = (np.concatenate(both) for both in zip(*parts, strict=True))
         matrix = _matrix((i, j, values), (len(rows), len(columns)), self.semiring)
         return AssociativeArray(rows, columns, matrix, self.semiring)
@@ -122,7 +122,7 @@ class AssociativeArray:
         """A ⊗ B, element by element, at the keys of either."""
         self._same(other)
         rows, columns = np.union1d(self.rows, other.rows), np.union1d(self.columns, other.columns)
-        (i, j, left), (k, n, right) = (_triples(each._placed(rows, columns)) for each in (self, other))
+        (i, j, left), (k, n, right) = (_triples(each.placed(rows, columns)) for each in (self, other))
         _, here, there = np.intersect1d(
             i * len(columns) + j, k * len(columns) + n, assume_unique=True, return_indices=True
         )
@@ -134,7 +134,7 @@ class AssociativeArray:
         """A B: ⊕ over the common keys of A(k₁, k) ⊗ B(k, k₂)."""
         self._same(other)
         inner = np.union1d(self.columns, other.rows)
-        left, right = self._placed(self.rows, inner), other._placed(inner, other.columns)
+        left, right = self.placed(self.rows, inner), other.placed(inner, other.columns)
         matrix = left @ right if self.semiring is STANDARD else _product(left, right, self.semiring)
         return AssociativeArray(self.rows, other.columns, matrix, self.semiring)
 
@@ -161,8 +161,8 @@ class AssociativeArray:
         found[i, j] = values
         return found
 
-    def _placed(self, rows: Keys, columns: Keys) -> sp.csr_array:
-        """The matrix over more keys."""
+    def placed(self, rows: Keys, columns: Keys) -> sp.csr_array:
+        """The matrix over more keys, which hold all of its own; sorted."""
         i, j, values = _triples(self.matrix)
         i, j = np.searchsorted(rows, self.rows)[i], np.searchsorted(columns, self.columns)[j]
         return sp.csr_array((values, (i, j)), shape=(len(rows), len(columns)))

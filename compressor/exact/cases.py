@@ -3,7 +3,7 @@
 All rows are whole multiples of 1/n, and so is all that must come out; see `models.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,13 +143,12 @@ def changed(net: ExactNet, precision: Precision, pairs: int, seed: int = 0) -> C
     )  # fmt: skip
 
 
-def expected(case: Case) -> list[Rows]:
-    """What every layer must give, [rows, neurons], in steps: the oracle's answer."""
-    found, y = [], np.rint(case.rows * case.steps)
+def expected(case: Case) -> Iterator[Rows]:
+    """What every layer must give, [rows, neurons], in steps, one after the other: the oracle's answer."""
+    y = np.rint(case.rows * case.steps)
     for weight, bias in zip(case.net.weights, case.biases, strict=True):
         y = np.maximum((weight @ y.T).T + bias, 0)
-        found.append(y)
-    return found
+        yield y
 
 
 def exercised(case: Case) -> tuple[int, int]:

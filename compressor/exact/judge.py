@@ -1,9 +1,11 @@
 """Outputs of a device against what an exact network must answer: which layer is wrong, by how much, and at r_d or not.
 
-Each layer is held against what the layer before it really gave, so that one fault is found in one place.
+Each layer is held against what the layer before it really gave, so that one fault is found in one place. Of layers that
+a model does not give, what they should have given is taken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgepress.compressor.exact.cases import Case, expected
-from edgepress.compressor.exact.causes import FLUSHED, cause_of
+from edgepress.compressor.exact.causes import FLUSHED, TOP, cause_of
 from edgepress.compressor.exact.models import ExactModel
 from edgepress.compressor.exact.perturb import detected, false_alarm
 
@@ -20,7 +22,12 @@ Values = npt.NDArray[np.float64]
 CLOSE = 0.01
 """Of a step: what is nearer to a whole number is that number; scales of integers are rounded floats."""
 
-OPERATORS = {"gemm": ("Gemm", "Gemm"), "matmul": ("MatMul", "MatMul"), "conv": ("Conv 3×3", "Conv 1×1")}
+OPERATORS = {
+    "gemm": ("Gemm", "Gemm"),
+    "matmul": ("MatMul", "MatMul"),
+    "conv": ("Conv 3×3", "Conv 1×1"),
+    "sparse": ("sparse product", "sparse product"),
+}
 """Form → its operator in the first layer, and in later ones."""
 
 
@@ -88,11 +95,12 @@ def judge(case: Case, model: ExactModel, outputs: Mapping[str, npt.NDArray[Any]]
     Args:
         case: what was run.
         model: as what.
-        outputs: y1 … yL, of all rows.
+        outputs: yL, of all rows, and those of earlier layers, where the model gives them.
     """
-    got = model.layers(dict(outputs))
+    got = model.layers(outputs)
     deviations = _deviations(case, model, got)
-    last, right = got[-1], expected(case)[-1]
+    last = got[len(case.net.weights)]
+    (right,) = deque(expected(case), maxlen=1)
     wrong = ((last > 0.5) != (right > 0.5)).any(axis=1)
     error, alarms = None, 0
     if case.kind == "changed":
@@ -124,11 +132,13 @@ def threshold_error(case: Case, answers: Values) -> float:
     return float(worst)
 
 
-def _deviations(case: Case, model: ExactModel, got: Sequence[Values]) -> list[Deviation]:
+def _deviations(case: Case, model: ExactModel, got: Mapping[int, Values]) -> list[Deviation]:
     found = []
     given = np.rint(case.rows * case.steps)
-    for layer, values in enumerate(got):
-        should = np.maximum((case.net.weights[layer] @ given.T).T + case.biases[layer], 0)
+    top = TOP if case.precision.integer else np.inf
+    for layer, weight in enumerate(case.net.weights):
+        should = np.clip((weight @ given.T).T + case.biases[layer], 0, top)
+        values = got.get(layer + 1, should)
         with np.errstate(invalid="ignore"):
             wrong = ~(np.abs(values - should) <= CLOSE)
         if wrong.any():

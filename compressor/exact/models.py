@@ -5,7 +5,7 @@ that sums of such numbers are exact in the precision: a right kernel gives exact
 adding up. In integers 1 is the code n of activations, and the largest code of weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +15,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.compressor.exact.networks import ExactNet, Vector
+from edgepress.compressor.export.sparse import SparseLayer, SparseNet, to_bytes
 
-Form = Literal["gemm", "matmul", "conv"]
-"""Kinds of operators: Gemm; MatMul and Add; a 3×3 convolution, then those of one pixel."""
+Form = Literal["gemm", "matmul", "conv", "sparse"]
+"""Kinds of operators: Gemm; MatMul and Add; a 3×3 convolution, then those of one pixel; the sparse engine's."""
 
 FORMS: tuple[Form, ...] = ("gemm", "matmul", "conv")
+"""Those that ONNX has."""
 
 INPUT = "x"
 TAPS = 9
@@ -95,7 +97,7 @@ class ExactModel:
     """A model file, and how its numbers are to be read.
 
     Attributes:
-        data: the ONNX file.
+        data: the ONNX file, or that of the sparse engine.
         form: kind of its operators.
         precision: of its kernels.
         steps: n: 1 is so many steps.
@@ -119,10 +121,23 @@ class ExactModel:
         padded[:, : x.shape[1]] = x
         return {INPUT: padded.reshape(len(x), channels, 3, 3)}
 
-    def layers(self, outputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float64]]:
-        """What each layer gave, [rows, neurons], in steps of 1/n: whole numbers, where kernels are right."""
-        found = [outputs[name] for name in sorted(outputs, key=lambda name: int(name[1:]))]
-        return [each.reshape(len(each), -1).astype(np.float64) / self.unit * self.steps for each in found]
+    def layers(self, outputs: Mapping[str, npt.NDArray[Any]]) -> dict[int, npt.NDArray[np.float64]]:
+        """What layers gave, number from 1 → [rows, neurons] in steps: whole numbers, where kernels are right."""
+        return {
+            int(name[1:]): each.reshape(len(each), -1).astype(np.float64) / self.unit * self.steps
+            for name, each in outputs.items()
+        }
+
+
+def build_sparse(net: ExactNet, precision: Precision, biases: Sequence[Vector], steps: int) -> ExactModel:
+    """Write a network for the sparse engine, whose only output is the last layer's; arguments as of `build`."""
+    unit = 2.0**precision.tiny
+    layers = tuple(
+        SparseLayer(weight.T, (bias / steps * unit).astype(np.float32), "Relu")
+        for weight, bias in zip(net.weights, biases, strict=True)
+    )
+    data = to_bytes(SparseNet(layers, INPUT, f"y{len(layers)}"))
+    return ExactModel(data, "sparse", precision, steps, unit)
 
 
 def build(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from edgepress.compressor.exact.arrays import MAX_PLUS, AssociativeArray
+from edgepress.compressor.exact.arrays import MAX_PLUS, AssociativeArray, Keys
 
 Vector = npt.NDArray[np.float64]
 
@@ -73,20 +73,30 @@ class ExactNet:
             raise ValueError(f"β must be above 0 and at most 1, one for each of {len(self.weights)} layers")
         return [beta * (each > 0) - each for beta, each in zip(betas, self.degrees(), strict=True)]
 
-    def collapsed(self, betas: Sequence[float] | None = None) -> tuple[AssociativeArray, AssociativeArray]:
+    def collapsed(
+        self, betas: Sequence[float] | None = None, *, named: bool = True
+    ) -> tuple[AssociativeArray, AssociativeArray]:
         """The whole network as two arrays over unique keys: W = ⊕ W_l and b = ⊕ b_l (over max, +).
 
-        Keys are labels behind the number of their layer: a neuron that hands on what it reads is not taken for it.
+        Args:
+            betas: as `biases` takes them.
+            named: keys are labels behind the number of their layer (a neuron that hands on what it reads is not taken
+                for it); False: numbers, counted through all layers from the first feature on.
         """
-        keys = [[f"{place}|{label}" for label in labels] for place, labels in enumerate(self.labels)]
-        rows, columns, biases = [], [], []
+        starts = np.cumsum([0, *map(len, self.labels)])
+        keys: list[Keys] = [
+            np.array([f"{place}|{label}" for label in labels])
+            if named
+            else starts[place] + np.arange(len(labels))
+            for place, labels in enumerate(self.labels)
+        ]
+        rows, columns = [], []
         for place, weight in enumerate(self.weights):
             found = weight.tocoo()
-            rows.append(np.array(keys[place + 1])[found.row])
-            columns.append(np.array(keys[place])[found.col])
-            biases.append(np.array(keys[place + 1]))
+            rows.append(keys[place + 1][found.row])
+            columns.append(keys[place][found.col])
         weights = AssociativeArray.of(np.concatenate(rows), np.concatenate(columns), 1.0)
-        values, names = np.concatenate(self.biases(betas)), np.concatenate(biases)
+        values, names = np.concatenate(self.biases(betas)), np.concatenate(keys[1:])
         return weights, AssociativeArray.of(names, np.full(len(names), ""), values, MAX_PLUS)
 
 
@@ -147,3 +157,24 @@ def collapsed_step(
     i, j, values = z.entries()
     kept = values > 0
     return AssociativeArray.of(z.rows[i[kept]], z.columns[j[kept]], values[kept])
+
+
+def infer(
+    weights: AssociativeArray, biases: AssociativeArray, y: AssociativeArray, layers: int
+) -> AssociativeArray:
+    """Y ← W Y ⊗ B ⊕ 0, so many times: as `collapsed_step`, but keys are looked up once.
+
+    Args:
+        weights: neurons × neurons, over (+, ×).
+        biases: neurons × the empty key, over (max, +).
+        y: features × samples.
+        layers: times.
+    """
+    keys = np.union1d(np.union1d(weights.rows, weights.columns), y.rows)
+    square = weights.placed(keys, keys)
+    bias = np.zeros(len(keys))
+    bias[np.searchsorted(keys, biases.rows)] = biases.dense()[:, 0]
+    matrix = y.placed(keys, y.columns)
+    for _ in range(layers):
+        matrix = step(square, bias, matrix)
+    return AssociativeArray(keys, y.columns, matrix)

@@ -1,5 +1,6 @@
 """The whole test of a device: networks × kinds of operators × precisions × file formats, run by whoever can."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +12,25 @@ from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.exact import cases, constructions, known
 from edgepress.compressor.exact.cases import Case
 from edgepress.compressor.exact.judge import Judgement, judge
-from edgepress.compressor.exact.models import FORMS, ExactModel, Form, Precision, build
+from edgepress.compressor.exact.models import FORMS, ExactModel, Form, Precision, build, build_sparse
 from edgepress.compressor.exact.networks import ExactNet
 from edgepress.compressor.export.tflite.convert import convert
 from edgepress.compressor.protocols import Array, Feeds
 from edgepress.compressor.serialize import parse
 
-FORMATS = ("onnx", "tflite")
+FORMATS = ("onnx", "tflite", "sparse")
+
+MOST_WEIGHTS = 5_000_000
+"""Of networks that are written as they are; larger ones go to the sparse engine alone, which leaves out the zeros."""
 
 PAIRS, QUICK_PAIRS = 60, 12
 """Of a category and a feature that is changed, a network; all and quick."""
 
 QUICK_EXTRA = 2
 """As `cases.EXTRA_ROWS`, for quick tests."""
+
+FLOAT32_BITS = 24
+"""Of the significand."""
 
 TOGETHER = 64
 """Models that go to the device at once."""
@@ -61,7 +68,11 @@ class Trial:
 
     def made(self) -> tuple[ExactModel, bytes]:
         """The model, and the file that goes to the device; raises `EdgepressError` where there is no such file."""
-        model = build(self.case.net, self.form, self.case.precision, self.case.biases, self.case.steps)
+        case = self.case
+        if self.format == "sparse":
+            model = build_sparse(case.net, case.precision, case.biases, case.steps)
+            return model, model.data
+        model = build(case.net, self.form, case.precision, case.biases, case.steps)
         return model, model.data if self.format == "onnx" else convert(parse(model.data)).data
 
 
@@ -104,23 +115,38 @@ def networks(*, quick: bool, images: npt.NDArray[np.floating] | None = None) -> 
         constructions.combinatoric(sets, deep=False),
         pictures,
         constructions.deep(2, 100),
+        constructions.deep(198, 100),
     ]
 
 
 def trials(
     nets: Sequence[ExactNet], precisions: Sequence[Precision], formats: Sequence[str], *, quick: bool
 ) -> list[Trial]:
-    """All that is to be run; a product in TFLite is the same operator however ONNX writes it, so one form is enough."""
+    """All that is to be run."""
     found = []
     extra, pairs = (QUICK_EXTRA, QUICK_PAIRS) if quick else (cases.EXTRA_ROWS, PAIRS)
     for net in nets:
+        large = sum(math.prod(each.shape) for each in net.weights) > MOST_WEIGHTS
         for precision in precisions:
-            rows = (cases.answers(net, precision, extra), cases.changed(net, precision, pairs))
-            for case in filter(None, rows):
-                for name in formats:
-                    forms = [each for each in FORMS if name == "onnx" or each != "matmul"]
-                    found += [Trial(case, form, name) for form in forms]
+            kinds = [(name, form) for name in formats for form in _forms(name, precision, large=large)]
+            if not kinds:
+                continue
+            rows = (
+                cases.answers(net, precision, 0 if large else extra),
+                cases.changed(net, precision, pairs),
+            )
+            found += [Trial(case, form, name) for case in rows if case is not None for name, form in kinds]
     return found
+
+
+def _forms(name: str, precision: Precision, *, large: bool) -> Sequence[Form]:
+    """Kinds of operators that a file format has, in a precision.
+
+    A product in TFLite is the same operator however ONNX writes it: one form is enough. The sparse engine is float32.
+    """
+    if name == "sparse":
+        return ("sparse",) if precision.float_bits == FLOAT32_BITS else ()
+    return [] if large else [each for each in FORMS if name == "onnx" or each != "matmul"]
 
 
 def outcomes(todo: Sequence[Trial], run: Run) -> Iterator[Outcome]:
@@ -165,6 +191,8 @@ def _judged(case: Case, model: ExactModel, answer: Mapping[str, Array] | Refusal
     if isinstance(answer, Refusal):
         return answer
     sizes = {f"y{place + 1}": each.shape[0] for place, each in enumerate(case.net.weights)}
+    if model.form == "sparse":
+        sizes = dict(list(sizes.items())[-1:])
     wrong = [
         name
         for name, size in sizes.items()

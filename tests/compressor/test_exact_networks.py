@@ -13,7 +13,7 @@ from edgepress.compressor.errors import DataError
 from edgepress.compressor.exact import constructions, known
 from edgepress.compressor.exact.arrays import MAX_TIMES, AssociativeArray
 from edgepress.compressor.exact.constructions import combinatoric, deep, from_images, selective, words
-from edgepress.compressor.exact.networks import ExactNet, collapsed_step, forward, step
+from edgepress.compressor.exact.networks import ExactNet, collapsed_step, forward, infer, step
 from edgepress.compressor.exact.perturb import betas_for, clean_answer, detected, false_alarm, thresholds
 
 SETS = [[f"{place}{letter}" for letter in "ab"] for place in range(1, 5)]
@@ -92,6 +92,23 @@ def test_sparse_steps_are_the_dense_formula(net: ExactNet, seed: int) -> None:
     assert (found == dense(net, y, betas)).all()
 
 
+def entries(array: AssociativeArray) -> dict[tuple[str, str], float]:
+    rows, columns, values = array.entries()
+    return {
+        (array.rows[a], array.columns[b]): float(v) for a, b, v in zip(rows, columns, values, strict=True)
+    }
+
+
+def test_a_network_collapsed_over_numbers_is_the_same() -> None:
+    net = deep(12, 6)
+    weights, biases = net.collapsed(named=False)
+    own = net.supports().T.tocoo()
+    found = infer(weights, biases, AssociativeArray.of(own.row, own.col, own.data), len(net.weights))
+    rows, columns, values = found.entries()
+    assert (rows - rows.min()).tolist() == columns.tolist() == list(range(12))
+    assert (values == 1).all()
+
+
 @given(nets(), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=25)
 def test_the_collapsed_arrays_give_what_the_layers_give(net: ExactNet, seed: int) -> None:
@@ -99,11 +116,11 @@ def test_the_collapsed_arrays_give_what_the_layers_give(net: ExactNet, seed: int
     weights, biases = net.collapsed()
     i, j = np.nonzero(y)
     samples = AssociativeArray.of([f"0|{net.labels[0][at]}" for at in i], [str(at) for at in j], y[i, j])
+    last, first = len(net.weights), samples
     for _ in net.weights:
         samples = collapsed_step(weights, biases, samples)
-    last = len(net.weights)
-    rows, columns, values = samples.entries()
-    got = {(samples.rows[a], samples.columns[b]): v for a, b, v in zip(rows, columns, values, strict=True)}
+    got = entries(samples)
+    assert entries(infer(weights, biases, first, last)) == got
     expected = forward(net, y)[-1].tocoo()
     assert got == {
         (f"{last}|{net.labels[-1][a]}", str(b)): v
