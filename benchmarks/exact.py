@@ -2,8 +2,8 @@
 
     python benchmarks/exact.py [--out benchmarks/results/exact.json]
 
-A million neurons in a hundred layers are made; then two networks are answered for, of 10⁶ connections in all (collapsed to
-one array over all neurons, iterated a hundred times) and of 10⁶ in each of a hundred layers. Product and oracle take
+A million neurons in a hundred layers are made; then two networks are answered for, of 10⁶ connections in all (collapsed
+to one array over all neurons, iterated a hundred times) and of 10⁶ in each of a hundred layers. Product and oracle take
 turns, layer by layer, on the same operands; the ratio is that of their sums.
 """
 
