@@ -123,12 +123,27 @@ class RemoteWorker:
         self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
     ) -> list[dict[str, npt.NDArray[Any]]]:
         """Outputs of models, each on its feeds; raises as `ask` does."""
+        found = self._outputs("run", models, feeds, threads, limit_s)
+        return [each for each in found if not isinstance(each, EngineError)]
+
+    def attempt(
+        self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
+    ) -> list[dict[str, npt.NDArray[Any]] | EngineError]:
+        """Outputs of models as `run` gives them, or why an engine refused one; raises as `ask` does for all else."""
+        return self._outputs("try", models, feeds, threads, limit_s)
+
+    def _outputs(
+        self, task: str, models: Sequence[Path], feeds: Sequence[Feeds], threads: int, limit_s: float
+    ) -> list[dict[str, npt.NDArray[Any]] | EngineError]:
         files = [f"outputs{number}.npz" for number in range(len(models))]
-        answer = self.ask("run", models, feeds, threads=threads, limit_s=limit_s, outputs=files)
+        answer = self.ask(task, models, feeds, threads=threads, limit_s=limit_s, outputs=files)
         self._one_each(answer.result, models)
+        found: list[dict[str, npt.NDArray[Any]] | EngineError] = []
         with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
-            found = []
             for name, names in zip(files, answer.result, strict=True):
+                if isinstance(names, dict):
+                    found.append(EngineError(str(names.get("error")), str(names.get("hint", ""))))
+                    continue
                 self.device.get(name, Path(folder) / name)
                 try:
                     with np.load(Path(folder) / name, allow_pickle=False) as arrays:

@@ -121,7 +121,7 @@ def test_what_is_refused_is_told_and_not_wrong(case: Case, monkeypatch: pytest.M
 def test_the_model_that_kills_the_engine_is_found_among_all(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = RemoteWorker.run
+    run = RemoteWorker.attempt
     asked = []
 
     def dies(self: RemoteWorker, models: Sequence[Path], feeds: Any, **how: Any) -> Any:
@@ -132,7 +132,7 @@ def test_the_model_that_kills_the_engine_is_found_among_all(
             raise EngineError("not offered")
         return run(self, models, feeds, **how)
 
-    monkeypatch.setattr(RemoteWorker, "run", dies)
+    monkeypatch.setattr(RemoteWorker, "attempt", dies)
     found = quick(case, "--precision", "int8", "--format", "onnx", code=1)
     assert len(asked) > 1
     by_depth = {(check.layers, check.verdict) for check in found.checks}

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepress.compressor.cli.host import find_target
-from edgepress.compressor.cli.selftest_run import Reached, reached
+from edgepress.compressor.cli.selftest_run import EMULATED, Reached, reached
 from edgepress.compressor.cli.troubles import line_told
 from edgepress.compressor.columns import npz_columns
 from edgepress.compressor.errors import DataError, DeviceError, UsageError, nearest
@@ -68,7 +68,8 @@ def selftest(
             raise UsageError(f"{name!r} is no precision.", nearest(name, known))
     nets = networks(quick=quick, images=None if images is None else _images(images))
     with line_told(quiet) as tell, reached(spec, threads, tell) as device:
-        todo = trials(nets, [known[name] for name in wanted or known], _files(formats, device), quick=quick)
+        chosen, files = [known[name] for name in wanted or known], _files(formats, device)
+        todo = trials(nets, chosen, files, brief=quick or device.how == EMULATED)
         started, checks = time.monotonic(), []
         with _progress(len(todo), quiet) as advance:
             for outcome in outcomes(todo, device.run):

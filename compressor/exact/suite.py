@@ -23,11 +23,11 @@ FORMATS = ("onnx", "tflite", "sparse")
 MOST_WEIGHTS = 5_000_000
 """Of networks that are written as they are; larger ones go to the sparse engine alone, which leaves out the zeros."""
 
-PAIRS, QUICK_PAIRS = 60, 12
-"""Of a category and a feature that is changed, a network; all and quick."""
+PAIRS, BRIEF_PAIRS = 60, 12
+"""Of a category and a feature that is changed, a network."""
 
-QUICK_EXTRA = 2
-"""As `cases.EXTRA_ROWS`, for quick tests."""
+BRIEF_EXTRA = 1
+"""As `cases.EXTRA_ROWS`."""
 
 FLOAT32_BITS = 24
 """Of the significand."""
@@ -120,11 +120,18 @@ def networks(*, quick: bool, images: npt.NDArray[np.floating] | None = None) -> 
 
 
 def trials(
-    nets: Sequence[ExactNet], precisions: Sequence[Precision], formats: Sequence[str], *, quick: bool
+    nets: Sequence[ExactNet], precisions: Sequence[Precision], formats: Sequence[str], *, brief: bool
 ) -> list[Trial]:
-    """All that is to be run."""
+    """All that is to be run.
+
+    Args:
+        nets: networks.
+        precisions: of kernels.
+        formats: of files, of `FORMATS`.
+        brief: with fewer rows: every one still fires every neuron's ones, but not every weight is seen to be 0.
+    """
     found = []
-    extra, pairs = (QUICK_EXTRA, QUICK_PAIRS) if quick else (cases.EXTRA_ROWS, PAIRS)
+    extra, pairs = (BRIEF_EXTRA, BRIEF_PAIRS) if brief else (cases.EXTRA_ROWS, PAIRS)
     for net in nets:
         large = sum(math.prod(each.shape) for each in net.weights) > MOST_WEIGHTS
         for precision in precisions:
