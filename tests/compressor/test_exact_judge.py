@@ -90,7 +90,7 @@ def test_what_is_expected_lies_on_the_grid_and_below_the_largest_code(
         for layer in (case.rows * case.steps, *case.biases, *expected(case)):
             assert (np.abs(layer - np.rint(layer)) < 1e-6).all()
         if PRECISIONS[name].integer:
-            assert max(layer.max() for layer in expected(case)) <= 255
+            assert max(layer.max() for layer in expected(case)) <= 250  # a step too much must show, too
         limits, r = case.threshold, case.r if case.kind == "changed" else case.threshold
         for place in range(0, len(limits), 50):
             mine = (case.category == case.category[place]) & (case.feature == case.feature[place])
