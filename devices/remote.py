@@ -14,7 +14,7 @@ from edgepress.devices.base import Completed, Device, DeviceTroubleError
 from edgepress.runtime import worker
 from edgepress.runtime.engines.choose import suffix_of
 from edgepress.runtime.environment import Condition, Environment
-from edgepress.runtime.record import EngineError, Measurement
+from edgepress.runtime.record import EngineDiedError, EngineError, Measurement
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -123,12 +123,27 @@ class RemoteWorker:
         self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
     ) -> list[dict[str, npt.NDArray[Any]]]:
         """Outputs of models, each on its feeds; raises as `ask` does."""
+        found = self._outputs("run", models, feeds, threads, limit_s)
+        return [each for each in found if not isinstance(each, EngineError)]
+
+    def attempt(
+        self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
+    ) -> list[dict[str, npt.NDArray[Any]] | EngineError]:
+        """Outputs of models as `run` gives them, or why an engine refused one; raises as `ask` does for all else."""
+        return self._outputs("try", models, feeds, threads, limit_s)
+
+    def _outputs(
+        self, task: str, models: Sequence[Path], feeds: Sequence[Feeds], threads: int, limit_s: float
+    ) -> list[dict[str, npt.NDArray[Any]] | EngineError]:
         files = [f"outputs{number}.npz" for number in range(len(models))]
-        answer = self.ask("run", models, feeds, threads=threads, limit_s=limit_s, outputs=files)
+        answer = self.ask(task, models, feeds, threads=threads, limit_s=limit_s, outputs=files)
         self._one_each(answer.result, models)
+        found: list[dict[str, npt.NDArray[Any]] | EngineError] = []
         with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
-            found = []
             for name, names in zip(files, answer.result, strict=True):
+                if isinstance(names, dict):
+                    found.append(EngineError(str(names.get("error")), str(names.get("hint", ""))))
+                    continue
                 self.device.get(name, Path(folder) / name)
                 try:
                     with np.load(Path(folder) / name, allow_pickle=False) as arrays:
@@ -225,7 +240,7 @@ class RemoteWorker:
             )
         if done.code < 0:
             hint = "Signal 9 mostly means that memory ran out there." if done.code == _KILLED else ""
-            raise EngineError(f"{name}: the worker for {files} was ended by signal {-done.code}", hint)
+            raise EngineDiedError(f"{name}: the worker for {files} was ended by signal {-done.code}", hint)
         if done.code > 0:
             last = (done.err.splitlines() or ["it said nothing"])[-1]
             raise EngineError(f"{name}: the worker for {files} failed with code {done.code}: {last}")

@@ -22,6 +22,10 @@ class EngineError(HintedError):
     """An engine refused a model or failed while running it, or its process died."""
 
 
+class EngineDiedError(EngineError):
+    """The process that ran an engine was ended by a signal."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One model's time per inference, in nanoseconds.

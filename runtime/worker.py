@@ -13,6 +13,7 @@ name that no archive can hold. Where models take different feeds, "feeds" and "i
 | time | "time_limit_s", "precision" | a `Measurement` a model, all interleaved |
 | memory | | growth of the peak memory in bytes, a model |
 | run | "outputs": [path of an .npz to write, a model] | names of its arrays a0, a1, …, a model |
+| try | the same | the same; of a model that is refused {"error": message, "hint": …} |
 | layers | "time_limit_s" | times of its layers a model (`layers`) |
 | count | | instructions and heap a model, where an emulator counts (`counting`) |
 | look | | engine, version, delegate, inputs, outputs and load time, a model |
@@ -200,6 +201,17 @@ def _run(request: Mapping[str, Any]) -> Any:
     return names
 
 
+def _try(request: Mapping[str, Any]) -> Any:
+    found = []
+    for place in range(len(request["models"])):
+        one = {name: request[name][place : place + 1] for name in ("models", "feeds", "inputs", "outputs")}
+        try:
+            found += _run({**request, **one})
+        except EngineError as error:
+            found.append({"error": str(error), "hint": error.hint})
+    return found
+
+
 def _look(request: Mapping[str, Any]) -> Any:
     from edgepress.runtime.engines.choose import engine_for  # needs numpy, which `environment` does not
 
@@ -247,6 +259,7 @@ _TASKS = {
     "memory": _memory,
     "run": _run,
     "time": _time,
+    "try": _try,
 }
 
 

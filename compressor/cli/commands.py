@@ -21,6 +21,7 @@ COMMANDS = (
     "report",
     "passes",
     "devices",
+    "selftest",
     "replay",
     "doctor",
     "completion",
