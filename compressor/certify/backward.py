@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from edgepress.compressor.certify.affine import Affine
+from edgepress.compressor.certify.affine import Affine, Move
 from edgepress.compressor.certify.curves import Curve
 from edgepress.compressor.certify.intervals import UNIT64, Interval
-from edgepress.compressor.certify.program import Program, Step
+from edgepress.compressor.certify.program import Program
 from edgepress.compressor.certify.rules import Pair, concretise, dot
 from edgepress.compressor.protocols import Array
 
@@ -73,7 +73,8 @@ def lower(program: Program, target: str, a: Array, ranges: Ranges, unit: float =
         number = _settle(number + constant)
         for name, part in zip(step.inputs, made, strict=True):
             number = number - front.add(name, part)
-        best = np.maximum(best, _settle(number + front.least()))
+        if not isinstance(step.rule, Move):
+            best = np.maximum(best, _settle(number + front.least()))
     return best
 
 
@@ -111,7 +112,7 @@ def lower_difference(
             number = _settle(number + constant)
             for name, part, own in zip(step.inputs, by_change, by_value, strict=True):
                 number = number - moved.add(name, part) - values.add(name, own)
-        if form is not None or shift is not None:
+        if (form is not None or shift is not None) and not isinstance(step.rule, Move):
             best = np.maximum(best, _settle(number + values.least() + moved.least()))
     return best
 
@@ -179,7 +180,3 @@ def _chunks(program: Program, ranges: Ranges, count: int) -> Iterator[Array]:
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
 
-
-def step_of(program: Program, name: str) -> Step:
-    """The step of this name."""
-    return next(step for step in program.steps if step.name == name)

@@ -10,7 +10,6 @@ part of the order for which that bound is under the limit, by bisection.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -20,13 +19,32 @@ from edgepress.compressor.certify.derivatives import Effect, effects
 from edgepress.compressor.certify.difference import Aligned, change
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.linear import ConvMap, MatrixMap
-from edgepress.compressor.certify.program import Program
+from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.protocols import Array
 
-Method = Literal["plain", "tight"]
 SEGMENTS = 10
-ROUNDS = 6
-"""How often prices are set anew."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is done of what can be.
+
+    Attributes:
+        segments: sorted in segments that are shuffled, and taken where the sum of effects fits; else by price.
+        centred: biases take up the middle of what the weights did.
+        backward: changes are bounded by linear forms as well as by intervals.
+        rounds: how often prices of outputs are set anew.
+    """
+
+    segments: bool
+    centred: bool
+    backward: bool
+    rounds: int
+
+
+PLAIN = Method(segments=True, centred=False, backward=False, rounds=1)
+TIGHT = Method(segments=False, centred=True, backward=True, rounds=6)
+METHODS = {"plain": PLAIN, "tight": TIGHT}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +76,7 @@ class Proposals:
     """All weights that might go, side by side.
 
     Attributes:
-        names: steps, in order.
+        names: of the steps' outputs, in order.
         sizes: weights of each.
         shapes: their layouts.
         lo: least effect on each output, [K, weights].
@@ -75,10 +93,10 @@ class Proposals:
 
     @classmethod
     def of(cls, found: list[Effect]) -> "Proposals":
-        """Side by side."""
+        """Side by side; at least one step."""
         shapes = tuple(effect.lo.shape[1:] for effect in found)
         return cls(
-            tuple(effect.step.name for effect in found),
+            tuple(effect.step.output for effect in found),
             tuple(int(np.prod(shape)) for shape in shapes),
             shapes,
             np.concatenate([effect.lo.reshape(len(effect.lo), -1) for effect in found], 1),
@@ -151,16 +169,16 @@ def without(
     """The net without some weights; with biases that take up the middle of what they could do, if `centred`."""
     weights, biases = {}, {}
     for step in program.steps:
-        if step.name not in gone or not isinstance(step.rule, Affine):
+        if step.output not in gone or not isinstance(step.rule, Affine):
             continue
-        op, mask = step.rule.op, gone[step.name]
-        weights[step.name] = np.where(mask, 0.0, op.weight)
-        if centred and isinstance(op, ConvMap | MatrixMap) and np.any(step.rule.bias.shape):
+        op, mask = step.rule.op, gone[step.output]
+        weights[step.output] = np.where(mask, 0.0, op.weight)
+        if centred and step.biased:
             lost = op.with_weight(np.where(mask, op.weight, 0.0)).apply(ranges[step.inputs[0]].centred()[0])
             keep = step.rule.bias.ndim
             middle = lost.mean(axis=tuple(range(lost.ndim - keep)))
             middle = middle.mean(axis=tuple(range(1, keep)), keepdims=True) if isinstance(op, ConvMap) else middle
-            biases[step.name] = (step.rule.bias + middle).astype(np.float32).astype(np.float64)
+            biases[step.output] = (step.rule.bias + middle).astype(np.float32).astype(np.float64)
     return program.with_weights(weights, biases), biases
 
 
@@ -174,7 +192,6 @@ class Task:
         ranges: of all its values.
         limit: largest change of each output, [K].
         method: how.
-        recentred: steps whose bias may change.
     """
 
     program: Program
@@ -186,10 +203,9 @@ class Task:
     def bounded(self, proposals: Proposals, chosen: Array) -> Chosen:
         """The net without these weights, and how far its outputs can be from the original's."""
         gone = proposals.masks(chosen)
-        tight = self.method == "tight"
-        changed, biases = without(self.program, self.ranges, gone, centred=tight)
-        known = dict(self.ranges)
-        found = change(Aligned(self.program, changed), self.box, 0.0, known, tight=tight)
+        changed, biases = without(self.program, self.ranges, gone, centred=self.method.centred)
+        both = Aligned(self.program, changed)
+        found = change(both, self.box, known=self.ranges, tight=self.method.backward)
         flat = Interval(
             np.concatenate([part.lo.reshape(-1) for part in found]),
             np.concatenate([part.hi.reshape(-1) for part in found]),
@@ -215,25 +231,29 @@ class Task:
         return best
 
 
-def choose(task: Task, rng: np.random.Generator, tell: Callable[[str], None] = lambda detail: None) -> Chosen:
+def choose(
+    task: Task,
+    rng: np.random.Generator,
+    tell: Callable[[str], None] = lambda detail: None,
+    allowed: Callable[[Step], bool] = lambda step: True,
+) -> Chosen:
     """As many weights as keep the limit.
 
     Args:
-        task: what is looked for.
+        task: what is looked for; the net has weights that may go.
         rng: shuffles segments.
+        allowed: whether the weights of a step may go.
         tell: what goes on.
     """
-    proposals = Proposals.of(list(effects(task.program, task.ranges)))
-    if task.method == "plain":
+    proposals = Proposals.of([effect for effect in effects(task.program, task.ranges) if allowed(effect.step)])
+    if task.method.segments:
         return task.longest(proposals, by_segments(proposals, task.limit, rng), tell)
     prices, best = np.ones(len(task.limit)), None
-    for _ in range(ROUNDS):
+    for _ in range(task.method.rounds):
         found = task.longest(proposals, by_price(proposals, task.limit, prices), tell)
         if best is None or found.count > best.count:
             best = found
         used = found.change.magnitude / task.limit
         prices = prices * np.maximum(used, 1e-3) ** 2
         prices = prices / prices.mean()
-    if best is None:
-        raise AssertionError("no round was made")
-    return best
+    return best or task.bounded(proposals, np.zeros(0, np.int64))

@@ -232,8 +232,12 @@ class Grid:
         return np.asarray(0.5 * self.step * (1 + 8 * UNIT64) + (8 * unit + 8 * UNIT64) * x.magnitude)
 
     def forward(self, xs: Sequence[Interval], unit: float) -> Interval:
-        """Half a step more, but no farther than the levels next to the ends."""
-        return grow(xs[0], self._half(xs[0], unit))
+        """From the level of one end to that of the other, either side of a tie; half a step more where that is less."""
+        tie = (16 * unit + 16 * UNIT64) * (1 + xs[0].magnitude / self.step)
+        low, high = np.ceil(xs[0].lo / self.step - 0.5 - tie), np.floor(xs[0].hi / self.step + 0.5 + tie)
+        wide = unit * self.step * np.maximum(np.abs(low), np.abs(high)) if unit else 0.0
+        levels = grow(outward(low * self.step, high * self.step), wide)
+        return levels.within(grow(xs[0], self._half(xs[0], unit)))
 
     def difference(self, other: Rule, pairs: Sequence[Pair], unit: float) -> Interval:
         """Both round by themselves."""

@@ -4,7 +4,7 @@ These only propose an order in which weights go. The document takes derivatives 
 which they do not, so what was chosen is bounded anew as a whole (`difference`), and that bound is the certificate.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,3 @@ def _signed(op: Linear, least: Array, most: Array, delta: Array) -> Array:
     found = op.gradient(most, np.minimum(delta, 0))
     return found + op.gradient(least, np.maximum(delta, 0)) if least.any() else found
 
-
-def weights_of(program: Program) -> Mapping[str, Array]:
-    """Weights that may become zero, by the step's name."""
-    return {s.name: s.rule.op.weight for s in program.steps if s.tunable and isinstance(s.rule, Affine)}

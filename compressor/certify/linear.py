@@ -119,38 +119,39 @@ class ConvMap:
                 for t, d, s, n in zip(tap, self.dilations, self.strides, self.positions, strict=True)
             )
 
-    def _grouped(self) -> Array:
-        """Weights [groups, out / groups, in / groups, *kernel]."""
-        w = self.weight
-        return w.reshape(self.groups, w.shape[0] // self.groups, *w.shape[1:])
+    def _matrices(self) -> Array:
+        """Weights [groups, out / groups, taps × in / groups], so that each product is one of BLAS."""
+        w = self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, self.weight.shape[1], -1)
+        return np.ascontiguousarray(w.transpose(0, 1, 3, 2)).reshape(*w.shape[:2], -1)
 
     def apply(self, x: Array) -> Array:
         """[B, C, *size] → [B, out, *positions]."""
-        batch, where, weight = len(x), self.positions, self._grouped()
+        batch, where = len(x), self.positions
         padded = np.pad(x, [(0, 0), (0, 0), *self.pads])
-        y = np.zeros((batch, self.groups, weight.shape[1], math.prod(where)))
-        for tap, reads in self._taps():
-            seen = padded[(slice(None), slice(None), *reads)].reshape(
-                batch, self.groups, weight.shape[2], -1
-            )
-            y += weight[(slice(None), slice(None), slice(None), *tap)] @ seen
-        return y.reshape(batch, self.weight.shape[0], *where)
+        seen = [padded[(slice(None), slice(None), *reads)] for _, reads in self._taps()]
+        columns = np.stack(seen, 1).reshape(batch, len(seen), self.groups, -1, math.prod(where))
+        columns = columns.transpose(0, 2, 1, 3, 4).reshape(batch, self.groups, -1, math.prod(where))
+        return np.asarray(self._matrices() @ columns).reshape(batch, self.weight.shape[0], *where)
 
     def adjoint(self, a: Array) -> Array:
         """[B, out, *positions] → [B, C, *size]."""
-        batch, weight = len(a), self._grouped()
-        channels = self.groups * weight.shape[2]
-        padded = np.zeros((batch, channels, *(n + sum(p) for n, p in zip(self.size, self.pads, strict=True))))
-        rows = a.reshape(batch, self.groups, weight.shape[1], -1)
-        for tap, reads in self._taps():
-            part = weight[(slice(None), slice(None), slice(None), *tap)].transpose(0, 2, 1) @ rows
-            padded[(slice(None), slice(None), *reads)] += part.reshape(batch, channels, *self.positions)
+        batch, each = len(a), self.weight.shape[1]
+        shape = (batch, self.groups * each, *(n + sum(p) for n, p in zip(self.size, self.pads, strict=True)))
+        padded = np.zeros(shape)
+        rows = a.reshape(batch, self.groups, self.weight.shape[0] // self.groups, -1)
+        taps = list(self._taps())
+        columns = self._matrices().transpose(0, 2, 1) @ rows
+        columns = columns.reshape(batch, self.groups, len(taps), each, -1)
+        for number, (_, reads) in enumerate(taps):
+            part = columns[:, :, number].reshape(batch, -1, *self.positions)
+            padded[(slice(None), slice(None), *reads)] += part
         inside = tuple(slice(p[0], p[0] + n) for p, n in zip(self.pads, self.size, strict=True))
         return padded[(slice(None), slice(None), *inside)]
 
     def gradient(self, x: Array, a: Array) -> Array:
         """Sum over positions of x at each tap ⊗ a."""
-        lead, weight = len(a), self._grouped()
+        lead = len(a)
+        weight = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
         padded = np.pad(x, [(0, 0), *self.pads])
         rows = a.reshape(lead, self.groups, weight.shape[1], -1)
         found = np.empty((lead, *weight.shape))

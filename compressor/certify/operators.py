@@ -25,7 +25,8 @@ def name_of(value: ir.Value | None) -> str:
 def step(node: ir.Node, rule: Rule, inputs: Sequence[int] = (0,), tunable: bool = False) -> Sequence[Step]:
     """The one step of a node that reads these inputs."""
     names = tuple(name_of(node.inputs[i]) for i in inputs)
-    return [Step(site_name(node), names, name_of(node.outputs[0]), rule, tunable)]
+    biased = tunable and node.op_type != "MatMul"
+    return [Step(site_name(node), names, name_of(node.outputs[0]), rule, tunable, biased)]
 
 
 def own_weight(node: ir.Node) -> bool:
@@ -285,6 +286,9 @@ def quantizer(reader: Reader, node: ir.Node) -> Sequence[Step]:
     reads = [use.node.op_type for use in node.outputs[0].uses()]
     if set(reads) != {"DequantizeLinear"} or node.outputs[0].is_graph_output():
         raise refused(node, "integers are read by other operators")
+    if on_grid(reader, node.inputs[0], node):
+        row = reader.row(node.inputs[0], node)
+        return step(node, Move(row, tuple(range(len(row))), row))
     about = np.iinfo(kind.numpy())
     step_size, offset = float(scale.reshape(-1)[0]), 0.0 if zero is None else float(zero.reshape(-1)[0])
     middle = name_of(node.outputs[0]) + CLIP_OF_GRID
@@ -296,16 +300,34 @@ def quantizer(reader: Reader, node: ir.Node) -> Sequence[Step]:
     ]
 
 
+def on_grid(reader: Reader, value: ir.Value | None, node: ir.Node) -> bool:
+    """Whether a value has just come from a pair with the grid of `node` and was only moved: it rounds to itself."""
+    maker = None if value is None else value.producer()
+    if maker is None:
+        return False
+    if maker.op_type == "DequantizeLinear":
+        return same_grid(reader, maker, node)
+    if maker.op_type == "Concat":
+        return all(on_grid(reader, each, node) for each in maker.inputs)
+    return maker.op_type in (*MOVES, "MaxPool") and on_grid(reader, maker.inputs[0], node)
+
+
+def same_grid(reader: Reader, one: ir.Node, other: ir.Node) -> bool:
+    """Whether two nodes have the same scale and zero point."""
+    ours, theirs = ([reader.constant(v) for v in n.inputs[1:]] for n in (one, other))
+    return len(ours) == len(theirs) and all(
+        a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
 def dequantizer(reader: Reader, node: ir.Node) -> Sequence[Step]:
     """DequantizeLinear of what a QuantizeLinear with the same grid gave: nothing is left to do."""
     value = node.inputs[0]
     maker = None if value is None else value.producer()
     if maker is None or maker.op_type != "QuantizeLinear":
         raise refused(node, "it reads integers that no QuantizeLinear gave")
-    ours, theirs = ([reader.constant(v) for v in n.inputs[1:]] for n in (node, maker))
-    if len(ours) != len(theirs) or any(
-        a is None or b is None or not np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)
-    ):
+    if not same_grid(reader, node, maker):
         raise refused(node, "its scale or zero point is not that of its QuantizeLinear")
     row = reader.row(node.outputs[0], node)
     return step(node, Move(row, tuple(range(len(row))), row))

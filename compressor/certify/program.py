@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.certify.affine import Affine
-from edgepress.compressor.certify.curves import Bent, Grid
+from edgepress.compressor.certify.curves import Grid
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.rules import Rule
 from edgepress.compressor.errors import ModelError
@@ -33,6 +33,7 @@ class Step:
         output: name of the value that it gives.
         rule: what it does to bounds.
         tunable: whether the rule's weight is the node's own constant, in its layout.
+        biased: whether the node can have a bias.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Step:
     output: str
     rule: Rule
     tunable: bool = False
+    biased: bool = False
 
     @property
     def quantizes(self) -> bool:
@@ -90,14 +92,14 @@ class Program:
         return counts
 
     def with_weights(self, weights: Mapping[str, Array], biases: Mapping[str, Array]) -> "Program":
-        """The same net with other weights and biases of some linear steps, by the step's name."""
+        """The same net with other weights and biases of some linear steps, by the name of the step's output."""
         steps = []
         for step in self.steps:
-            if isinstance(step.rule, Affine) and (step.name in weights or step.name in biases):
+            if isinstance(step.rule, Affine) and (step.output in weights or step.output in biases):
                 op = step.rule.op
-                if step.name in weights:
-                    op = op.with_weight(np.asarray(weights[step.name], np.float64))
-                bias = biases.get(step.name)
+                if step.output in weights:
+                    op = op.with_weight(np.asarray(weights[step.output], np.float64))
+                bias = biases.get(step.output)
                 rule = Affine(op, step.rule.bias if bias is None else placed(step.rule, bias))
                 step = replace(step, rule=rule)
             steps.append(step)
@@ -223,7 +225,3 @@ def dequantized(reader: Reader, node: ir.Node) -> Array:
         zero = zero.reshape(shape) if zero.size > 1 else zero
     return ((codes - zero).astype(np.float32) * scale.astype(np.float32)).astype(np.float32)
 
-
-def bent_relu() -> Bent:
-    """ReLU."""
-    return Bent(0.0, np.inf)

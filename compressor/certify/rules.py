@@ -84,13 +84,17 @@ def settled(value: Array, absolute: Array, terms: int) -> Array:
 def per_sign(a: Array, for_positive: Array, for_negative: Array) -> Array:
     """a times what belongs to its sign; the two have no axis K."""
     up, down = np.expand_dims(for_positive, 1), np.expand_dims(for_negative, 1)
-    return np.where(a >= 0, a * up, a * down)
+    return np.asarray(a * np.where(a >= 0, up, down))
 
 
 def worst(a: Array, lo: Array, hi: Array) -> Array:
     """Least ⟨a, v⟩ for lo ≤ v ≤ hi, rounded down: [N, K]."""
-    terms = per_sign(a, lo, hi).reshape(*a.shape[:2], -1)
-    return settled(terms.sum(-1), np.abs(terms).sum(-1), terms.shape[-1])
+    centre, radius = Interval(lo, hi).centred()
+    rows, terms = len(a), int(np.prod(a.shape[2:]))
+    flat = a.reshape(rows, -1, terms)
+    wide = [np.broadcast_to(v, (rows, *a.shape[2:])).reshape(rows, terms) for v in (centre, radius)]
+    both = np.abs(flat) @ np.stack([wide[1], np.abs(wide[0])], -1)  # [N, K, (radius, size of centre)]
+    return settled((flat @ wide[0][..., None])[..., 0] - both[..., 0], both.sum(-1), terms)
 
 
 def concretise(a: Array, x: Interval) -> Array:
