@@ -83,7 +83,8 @@ class Affine:
     def backward(self, a: Array, xs: Sequence[Interval], unit: float) -> tuple[Forms, Array]:
         """Exact: ⟨a, A x + b⟩ = ⟨Aᵀ a, x⟩ + ⟨a, b⟩.
 
-        The adjoint as computed is taken for what it is: it differs from Aᵀ a by rounding, by no more than γ_n |a||A||x|.
+        The adjoint as computed is taken for what it is: it differs from Aᵀ a by rounding, by no more than γ_n
+        |a||A||x|.
         """
         size = magnitude(self.op, xs[0].magnitude) + np.abs(self.bias)
         _, slack = dot(a, size)

@@ -118,7 +118,10 @@ def lower_difference(
 
 
 def tightened(
-    program: Program, box: Interval, unit: float = 0.0, work: float = np.inf,
+    program: Program,
+    box: Interval,
+    unit: float = 0.0,
+    work: float = np.inf,
     tell: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Interval]:
     """Ranges of all values, those that bent activations read by linear forms.
@@ -179,4 +182,3 @@ def _chunks(program: Program, ranges: Ranges, count: int) -> Iterator[Array]:
     size = max(1, FORMS_AT_ONCE // (widest * 4))
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
-

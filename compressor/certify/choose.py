@@ -1,11 +1,11 @@
 """Which weights become zero: as many as go under a limit on how far each output may move (document 003, phase 4).
 
-`plain` is the document's way: effects sorted by length, ten segments, each shuffled; a weight goes where the sum of effects
-stays within the limit. `tight` sorts by what a weight costs once its bias takes up the middle of what it did, with a price
-on each output that follows from how near to its limit the last attempt came.
+`plain` is the document's way: effects sorted by length, ten segments, each shuffled; a weight goes where the sum of
+effects stays within the limit. `tight` sorts by what a weight costs once its bias takes up the middle of what it
+did, with a price on each output that follows from how near to its limit the last attempt came.
 
-Either way a proposal is an order. How much of it goes is settled by the bound on the change of the whole net: the largest
-part of the order for which that bound is under the limit, by bisection.
+Either way a proposal is an order. How much of it goes is settled by the bound on the change of the whole net: the
+largest part of the order for which that bound is under the limit, by bisection.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from edgepress.compressor.certify.backward import Ranges
 from edgepress.compressor.certify.derivatives import Effect, effects
 from edgepress.compressor.certify.difference import Aligned, change
 from edgepress.compressor.certify.intervals import Interval
-from edgepress.compressor.certify.linear import ConvMap, MatrixMap
+from edgepress.compressor.certify.linear import ConvMap
 from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.protocols import Array
 
@@ -57,6 +57,7 @@ class Chosen:
         biases: step → new bias, where it takes something up.
         change: range of each output's change, proved for `box`; [K].
         limit: what it had to stay under, [K].
+        of: weights that might have gone.
     """
 
     program: Program
@@ -64,6 +65,7 @@ class Chosen:
     biases: dict[str, Array]
     change: Interval
     limit: Array
+    of: int
 
     @property
     def count(self) -> int:
@@ -177,7 +179,9 @@ def without(
             lost = op.with_weight(np.where(mask, op.weight, 0.0)).apply(ranges[step.inputs[0]].centred()[0])
             keep = step.rule.bias.ndim
             middle = lost.mean(axis=tuple(range(lost.ndim - keep)))
-            middle = middle.mean(axis=tuple(range(1, keep)), keepdims=True) if isinstance(op, ConvMap) else middle
+            middle = (
+                middle.mean(axis=tuple(range(1, keep)), keepdims=True) if isinstance(op, ConvMap) else middle
+            )
             biases[step.output] = (step.rule.bias + middle).astype(np.float32).astype(np.float64)
     return program.with_weights(weights, biases), biases
 
@@ -210,7 +214,7 @@ class Task:
             np.concatenate([part.lo.reshape(-1) for part in found]),
             np.concatenate([part.hi.reshape(-1) for part in found]),
         )
-        return Chosen(changed, gone, biases, flat, self.limit)
+        return Chosen(changed, gone, biases, flat, self.limit, sum(proposals.sizes))
 
     def longest(self, proposals: Proposals, order: Array, tell: Callable[[str], None]) -> Chosen:
         """The largest part of an order that keeps the limit, up to a thousandth."""
@@ -245,7 +249,9 @@ def choose(
         allowed: whether the weights of a step may go.
         tell: what goes on.
     """
-    proposals = Proposals.of([effect for effect in effects(task.program, task.ranges) if allowed(effect.step)])
+    proposals = Proposals.of(
+        [effect for effect in effects(task.program, task.ranges) if allowed(effect.step)]
+    )
     if task.method.segments:
         return task.longest(proposals, by_segments(proposals, task.limit, rng), tell)
     prices, best = np.ones(len(task.limit)), None

@@ -1,7 +1,7 @@
-"""Activations, element by element and never falling: ReLU, Clip, LeakyReLU and PRelu, sigmoid, tanh; and rounding to a grid.
+"""Activations, element by element and never falling, and rounding to a grid.
 
-For a difference only slopes matter: f(x + d) − f(x) = λ d with λ between the least and the largest slope on the way. That
-holds for lines and smooth curves alike; max over λ is convex in d and min concave, so chords bound them.
+For a difference only slopes matter: f(x + d) − f(x) = λ d with λ between the least and the largest slope on the
+way. That holds for lines and smooth curves alike; max over λ is convex in d and min concave, so chords bound them.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ class Lines:
     high: Array
 
 
-def _curved(
-    a: Array, lines: Lines, x: Interval
-) -> tuple[Array, Array]:
+def _curved(a: Array, lines: Lines, x: Interval) -> tuple[Array, Array]:
     """⟨a, f(x)⟩ from below, by the line that belongs to the sign of each coefficient."""
     number = worst(a, lines.low, lines.high)
     steep = np.maximum(np.abs(lines.low_slope), np.abs(lines.high_slope))
-    return per_sign(a, lines.low_slope, lines.high_slope), number - 4 * UNIT64 * dot(a, steep * x.magnitude)[1]
+    return per_sign(a, lines.low_slope, lines.high_slope), number - 4 * UNIT64 * dot(a, steep * x.magnitude)[
+        1
+    ]
 
 
 class Curve:
@@ -115,7 +115,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Bent(Curve):
-    """Straight pieces: below `low` the slope is `below`, above `high` it is 0, between them 1; through (0, 0) or clipped.
+    """Straight pieces: below `low` the slope is `below`, between `low` and `high` 1, above `high` 0.
 
     ReLU is Bent(0, ∞), Clip is Bent(low, high), LeakyReLU is Bent(0, ∞, slope).
 
@@ -136,7 +136,7 @@ class Bent(Curve):
         return Interval(self.value(xs[0].lo), self.value(xs[0].hi))
 
     def value(self, x: Array) -> Array:
-        """f."""
+        """F."""
         bent = np.minimum(np.maximum(x, self.low), self.high)
         return bent + self.below * np.minimum(x - self.low, 0.0) if np.any(self.below) else bent
 
@@ -216,10 +216,10 @@ class Smooth(Curve):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Rounding to multiples of a step; of a QuantizeLinear/DequantizeLinear pair what is left once its input is clipped.
+    """Rounding to multiples of a step: a QuantizeLinear/DequantizeLinear pair whose input is clipped already.
 
-    The changed net may have it where the original has nothing: then w − y = d + e, |e| ≤ step/2. Which way a tie goes, and
-    on which side of one an engine's own rounding leaves a number, makes no difference to that.
+    The changed net may have it where the original has nothing: then w − y = d + e, |e| ≤ step/2. Which way a tie
+    goes, and on which side of one an engine's own rounding leaves a number, makes no difference to that.
 
     Attributes:
         step: distance of two levels.
@@ -305,4 +305,6 @@ def _clipped(clip: Bent, z: Interval) -> tuple[Array, Array]:
     """Range of clip(z) − z, rounded outward: falls as z grows, but for the middle piece, where it is 0."""
     low = np.minimum(clip.value(z.hi) - z.hi, 0.0)
     high = np.maximum(clip.value(z.lo) - z.lo, 0.0)
-    return np.where(low < 0, np.nextafter(low, -np.inf), 0.0), np.where(high > 0, np.nextafter(high, np.inf), 0.0)
+    return np.where(low < 0, np.nextafter(low, -np.inf), 0.0), np.where(
+        high > 0, np.nextafter(high, np.inf), 0.0
+    )

@@ -75,7 +75,7 @@ def effects(program: Program, ranges: Ranges) -> Iterator[Effect]:
 
 
 def _products(op: Linear, x: Interval, delta: Interval) -> tuple[Array, Array]:
-    """Σ over edges of range(x) · δ: x is split by sign, so that each product takes the ends that its factors' signs say."""
+    """Σ over edges of range(x) · δ: x is split by sign, so that signs say which ends a product takes."""
     up, down = np.maximum(x.lo, 0), np.maximum(x.hi, 0)  # of the positive part
     lo = _signed(op, up, down, delta.lo)
     hi = -_signed(op, up, down, -delta.hi)
@@ -90,4 +90,3 @@ def _signed(op: Linear, least: Array, most: Array, delta: Array) -> Array:
     """Least Σ p δ for 0 ≤ least ≤ p ≤ most."""
     found = op.gradient(most, np.minimum(delta, 0))
     return found + op.gradient(least, np.maximum(delta, 0)) if least.any() else found
-

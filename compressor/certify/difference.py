@@ -57,15 +57,18 @@ def aligned(original: Program, changed: Program) -> Aligned | None:
 
 def _alike(one: Step, other: Step, stands_for: Mapping[str, str]) -> bool:
     """Whether two steps are the same operator on the same values, whatever their weights."""
-    if tuple(stands_for.get(name) for name in other.inputs) != one.inputs or type(one.rule) is not type(other.rule):
+    if tuple(stands_for.get(name) for name in other.inputs) != one.inputs or type(one.rule) is not type(
+        other.rule
+    ):
         return False
     if isinstance(one.rule, Affine) and isinstance(other.rule, Affine):
         ours, theirs = one.rule.op, other.rule.op
         same = type(ours) is type(theirs) and ours.weight.shape == theirs.weight.shape
         if same and isinstance(ours, ConvMap):
-            return replace(ours, weight=np.zeros(1)).__dict__.items() >= {
-                key: value for key, value in theirs.__dict__.items() if key != "weight"
-            }.items()
+            return (
+                replace(ours, weight=np.zeros(1)).__dict__.items()
+                >= {key: value for key, value in theirs.__dict__.items() if key != "weight"}.items()
+            )
         return same
     if isinstance(one.rule, Bent) and isinstance(other.rule, Bent):
         ours_, theirs_ = one.rule, other.rule
@@ -73,9 +76,7 @@ def _alike(one: Step, other: Step, stands_for: Mapping[str, str]) -> bool:
         return same and np.array_equal(np.broadcast_to(ours_.below, np.shape(theirs_.below)), theirs_.below)
     if isinstance(one.rule, Move) and isinstance(other.rule, Move):
         return (one.rule.order, one.rule.shape) == (other.rule.order, other.rule.shape)
-    return all(
-        np.array_equal(value, other.rule.__dict__[key]) for key, value in one.rule.__dict__.items()
-    )
+    return all(np.array_equal(value, other.rule.__dict__[key]) for key, value in one.rule.__dict__.items())
 
 
 def _stays(rule: Rule) -> bool:

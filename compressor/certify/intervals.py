@@ -1,8 +1,9 @@
 """Intervals that hold in floating point: every result is widened by what rounding may have taken off.
 
 A dot product of n terms in arithmetic of unit roundoff u is off by at most γ_n Σ|aᵢ||bᵢ|, γ_n = n u / (1 − n u), in
-whatever order it is summed, with fused operations or without (Higham 2002, §3.1). Bounds are worked out in float64; where
-they are to hold for nets that compute in float32 as well, u of float32 is added to what the net itself may be off.
+whatever order it is summed, with fused operations or without (Higham 2002, §3.1). Bounds are worked out in float64;
+where they are to hold for nets that compute in float32 as well, u of float32 is added to what the net itself may be
+off.
 """
 
 from collections.abc import Sequence
@@ -55,8 +56,8 @@ class Interval:
 
     @property
     def width(self) -> Array:
-        """hi − lo, rounded up."""
-        return np.nextafter(self.hi - self.lo, np.inf)
+        """Hi − lo, rounded up."""
+        return np.asarray(np.nextafter(self.hi - self.lo, np.inf))
 
     def centred(self) -> tuple[Array, Array]:
         """Centre c and radius r with [lo, hi] ⊆ [c − r, c + r]."""
@@ -119,6 +120,4 @@ def hull(one: Interval, other: Interval) -> Interval:
 
 def joined(parts: Sequence[Interval], axis: int) -> Interval:
     """Intervals side by side along an axis."""
-    return Interval(
-        np.concatenate([p.lo for p in parts], axis), np.concatenate([p.hi for p in parts], axis)
-    )
+    return Interval(np.concatenate([p.lo for p in parts], axis), np.concatenate([p.hi for p in parts], axis))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from types import EllipsisType
 from typing import Protocol, Self
 
 import numpy as np
@@ -18,10 +19,12 @@ class Linear(Protocol):
     """y = A x for rows x; `terms` products are summed for one y."""
 
     @property
-    def weight(self) -> Array: ...
+    def weight(self) -> Array:
+        """What it multiplies by, in its own layout."""
 
     @property
-    def terms(self) -> int: ...
+    def terms(self) -> int:
+        """Products of one sum."""
 
     def apply(self, x: Array) -> Array:
         """[B, *in] → [B, *out]."""
@@ -30,7 +33,7 @@ class Linear(Protocol):
         """[B, *out] → [B, *in]: Aᵀ a."""
 
     def gradient(self, x: Array, a: Array) -> Array:
-        """x [*in], a [K, *out] → [K, *weight]: the derivative of ⟨a, A x⟩ with respect to each weight."""
+        """X [*in], a [K, *out] → [K, *weight]: the derivative of ⟨a, A x⟩ with respect to each weight."""
 
     def with_weight(self, weight: Array) -> Self:
         """The same operator with other weights."""
@@ -114,9 +117,12 @@ class ConvMap:
     def _taps(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
         """Each tap of the kernel, and where in the padded input it reads."""
         for tap in product(*map(range, self.weight.shape[2:])):
-            yield tap, tuple(
-                slice(t * d, t * d + s * (n - 1) + 1, s)
-                for t, d, s, n in zip(tap, self.dilations, self.strides, self.positions, strict=True)
+            yield (
+                tap,
+                tuple(
+                    slice(t * d, t * d + s * (n - 1) + 1, s)
+                    for t, d, s, n in zip(tap, self.dilations, self.strides, self.positions, strict=True)
+                ),
             )
 
     def _matrices(self) -> Array:
@@ -157,7 +163,8 @@ class ConvMap:
         found = np.empty((lead, *weight.shape))
         for tap, reads in self._taps():
             seen = padded[(slice(None), *reads)].reshape(self.groups, weight.shape[2], -1)
-            found[(slice(None), slice(None), slice(None), slice(None), *tap)] = rows @ seen.transpose(0, 2, 1)
+            at: tuple[int | EllipsisType, ...] = (..., *tap)
+            found[at] = rows @ seen.transpose(0, 2, 1)
         return found.reshape(lead, *self.weight.shape)
 
     def with_weight(self, weight: Array) -> Self:
@@ -185,7 +192,7 @@ class ScaleMap:
         return np.asarray(a * self.weight)
 
     def gradient(self, x: Array, a: Array) -> Array:
-        """x a."""
+        """X a."""
         return np.asarray(x * a)
 
     def with_weight(self, weight: Array) -> Self:

@@ -69,7 +69,9 @@ class Softmax(Wall):
         # Δᵢ = ∫ pᵢ (dᵢ − Σⱼ pⱼ dⱼ): a mean of dᵢ − dⱼ, so no more than the farthest of them.
         least = d_lo - d_hi.max(-1, keepdims=True)
         most = d_hi - d_lo.min(-1, keepdims=True)
-        factor = np.where((p_lo <= 0.5) & (p_hi >= 0.5), 0.25, np.maximum(p_lo * (1 - p_lo), p_hi * (1 - p_hi)))
+        factor = np.where(
+            (p_lo <= 0.5) & (p_hi >= 0.5), 0.25, np.maximum(p_lo * (1 - p_lo), p_hi * (1 - p_hi))
+        )
         wide = outward(factor * np.minimum(least, 0), factor * np.maximum(most, 0), ulps=8)
         found = Interval(np.moveaxis(wide.lo, -1, axis), np.moveaxis(wide.hi, -1, axis))
         found = grow(found, 2 * NET_ULPS * unit) if unit else found
@@ -130,7 +132,9 @@ class Norm(Wall):
     def _largest(self, lo: Array, hi: Array, others: Array) -> Array:
         """Largest value for x in [lo, hi] with these neighbours: at an end, or at the peak between them."""
         peak = np.clip(self._peaks(others), lo, hi)
-        return np.maximum(np.maximum(self._value(lo, others), self._value(hi, others)), self._value(peak, others))
+        return np.maximum(
+            np.maximum(self._value(lo, others), self._value(hi, others)), self._value(peak, others)
+        )
 
     def forward(self, xs: Sequence[Interval], unit: float) -> Interval:
         """Falls (in size) as neighbours grow; in x it rises to its peak and then falls."""

@@ -32,7 +32,9 @@ def step(node: ir.Node, rule: Rule, inputs: Sequence[int] = (0,), tunable: bool 
 def own_weight(node: ir.Node) -> bool:
     """Whether the second input is a float constant of this node alone."""
     value = node.inputs[1]
-    return value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT and exclusive(value)
+    return (
+        value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT and exclusive(value)
+    )
 
 
 def optional(reader: Reader, node: ir.Node, index: int) -> Array | None:
@@ -56,7 +58,9 @@ def conv(reader: Reader, node: ir.Node) -> Sequence[Step]:
     )
     shape = (-1, *ones)
     return step(
-        node, Affine(op, (np.zeros(len(weight)) if bias is None else bias).reshape(shape)), tunable=own_weight(node)
+        node,
+        Affine(op, (np.zeros(len(weight)) if bias is None else bias).reshape(shape)),
+        tunable=own_weight(node),
     )
 
 
@@ -85,13 +89,14 @@ def matmul(reader: Reader, node: ir.Node) -> Sequence[Step]:
 
 
 def scaled(node: ir.Node, row: tuple[int, ...], scale: Array, shift: Array, index: int = 0) -> Sequence[Step]:
-    """y = scale x + shift, both given as they broadcast to a batch."""
+    """Y = scale x + shift, both given as they broadcast to a batch."""
     wide = []
     for array in (scale, shift):
         if array.ndim > len(row) + 1 or (array.ndim == len(row) + 1 and array.shape[0] != 1):
             raise refused(node, "a constant differs from row to row")
         try:
-            wide.append(np.broadcast_to(array.reshape(array.shape[-len(row):]) if array.ndim > len(row) else array, row))
+            own = array.reshape(array.shape[-len(row) :]) if array.ndim > len(row) else array
+            wide.append(np.broadcast_to(own, row))
         except ValueError:
             raise refused(node, "a constant makes its input larger") from None
     return step(node, Affine(ScaleMap(wide[0].copy(), terms=2), wide[1].copy()), (index,))
@@ -125,7 +130,9 @@ def arithmetic(reader: Reader, node: ir.Node) -> Sequence[Step]:
     if kind not in ("Add", "Sub") or len({reader.row(v, node) for v in node.inputs}) != 1:
         raise refused(node, "it joins two values that vary" if kind in ("Mul", "Div") else "its sizes differ")
     if node.inputs[0] is node.inputs[1]:
-        return scaled(node, reader.row(node.inputs[0], node), np.full(1, 2.0 if kind == "Add" else 0.0), np.zeros(1))
+        return scaled(
+            node, reader.row(node.inputs[0], node), np.full(1, 2.0 if kind == "Add" else 0.0), np.zeros(1)
+        )
     return step(node, Sum((1.0, -1.0 if kind == "Sub" else 1.0)), (0, 1))
 
 
@@ -160,8 +167,8 @@ def clip(reader: Reader, node: ir.Node) -> Sequence[Step]:
     ends = []
     for index, name, default in ((1, "min", -np.inf), (2, "max", np.inf)):
         given = optional(reader, node, index)
-        old = attribute(node, name)
-        ends.append(float(given.reshape(-1)[0]) if given is not None else float(str(old)) if old is not None else default)
+        old = float(str(attribute(node, name, default)))
+        ends.append(old if given is None else float(given.reshape(-1)[0]))
     if ends[0] > ends[1]:
         raise refused(node, "its least is above its largest")
     return step(node, Bent(ends[0], ends[1]))
@@ -173,7 +180,7 @@ def leaky(reader: Reader, node: ir.Node) -> Sequence[Step]:
         below = reader.number(node, 1)
         row = reader.row(node.inputs[0], node)
         if below.ndim > len(row):
-            below = below.reshape(below.shape[-len(row):])
+            below = below.reshape(below.shape[-len(row) :])
         below = np.broadcast_to(below, row)
     else:
         below = np.asarray(float(str(attribute(node, "alpha", 0.01))))
@@ -204,7 +211,10 @@ def opset_of(reader: Reader) -> int:
 
 def norm(reader: Reader, node: ir.Node) -> Sequence[Step]:
     """LRN ("norm")."""
-    found = [float(str(attribute(node, name, default))) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))]
+    found = [
+        float(str(attribute(node, name, default)))
+        for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    ]
     if found[0] < 0 or found[1] < 0 or found[2] <= 0:
         raise refused(node, "alpha or beta is below 0, or bias is not above 0")
     return step(node, Norm(node.attributes.get_int("size"), *found))
@@ -217,7 +227,9 @@ def mean(reader: Reader, node: ir.Node) -> Sequence[Step]:
         axes, keep = tuple(range(1, len(row))), True
     else:
         given = optional(reader, node, 1)
-        listed = ints_attribute(node, "axes", ()) if given is None else tuple(int(a) for a in given.reshape(-1))
+        listed = (
+            ints_attribute(node, "axes", ()) if given is None else tuple(int(a) for a in given.reshape(-1))
+        )
         axes = tuple(a - 1 if a > 0 else a + len(row) for a in listed)
         keep = bool(node.attributes.get_int("keepdims", 1))
         if not axes or min(axes) < 0 or 0 in listed:
@@ -250,7 +262,9 @@ def pooling(node: ir.Node, row: tuple[int, ...], out: tuple[int, ...]) -> ConvMa
     for (before, after), n, m, k, s, d in zip(
         conv_padding(node, row[1:], kernel), row[1:], out[1:], kernel, strides, dilations, strict=True
     ):
-        pads.append((before, max(after, (m - 1) * s + (k - 1) * d + 1 - n - before)))  # ceil_mode reaches farther
+        pads.append(
+            (before, max(after, (m - 1) * s + (k - 1) * d + 1 - n - before))
+        )  # ceil_mode reaches farther
     return ConvMap(np.ones((row[0], 1, *kernel)), row[1:], strides, tuple(pads), dilations, row[0])
 
 
@@ -274,7 +288,8 @@ def max_pool(reader: Reader, node: ir.Node) -> Sequence[Step]:
 
 def cropped(found: Array, out: tuple[int, ...]) -> Array:
     """The first positions of each dimension: attributes may leave padding that no window reaches."""
-    return found[(0, *(slice(n) for n in out))].reshape(-1)
+    index: tuple[int | slice, ...] = (0, *(slice(n) for n in out))
+    return np.asarray(found[index]).reshape(-1)
 
 
 def quantizer(reader: Reader, node: ir.Node) -> Sequence[Step]:

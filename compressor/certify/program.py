@@ -69,7 +69,9 @@ class Program:
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
 
-    def ranges(self, box: Interval, unit: float = 0.0, known: Mapping[str, Interval] | None = None) -> dict[str, Interval]:
+    def ranges(
+        self, box: Interval, unit: float = 0.0, known: Mapping[str, Interval] | None = None
+    ) -> dict[str, Interval]:
         """Range of every value for inputs in boxes (document 003, phase 1).
 
         Args:
@@ -95,14 +97,15 @@ class Program:
         """The same net with other weights and biases of some linear steps, by the name of the step's output."""
         steps = []
         for step in self.steps:
+            made = step
             if isinstance(step.rule, Affine) and (step.output in weights or step.output in biases):
                 op = step.rule.op
                 if step.output in weights:
                     op = op.with_weight(np.asarray(weights[step.output], np.float64))
                 bias = biases.get(step.output)
                 rule = Affine(op, step.rule.bias if bias is None else placed(step.rule, bias))
-                step = replace(step, rule=rule)
-            steps.append(step)
+                made = replace(step, rule=rule)
+            steps.append(made)
         return replace(self, steps=tuple(steps))
 
 
@@ -144,7 +147,7 @@ class Reader:
         shape = None if value is None else dims(value)
         if shape is None or not shape or not all(isinstance(n, int) for n in shape[1:]):
             raise refused(node, "its sizes are not known", "Fix them with --shape.")
-        return tuple(int(n) for n in shape[1:])
+        return tuple(int(n) for n in shape[1:] if isinstance(n, int))
 
 
 Handler = Callable[[Reader, ir.Node], Sequence[Step]]
@@ -188,12 +191,17 @@ def read(model: ir.Model, keep_softmax: bool = False) -> Program:
         handler = HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if handler is None:
             raise refused(node, "no bounds are known for this operator")
-        if any(v.dtype in (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16) for v in node.outputs):
+        if any(
+            v.dtype in (ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16) for v in node.outputs
+        ):
             raise refused(node, f"it computes in {node.outputs[0].dtype}")
         steps += handler(reader, node)
     outputs = [value.name or "" for value in model.graph.outputs]
     if not keep_softmax:
         steps, outputs = without_softmax(steps, outputs)
+    made = {first.name or "", *(step.output for step in steps)}
+    if missing := [name for name in outputs if name not in made]:
+        raise NotCoveredError(f"Output {missing[0]!r} is a constant: no input changes it.", "Take it out.")
     row = tuple(int(n) for n in shape[1:] if isinstance(n, int))
     return Program(first.name or "", row, tuple(steps), tuple(outputs))
 
@@ -224,4 +232,3 @@ def dequantized(reader: Reader, node: ir.Node) -> Array:
         scale = scale.reshape(shape)
         zero = zero.reshape(shape) if zero.size > 1 else zero
     return ((codes - zero).astype(np.float32) * scale.astype(np.float32)).astype(np.float32)
-

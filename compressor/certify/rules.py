@@ -1,11 +1,11 @@
 """What one step of a net does to bounds: ranges forward, ranges of differences, linear bounds backward.
 
-A step stands for the same operator in two nets, the original (x → y) and the changed one (z → w). Beside ranges of x and z
-there is the range of their difference d = z − x, which is far smaller than what the two ranges tell: the change is carried
-along, and not worked out at the end (Paulsen, Wang & Wang 2020, ReluDiff).
+A step stands for the same operator in two nets, the original (x → y) and the changed one (z → w). Beside ranges of
+x and z there is the range of their difference d = z − x, which is far smaller than what the two ranges tell: the
+change is carried along, and not worked out at the end (Paulsen, Wang & Wang 2020, ReluDiff).
 
-Backward, a linear form ⟨a, y⟩ is bounded from below by one in the inputs, plus a number (Zhang et al. 2018, CROWN; Singh
-et al. 2019, DeepPoly). a has the shape [N, K, *row]: K forms for each of N boxes.
+Backward, a linear form ⟨a, y⟩ is bounded from below by one in the inputs, plus a number (Zhang et al. 2018, CROWN;
+Singh et al. 2019, DeepPoly). a has the shape [N, K, *row]: K forms for each of N boxes.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def settled(value: Array, absolute: Array, terms: int) -> Array:
 
 
 def per_sign(a: Array, for_positive: Array, for_negative: Array) -> Array:
-    """a times what belongs to its sign; the two have no axis K."""
+    """A times what belongs to its sign; the two have no axis K."""
     up, down = np.expand_dims(for_positive, 1), np.expand_dims(for_negative, 1)
     return np.asarray(a * np.where(a >= 0, up, down))
 

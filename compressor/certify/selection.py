@@ -50,13 +50,17 @@ class Largest:
     def _scatter(self, a: Array, tap: Array) -> Array:
         """Coefficients [N, K, outputs] put back to where tap [N, outputs] of each window reads."""
         lead, inputs = a.shape[:2], int(np.prod(self.size))
-        where = np.take_along_axis(np.broadcast_to(self.reads, (*tap.shape, self.reads.shape[1])), tap[..., None], 2)
+        where = np.take_along_axis(
+            np.broadcast_to(self.reads, (*tap.shape, self.reads.shape[1])), tap[..., None], 2
+        )
         base = np.arange(lead[0] * lead[1]).reshape(*lead, 1) * inputs
         index = (base + where[:, None, :, 0]).reshape(-1)
         found = np.bincount(index, a.reshape(-1), minlength=lead[0] * lead[1] * inputs)
         return found.reshape(*lead, *self.size)
 
-    def _sided(self, a: Array, certain: Array, tap: Array, low: Array, high: Array, lows_follow: bool) -> tuple[Array, Array]:
+    def _sided(
+        self, a: Array, certain: Array, tap: Array, low: Array, high: Array, lows_follow: bool
+    ) -> tuple[Array, Array]:
         """Where the winner is known its value, else a number; from below the likeliest winner will do."""
         flat = a.reshape(*a.shape[:2], -1)
         follows = certain[:, None] | ((flat >= 0) & lows_follow)

@@ -31,7 +31,9 @@ class Margins:
         return float((self.least > 0).mean()) if len(self.least) else 0.0
 
 
-def margins(programs: tuple[Program, ...], boxes: Iterator[tuple[Array, Interval]], unit: float = UNIT32) -> Margins:
+def margins(
+    programs: tuple[Program, ...], boxes: Iterator[tuple[Array, Interval]], unit: float = UNIT32
+) -> Margins:
     """The least margins of several nets around samples.
 
     Args:

@@ -16,11 +16,11 @@ from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 from edgepress.compressor.passes.weight_only import WeightOnly
 
 ALL: tuple[type[Pass], ...] = (
-    Shrink, LowRank, Separable, Prune, Reset, ThresholdReLU, Equalize, Quantize, Dynamic, WeightOnly, Half, StoreWeights,
-    Cluster,
+    Shrink, LowRank, Separable, Prune, Reset, ThresholdReLU, Equalize, Quantize, Dynamic, WeightOnly, Half,
+    StoreWeights, Cluster,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "Cluster", "Dynamic", "Equalize", "Half", "LowRank", "Pass", "Prune", "Quantize", "Reset", "Separable", "Shrink",
-    "StoreWeights", "ThresholdReLU", "WeightOnly",
+    "ALL", "Cluster", "Dynamic", "Equalize", "Half", "LowRank", "Pass", "Prune", "Quantize", "Reset", "Separable",
+    "Shrink", "StoreWeights", "ThresholdReLU", "WeightOnly",
 ]  # fmt: skip

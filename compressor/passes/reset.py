@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.certify.backward import Ranges
 from edgepress.compressor.certify.choose import METHODS, Task, choose
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.observed import hull_of
@@ -61,12 +62,14 @@ class Reset(Pass):
         infer_shapes(known)
         try:
             program = read(known)
-            box, limit = self._box(program, model, context), self._limit(program, model, context)
+            box = self._box(program, model, context)
+            ranges = program.ranges(box)
+            limit = self._limit(program, ranges, model, context)
         except NotCoveredError as error:
             return Outcome(False, (), (Skipped(model.graph.name or "model", str(error)),))
         if not any(self._allowed(step, context) for step in program.steps):
             return Outcome(False)
-        task = Task(program, box, program.ranges(box), limit, METHODS[self.method])
+        task = Task(program, box, ranges, limit, METHODS[self.method])
         found = choose(task, context.rng(), allowed=lambda step: self._allowed(step, context))
         counts = rewrite(model, found) if found.count else {}
         skipped = [
@@ -90,24 +93,18 @@ class Reset(Pass):
         high = seen.hi.max() if self.high is None else self.high
         return Interval(np.full(shape, min(low, high)), np.full(shape, max(low, high)))
 
-    def _limit(self, program: Program, model: ir.Model, context: Context) -> Array:
+    def _limit(self, program: Program, ranges: Ranges, model: ir.Model, context: Context) -> Array:
         """Of each output: [K]."""
-        known = {value.name: value for value in _values(model)}
         parts = []
         for name in program.outputs:
+            widths = np.ones(int(np.prod(ranges[name].shape[1:])))
             if self.relative:
                 seen = self._seen(name, model, context, "what the limit is a share of")
-                parts.append(self.limit * (seen.hi - seen.lo).reshape(-1))
-            else:
-                shape = known[name].shape
-                parts.append(np.full(int(np.prod([int(str(n)) for n in list(shape or ())[1:]])), self.limit))
+                widths = (seen.hi - seen.lo).reshape(-1)
+            parts.append(self.limit * widths)
         return np.maximum(np.concatenate(parts), np.finfo(np.float32).tiny)
 
     def _seen(self, name: str, model: ir.Model, context: Context, what: str) -> Interval:
         if context.stream is None:
             raise NotCoveredError(f"without samples nothing tells {what}.")
         return hull_of(now[name] for now, _ in context.stream(model, [name]))
-
-
-def _values(model: ir.Model) -> list[ir.Value]:
-    return [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
