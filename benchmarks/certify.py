@@ -10,7 +10,7 @@ whose elements are flipped in groups, a flip being kept where the change grows.
 `share`: weights that go at 1 % of each logit's observed range, box [0, 1], idea by idea, plain to tight; with ranges
 observed at every layer; each with the score on the test rows.
 
-`top1`: of the first 1000 test images those whose class is provably the same in the net and in its 8-bit version
+`top1`: of the first 200 test images those whose class is provably the same in the net and in its 8-bit version
 (weights and activations, by the pass `quantize`), for all inputs within one grey level.
 
 Numbers go, with machine, versions and command, to `benchmarks/results/certify.json`.
@@ -50,7 +50,7 @@ from edgepress.runtime.environment import describe
 
 RESULTS = Path(__file__).parent / "results" / "certify.json"
 RANDOM, SEARCHED, GENERATIONS = 10_000, 200, 20
-IMAGES = 1000
+IMAGES = 200
 """Test images of `top1`: the first so many."""
 IDEAS: Mapping[str, Method] = {
     "plain: document 003": Method(segments=True, centred=False, backward=False, rounds=1),
