@@ -113,7 +113,7 @@ def inputs(box: Interval, rng: np.random.Generator) -> Iterator[Array]:
 def inside(box: Interval, share: Array) -> Array:
     """Points of a box in float32, none of them outside."""
     x = (box.lo + share * (box.hi - box.lo)).astype(np.float32)
-    return np.clip(x, box.lo.astype(np.float32), box.hi.astype(np.float32))
+    return np.asarray(np.clip(x, box.lo.astype(np.float32), box.hi.astype(np.float32)))
 
 
 def soundness(case: Case) -> dict[str, Any]:
