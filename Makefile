@@ -55,7 +55,7 @@ types: .venv/.ready
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
 	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py \
 	  benchmarks/workers.py benchmarks/gate.py benchmarks/peers.py benchmarks/peer_judge.py benchmarks/tflite.py \
-	  benchmarks/tflite_judge.py benchmarks/cycles.py benchmarks/sparse_engine.py
+	  benchmarks/tflite_judge.py benchmarks/cycles.py benchmarks/sparse_engine.py benchmarks/certify.py
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py

@@ -16,6 +16,7 @@ COMMANDS = (
     "run",
     "bench",
     "gate",
+    "certify",
     "inspect",
     "export",
     "report",

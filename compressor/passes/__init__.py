@@ -8,6 +8,7 @@ from edgepress.compressor.passes.half import Half
 from edgepress.compressor.passes.low_rank import LowRank
 from edgepress.compressor.passes.prune import Prune
 from edgepress.compressor.passes.quantize import Quantize
+from edgepress.compressor.passes.reset import Reset
 from edgepress.compressor.passes.separable import Separable
 from edgepress.compressor.passes.shrink import Shrink
 from edgepress.compressor.passes.store import StoreWeights
@@ -15,11 +16,11 @@ from edgepress.compressor.passes.threshold_relu import ThresholdReLU
 from edgepress.compressor.passes.weight_only import WeightOnly
 
 ALL: tuple[type[Pass], ...] = (
-    Shrink, LowRank, Separable, Prune, ThresholdReLU, Equalize, Quantize, Dynamic, WeightOnly, Half, StoreWeights,
-    Cluster,
+    Shrink, LowRank, Separable, Prune, Reset, ThresholdReLU, Equalize, Quantize, Dynamic, WeightOnly, Half,
+    StoreWeights, Cluster,
 )  # fmt: skip
 
 __all__ = [
-    "ALL", "Cluster", "Dynamic", "Equalize", "Half", "LowRank", "Pass", "Prune", "Quantize", "Separable", "Shrink",
-    "StoreWeights", "ThresholdReLU", "WeightOnly",
+    "ALL", "Cluster", "Dynamic", "Equalize", "Half", "LowRank", "Pass", "Prune", "Quantize", "Reset", "Separable",
+    "Shrink", "StoreWeights", "ThresholdReLU", "WeightOnly",
 ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Bounds, proved and not observed, on how far a changed net's outputs can be from the original's."""

@@ -1,0 +1,152 @@
+"""Two nets at once: how far the changed one's values can be from the original's, for every input in a box."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgepress.compressor.certify.affine import Affine, Move
+from edgepress.compressor.certify.backward import Ranges, lower, lower_difference
+from edgepress.compressor.certify.curves import Bent, Nothing
+from edgepress.compressor.certify.intervals import Interval, add, point, subtract
+from edgepress.compressor.certify.linear import ConvMap
+from edgepress.compressor.certify.program import Program, Step
+from edgepress.compressor.certify.rules import Pair, Rule
+from edgepress.compressor.protocols import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Two nets with the same values and steps, one by one.
+
+    Attributes:
+        original: with steps that do nothing where only the other one quantizes.
+        changed: the other.
+    """
+
+    original: Program
+    changed: Program
+
+
+def aligned(original: Program, changed: Program) -> Aligned | None:
+    """Pair the steps of two nets; None where they are built differently.
+
+    Args:
+        original: a net.
+        changed: the same with other weights, or with quantizers in between.
+    """
+    stands_for = {changed.input: original.input}
+    rules: list[Rule] = []
+    rest = list(original.steps)
+    for step in changed.steps:
+        first = rest[0] if rest else None
+        if first is not None and _alike(first, step, stands_for):
+            stands_for[step.output] = first.output
+            rules.append(first.rule)
+            rest.pop(0)
+        elif step.quantizes or _stays(step.rule):
+            stands_for[step.output] = stands_for.get(step.inputs[0], "")
+            rules.append(Nothing() if step.quantizes else step.rule)
+        else:
+            return None
+    if rest or [stands_for.get(name) for name in changed.outputs] != list(original.outputs):
+        return None
+    steps = tuple(replace(step, rule=rule) for step, rule in zip(changed.steps, rules, strict=True))
+    return Aligned(replace(changed, steps=steps), changed)
+
+
+def _alike(one: Step, other: Step, stands_for: Mapping[str, str]) -> bool:
+    """Whether two steps are the same operator on the same values, whatever their weights."""
+    if tuple(stands_for.get(name) for name in other.inputs) != one.inputs or type(one.rule) is not type(
+        other.rule
+    ):
+        return False
+    if isinstance(one.rule, Affine) and isinstance(other.rule, Affine):
+        ours, theirs = one.rule.op, other.rule.op
+        same = type(ours) is type(theirs) and ours.weight.shape == theirs.weight.shape
+        if same and isinstance(ours, ConvMap):
+            return (
+                replace(ours, weight=np.zeros(1)).__dict__.items()
+                >= {key: value for key, value in theirs.__dict__.items() if key != "weight"}.items()
+            )
+        return same
+    if isinstance(one.rule, Bent) and isinstance(other.rule, Bent):
+        ours_, theirs_ = one.rule, other.rule
+        same = (ours_.low, ours_.high) == (theirs_.low, theirs_.high)
+        return same and np.array_equal(np.broadcast_to(ours_.below, np.shape(theirs_.below)), theirs_.below)
+    if isinstance(one.rule, Move) and isinstance(other.rule, Move):
+        return (one.rule.order, one.rule.shape) == (other.rule.order, other.rule.shape)
+    return all(np.array_equal(value, other.rule.__dict__[key]) for key, value in one.rule.__dict__.items())
+
+
+def _stays(rule: Rule) -> bool:
+    """Whether a step changes nothing at all."""
+    return isinstance(rule, Move) and rule.size == rule.shape and rule.order == tuple(range(len(rule.size)))
+
+
+def joint(both: Aligned, box: Interval, unit: float = 0.0, known: Ranges | None = None) -> dict[str, Pair]:
+    """Ranges of every value in both nets and of their difference.
+
+    Args:
+        both: the nets.
+        box: inputs, [N, *row]; both nets get the same one.
+        unit: unit roundoff of their arithmetic.
+        known: ranges of the original's values, taken where they are narrower.
+    """
+    pairs = {both.changed.input: Pair(box, box, point(np.zeros(box.shape)))}
+    for step, other in zip(both.original.steps, both.changed.steps, strict=True):
+        seen = [pairs[name] for name in step.inputs]
+        x = step.rule.forward([pair.x for pair in seen], unit)
+        if known and step.output in known:
+            x = known[step.output].within(x)
+        z = other.rule.forward([pair.z for pair in seen], unit)
+        d = step.rule.difference(other.rule, seen, unit)
+        d = d.within(subtract(z, x))
+        pairs[step.output] = Pair(x, z.within(add(x, d)), d)
+    return pairs
+
+
+def change(
+    both: Aligned, box: Interval, unit: float = 0.0, known: Ranges | None = None, *, tight: bool = True
+) -> list[Interval]:
+    """Range of the difference of every output: [N, *row] each.
+
+    Args:
+        both: the nets.
+        box: inputs.
+        unit: unit roundoff of their arithmetic.
+        known: ranges of the original's values.
+        tight: by linear forms as well as by intervals.
+    """
+    pairs = joint(both, box, unit, known)
+    found = []
+    for name in both.changed.outputs:
+        d = pairs[name].d
+        if tight:
+            a = identity(d)
+            lo = lower_difference(both.original, both.changed, name, a, pairs, unit)
+            hi = -lower_difference(both.original, both.changed, name, -a, pairs, unit)
+            d = Interval(lo, hi).reshape(*d.shape).within(d)
+        found.append(d)
+    return found
+
+
+def identity(x: Interval) -> Array:
+    """One form an element: [N, K, *row] with K the elements of a row."""
+    rows, row = len(x.lo), x.shape[1:]
+    count = int(np.prod(row))
+    return np.broadcast_to(np.eye(count).reshape(1, count, *row), (rows, count, *row))
+
+
+def change_apart(original: Program, changed: Program, box: Interval, unit: float = 0.0) -> list[Interval]:
+    """The same for nets that are built differently: each by itself, one off the other. Sound, and loose."""
+    ranges = []
+    for program in (original, changed):
+        found = program.ranges(box, unit)
+        each = []
+        for name in program.outputs:
+            a = identity(found[name])
+            lo, hi = lower(program, name, a, found, unit), -lower(program, name, -a, found, unit)
+            each.append(Interval(lo, hi).reshape(*found[name].shape).within(found[name]))
+        ranges.append(each)
+    return [subtract(z, x) for x, z in zip(*ranges, strict=True)]

@@ -1,0 +1,239 @@
+"""Linear operators on rows: y = A x, its adjoint, and A with absolute weights, in float64.
+
+Shapes leave out the first axis, which counts rows. Convolutions go tap by tap, so that no im2col matrix is made.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from types import EllipsisType
+from typing import Protocol, Self
+
+import numpy as np
+
+from edgepress.compressor.protocols import Array
+
+
+class Linear(Protocol):
+    """y = A x for rows x; `terms` products are summed for one y."""
+
+    @property
+    def weight(self) -> Array:
+        """What it multiplies by, in its own layout."""
+
+    @property
+    def terms(self) -> int:
+        """Products of one sum."""
+
+    def apply(self, x: Array) -> Array:
+        """[B, *in] → [B, *out]."""
+
+    def adjoint(self, a: Array) -> Array:
+        """[B, *out] → [B, *in]: Aᵀ a."""
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """X [*in], a [K, *out] → [K, *weight]: the derivative of ⟨a, A x⟩ with respect to each weight."""
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same operator with other weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixMap:
+    """y = x W over the last axis.
+
+    Attributes:
+        weight: [in, out]; [out, in] where transposed.
+        transposed: whether W is stored so.
+    """
+
+    weight: Array
+    transposed: bool = False
+
+    @property
+    def terms(self) -> int:
+        """Products of one sum."""
+        return int(self.weight.shape[1 if self.transposed else 0])
+
+    @property
+    def _matrix(self) -> Array:
+        return self.weight.T if self.transposed else self.weight
+
+    def apply(self, x: Array) -> Array:
+        """[B, …, in] → [B, …, out]."""
+        return np.asarray(x @ self._matrix)
+
+    def adjoint(self, a: Array) -> Array:
+        """[B, …, out] → [B, …, in]."""
+        return np.asarray(a @ self._matrix.T)
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """Sum over leading axes of x ⊗ a."""
+        rows, lead = x.reshape(-1, x.shape[-1]), len(a)
+        found: Array = np.einsum("ri,kro->kio", rows, a.reshape(lead, len(rows), -1), optimize=True)
+        return found.transpose(0, 2, 1) if self.transposed else found
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same with other weights."""
+        return replace(self, weight=weight)
+
+
+@dataclass(frozen=True, eq=False)
+class ConvMap:
+    """Convolution (correlation, as ONNX has it) of any number of dimensions, grouped or not.
+
+    Attributes:
+        weight: [out, in / groups, *kernel].
+        size: spatial shape of the input.
+        strides: one a dimension.
+        pads: (before, after) a dimension.
+        dilations: one a dimension.
+        groups: of channels.
+    """
+
+    weight: Array
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilations: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def terms(self) -> int:
+        """Products of one sum."""
+        return math.prod(self.weight.shape[1:])
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Spatial shape of the output."""
+        return tuple(
+            (n + sum(p) - (k - 1) * d - 1) // s + 1
+            for n, p, k, d, s in zip(
+                self.size, self.pads, self.weight.shape[2:], self.dilations, self.strides, strict=True
+            )
+        )
+
+    def _taps(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """Each tap of the kernel, and where in the padded input it reads."""
+        for tap in product(*map(range, self.weight.shape[2:])):
+            yield (
+                tap,
+                tuple(
+                    slice(t * d, t * d + s * (n - 1) + 1, s)
+                    for t, d, s, n in zip(tap, self.dilations, self.strides, self.positions, strict=True)
+                ),
+            )
+
+    def _matrices(self) -> Array:
+        """Weights [groups, out / groups, taps × in / groups], so that each product is one of BLAS."""
+        w = self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, self.weight.shape[1], -1)
+        return np.ascontiguousarray(w.transpose(0, 1, 3, 2)).reshape(*w.shape[:2], -1)
+
+    def apply(self, x: Array) -> Array:
+        """[B, C, *size] → [B, out, *positions]."""
+        batch, where = len(x), self.positions
+        padded = np.pad(x, [(0, 0), (0, 0), *self.pads])
+        seen = [padded[(slice(None), slice(None), *reads)] for _, reads in self._taps()]
+        columns = np.stack(seen, 1).reshape(batch, len(seen), self.groups, -1, math.prod(where))
+        columns = columns.transpose(0, 2, 1, 3, 4).reshape(batch, self.groups, -1, math.prod(where))
+        return np.asarray(self._matrices() @ columns).reshape(batch, self.weight.shape[0], *where)
+
+    def adjoint(self, a: Array) -> Array:
+        """[B, out, *positions] → [B, C, *size]."""
+        batch, each = len(a), self.weight.shape[1]
+        shape = (batch, self.groups * each, *(n + sum(p) for n, p in zip(self.size, self.pads, strict=True)))
+        padded = np.zeros(shape)
+        rows = a.reshape(batch, self.groups, self.weight.shape[0] // self.groups, -1)
+        taps = list(self._taps())
+        columns = self._matrices().transpose(0, 2, 1) @ rows
+        columns = columns.reshape(batch, self.groups, len(taps), each, -1)
+        for number, (_, reads) in enumerate(taps):
+            part = columns[:, :, number].reshape(batch, -1, *self.positions)
+            padded[(slice(None), slice(None), *reads)] += part
+        inside = tuple(slice(p[0], p[0] + n) for p, n in zip(self.pads, self.size, strict=True))
+        return padded[(slice(None), slice(None), *inside)]
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """Sum over positions of x at each tap ⊗ a."""
+        lead = len(a)
+        weight = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
+        padded = np.pad(x, [(0, 0), *self.pads])
+        rows = a.reshape(lead, self.groups, weight.shape[1], -1)
+        found = np.empty((lead, *weight.shape))
+        for tap, reads in self._taps():
+            seen = padded[(slice(None), *reads)].reshape(self.groups, weight.shape[2], -1)
+            at: tuple[int | EllipsisType, ...] = (..., *tap)
+            found[at] = rows @ seen.transpose(0, 2, 1)
+        return found.reshape(lead, *self.weight.shape)
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same with other weights."""
+        return replace(self, weight=weight)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleMap:
+    """y = s x, element by element.
+
+    Attributes:
+        weight: s, of the shape of a row.
+    """
+
+    weight: Array
+    terms: int = 1
+
+    def apply(self, x: Array) -> Array:
+        """[B, *in] → the same shape."""
+        return np.asarray(x * self.weight)
+
+    def adjoint(self, a: Array) -> Array:
+        """As `apply`."""
+        return np.asarray(a * self.weight)
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """X a."""
+        return np.asarray(x * a)
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same with other weights."""
+        return replace(self, weight=weight)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanMap:
+    """Mean over some axes of a row.
+
+    Attributes:
+        size: shape of a row.
+        axes: of the row, counted from 0.
+        keep: whether they stay, with length 1.
+        weight: 1 / number of elements, as an array of one number.
+    """
+
+    size: tuple[int, ...]
+    axes: tuple[int, ...]
+    keep: bool
+    weight: Array
+
+    @property
+    def terms(self) -> int:
+        """Elements of one mean, and the division."""
+        return math.prod(self.size[a] for a in self.axes) + 1
+
+    def apply(self, x: Array) -> Array:
+        """[B, *size] → means."""
+        return np.asarray(self.weight * x.sum(tuple(a + 1 for a in self.axes), keepdims=self.keep))
+
+    def adjoint(self, a: Array) -> Array:
+        """Spread evenly."""
+        kept = tuple(1 if i in self.axes else n for i, n in enumerate(self.size))
+        return np.broadcast_to(self.weight * a.reshape(len(a), *kept), (len(a), *self.size)).copy()
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """A mean has no weights of its own."""
+        raise NotImplementedError("a mean has no weights")
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same with another factor."""
+        return replace(self, weight=weight)

@@ -1,0 +1,76 @@
+"""`compress certify --check`: a certificate proved again from the two files alone."""
+
+import click
+import numpy as np
+
+from edgepress.compressor.certify import certificate as proofs
+from edgepress.compressor.certify.certificate import Certificate
+from edgepress.compressor.certify.intervals import Interval
+from edgepress.compressor.cli.certify_options import Net, Options
+from edgepress.compressor.errors import UsageError
+from edgepress.compressor.protocols import Tell
+from edgepress.compressor.report import manifest as manifests
+from edgepress.compressor.report.record import parse_record
+
+ROUNDING = 1e-6
+"""Share by which a bound that is worked out again may differ from the certificate's: other libraries sum otherwise."""
+
+
+def checked(original: Net, options: Options, tell: Tell) -> int:
+    """Prove a certificate again, from the two files alone."""
+    if options.check is None or options.candidate is None:
+        raise UsageError("--check without CANDIDATE.", "Name both models.")
+    path = options.check / proofs.FILE_NAME if options.check.is_dir() else options.check
+    known = parse_record(Certificate, path, what="a certificate")
+    candidate = Net.of(options.candidate, options.shapes)
+    for net, file in ((original, known.original), (candidate, known.candidate)):
+        if net.file.sha256 != file.sha256:
+            raise UsageError(
+                f"{net.path} is not the {file.name} that the certificate is about.", "Name that file."
+            )
+    if known.kind == "observed":
+        raise UsageError(
+            "This certificate rests on observed ranges: there is nothing to prove.", "Certify the box."
+        )
+    box = Interval(*(np.full((1, *original.program.row), end) for end in (known.box.low, known.box.high)))
+    if known.box.sha256 is not None:
+        file_of_box = path.parent / proofs.BOX_NAME
+        if manifests.sha256_file(file_of_box) != known.box.sha256:
+            raise UsageError(
+                f"{file_of_box} is not the box of this certificate.", "Keep the two files together."
+            )
+        box = proofs.load_box(file_of_box, original.program.row)
+    tell("bound", 0.0, "")
+    wrong, how = _disproved(original, candidate, box, known)
+    if not options.quiet:
+        click.echo(
+            f"Proved again, {how}: no output moves by more than {known.certified_change_max:.6g}."
+            if not wrong
+            else f"NOT proved: {len(wrong)} outputs may move farther than the certificate says, such as {wrong[0]}."
+        )
+    return 1 if wrong else 0
+
+
+def _disproved(original: Net, candidate: Net, box: Interval, known: Certificate) -> tuple[list[str], str]:
+    """Outputs whose bound is not reached again; by plain intervals where these suffice, else by linear forms."""
+    wrong: list[str] = []
+    for tight in (False, True):
+        bounds = proofs.bound(
+            original.program, candidate.program, box, float32=known.arithmetic == "float32", tight=tight
+        )
+        again = bounds.rows(original.program.outputs, None)
+        if [(o.name, o.index) for o in again] != [(o.name, o.index) for o in known.outputs]:
+            raise UsageError("The certificate is about other outputs.", "Certify again.")
+        allowed = [(max(-o.least, o.most), o) for o in known.outputs]
+        slack = ROUNDING * max((size for size, _ in allowed), default=0.0)
+        wrong = [
+            f"{now.name}[{now.index}]"
+            for now, (_, then) in zip(again, allowed, strict=True)
+            if now.least < then.least - slack or now.most > then.most + slack
+        ]
+        claimed = max((size for size, _ in allowed), default=0.0)
+        if known.certified_change_max is None or claimed > known.certified_change_max * (1 + ROUNDING):
+            wrong = [*wrong, "certified_change_max"]
+        if not wrong:
+            return [], "by linear forms" if tight else "by plain intervals"
+    return wrong, ""
