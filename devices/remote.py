@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgepress.devices.base import Completed, Device, DeviceTroubleError
 from edgepress.runtime import worker
+from edgepress.runtime.engines.choose import suffix_of
 from edgepress.runtime.environment import Condition, Environment
 from edgepress.runtime.record import EngineError, Measurement
 
@@ -188,8 +189,7 @@ class RemoteWorker:
         """The model's name there: of ours, since names of users may be anything; the suffix tells the engine."""
         key = model.resolve()
         if key not in self._there:
-            suffix = ".tflite" if model.suffix.lower() == ".tflite" else ".onnx"
-            name = f"model{len(self._there)}{suffix}"
+            name = f"model{len(self._there)}{suffix_of(model)}"
             self.device.put(key, name, limit_s=limit_s)
             self._there[key] = name
         return self._there[key]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.runtime.engines.base import Feeds
-from edgepress.runtime.engines.choose import engine_for
+from edgepress.runtime.engines.choose import engine_for, is_tflite
 from edgepress.runtime.record import EngineError
 
 WARM_UP = 3
@@ -50,8 +50,12 @@ def layer_times(
     if not hasattr(engine, "profiled"):
         return {
             "layers": None,
-            "reason": f"{engine.name} has no profiler that Python reaches; "
-            "TensorFlow's benchmark_model --enable_op_profiling=true has one",
+            "reason": f"{engine.name} has no profiler that Python reaches"
+            + (
+                "; TensorFlow's benchmark_model --enable_op_profiling=true has one"
+                if is_tflite(model)
+                else ""
+            ),
         }
     with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
         session = engine.profiled(model, str(Path(folder) / "profile"), threads)

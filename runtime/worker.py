@@ -1,8 +1,8 @@
 """A process of its own for some models: a JSON request on stdin, a JSON answer on stdout.
 
-It needs numpy, one engine (onnxruntime for .onnx files, LiteRT or tflite_runtime for .tflite files) and the standard
-library of Python 3.9. `bundle` packs it with the rest of the runtime into one file that travels:
-`python3 worker.pyz < request.json`. Engine and timing loop are thus the same code everywhere.
+It needs numpy, one engine (onnxruntime for .onnx files, LiteRT or tflite_runtime for .tflite files, SciPy for sparse
+.npz files) and the standard library of Python 3.9. `bundle` packs it with the rest of the runtime into one file that
+travels: `python3 worker.pyz < request.json`. Engine and timing loop are thus the same code everywhere.
 
 Request: {"task": …, "models": [path, …], "feeds": path of an .npz or null, "inputs": [name, …], "threads": 1}
 and what the task takes beyond. The archive's arrays are called a0, a1, …, in the order of "inputs": a tensor may have a
@@ -40,7 +40,10 @@ from edgepress.runtime.record import EngineError
 
 _MODULES = (
     *("__init__", "counting", "environment", "layers", "measure", "memory", "record", "stats", "worker"),
-    *(f"engines/{name}" for name in ("__init__", "base", "border", "choose", "flatfile", "litert", "ort")),
+    *(
+        f"engines/{name}"
+        for name in ("__init__", "base", "border", "choose", "flatfile", "litert", "ort", "sparse")
+    ),
 )
 _STARTER = """import sys
 if sys.version_info < (3, 9):

@@ -16,6 +16,7 @@ from onnx import external_data_helper
 from edgepress.compressor.cli import bench as module
 from edgepress.compressor.cli import boards, host
 from edgepress.compressor.cli import devices as listing
+from edgepress.compressor.export.sparse import from_model, write_sparse
 from edgepress.compressor.model import to_proto
 from edgepress.compressor.report import bench as record
 from edgepress.compressor.report.bench import Bench, verdict_on
@@ -88,6 +89,19 @@ def test_two_copies_are_no_different_whatever_the_form(case: Case) -> None:
     assert rows[2].latency_ns_median is not None
 
 
+def test_a_sparse_file_is_timed_beside_its_model(case: Case) -> None:
+    model = models.mlp(64)
+    onnx.save(to_proto(model), case.folder / "mlp.onnx")
+    write_sparse(from_model(model), case.folder / "mlp-sparse.npz")
+    first, second = timed(case, "mlp.onnx", "mlp-sparse.npz").models
+    assert (first.engine, second.engine) == ("onnxruntime", "sparse")
+    assert second.size_bytes == Path("mlp-sparse.npz").stat().st_size
+    assert second.latency_ns_median is not None
+    assert second.ratio is not None
+    (split,) = timed(case, "mlp-sparse.npz", "--per-layer").models
+    assert (split.layers, "no profiler" in split.layers_reason) == (None, True)
+
+
 def test_the_table_says_what_was_found(case: Case) -> None:
     found = case.run("bench", wide(case.folder, 4096).name, "model.onnx", "--seconds", 0.2)
     assert found.code == 0, found.err
@@ -127,6 +141,8 @@ def test_verdicts(interval: tuple[float, float], says: str) -> None:
         (("model.onnx", "--device", "no-such"), 2, "unknown device profile"),
         (("model.onnx", "--data", "missing.npz"), 2, "missing.npz"),
         (("broken.tflite",), 3, "cannot load"),
+        (("missing.npz",), 2, "no such file"),
+        (("calib.npz",), 3, "no sparse model"),
         (("model.onnx", "--device", "./far.toml"), 3, "nothing can run on far"),
         ((), 2, "MODELS"),
     ],
@@ -161,6 +177,8 @@ def test_a_board_is_added_checked_and_timed_on(case: Case, own: Path, board: ssh
     found = timed(case, "model.onnx", "model.onnx", "--device", "shelf")
     assert (found.device, found.transport, len(found.models)) == ("shelf", "ssh", 2)
     assert found.models[0].layers is None
+    write_sparse(from_model(models.mlp()), case.folder / "mlp-sparse.npz")
+    assert timed(case, "mlp-sparse.npz", "--device", "shelf").models[0].engine == "sparse"
     (split,) = timed(case, "model.onnx", "--device", "shelf", "--per-layer").models
     assert split.layers
     again = case.run("devices", "add", "shelf", "--address", "board", "--python", python)

@@ -23,7 +23,7 @@ from edgepress.devices.profile import DeviceSpec
 from edgepress.devices.qemu import QemuDevice
 from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime import counting, worker
-from edgepress.runtime.engines.choose import is_tflite
+from edgepress.runtime.engines.choose import suffix_of
 
 LIMIT_S = 1800.0
 """A piece of work that takes longer is ended."""
@@ -165,7 +165,7 @@ def _files(models: Sequence[ModelFile]) -> Iterator[list[Path]]:
                 raise DeviceError(
                     "A model over 2 GB cannot be brought to a device.", "Go by predictions with --no-device."
                 )
-            path = Path(folder) / f"{place}.{'tflite' if is_tflite(model) else 'onnx'}"
+            path = Path(folder) / f"{place}{suffix_of(model)}"
             path.write_bytes(model)
             paths.append(path)
         yield paths

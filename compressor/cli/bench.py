@@ -28,7 +28,7 @@ from edgepress.devices.native import time_native
 from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import MICRO, DeviceSpec
 from edgepress.devices.remote import Feeds, Look, RemoteWorker
-from edgepress.runtime.engines.choose import is_tflite
+from edgepress.runtime.engines.choose import is_onnx
 from edgepress.runtime.environment import Condition, warnings
 from edgepress.runtime.measure import ratio_interval
 from edgepress.runtime.record import Measurement
@@ -72,7 +72,7 @@ def bench(
     shapes: dict[str, tuple[int, ...]], seconds: float, json_file: Path | None, per_layer: bool, quiet: bool,
     debug: bool,
 ) -> int:  # fmt: skip
-    """Time MODELS, .onnx or .tflite, against the first of them.
+    """Time MODELS, .onnx, .tflite or sparse .npz, against the first of them.
 
     They take turns on the same inputs, so that whatever slows the device slows all of them. Exit code 3 where the
     device does not answer.
@@ -91,7 +91,7 @@ def bench(
                 else:
                     feeds = _Feeds(data, preprocess, shapes)
                     found, split = _by_worker(device, files, feeds, threads, seconds, per_layer)
-    sizes = [model.stat().st_size if is_tflite(model) else on_disk(model)[0] for model in models]
+    sizes = [on_disk(model)[0] if is_onnx(model) else model.stat().st_size for model in models]
     rows = [
         ModelTimes(model=str(model), size_bytes=size, **row, **(layers if per_layer else {}))
         for model, size, row, layers in zip(models, sizes, found.pop("models"), split, strict=True)
@@ -123,7 +123,7 @@ class _Feeds:
 
     def of(self, model: Path, ports: Sequence[Sequence[Any]]) -> Feeds:
         """For a model on this machine whose inputs the device's engine calls `ports`."""
-        if is_tflite(model):
+        if not is_onnx(model):
             specs = [spec_of(port) for port in ports]
             return self._remembered(specs, lambda: _random(specs))
         graph = load(model, self._shapes or None)
@@ -149,7 +149,7 @@ class _Feeds:
 
 
 def spec_of(port: Sequence[Any]) -> InputSpec:
-    """An input as LiteRT tells it."""
+    """An input as LiteRT and the sparse engine tell it."""
     name, dtype, shape = port
     return InputSpec(str(name), np.dtype(str(dtype)), tuple(shape))
 
@@ -172,9 +172,9 @@ def _random(specs: Sequence[InputSpec]) -> Feeds:
 
 def one_file(model: Path, target: Path) -> Path:
     """The model as one file that can travel; refuses what is no model before any device is asked."""
-    if is_tflite(model):
+    if not is_onnx(model):
         if not model.is_file():
-            raise ModelError(f"{model}: no such file.", "Give the path of a .tflite file.")
+            raise ModelError(f"{model}: no such file.", f"Give the path of a {model.suffix} file.")
         return model
     graph = load(model)
     if not on_disk(model)[1]:

@@ -16,7 +16,7 @@ from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.words import number, printable, quantity
 from edgepress.devices.base import DeviceTroubleError
 from edgepress.devices.remote import Feeds, RemoteWorker
-from edgepress.runtime.engines.choose import is_tflite
+from edgepress.runtime.engines.choose import is_onnx
 
 COUNTED = "instructions are counted of whole inferences: an emulator does not know layers"
 NATIVE = "a program of the device's own times whole inferences"
@@ -61,7 +61,7 @@ def layers(
 
 def _named(model: Path, target: Path) -> Path:
     """The same model with a name for each node: its first result's where it has none, or the engine would number it."""
-    if is_tflite(model):
+    if not is_onnx(model):
         return model
     proto = onnx.load(model)
     for node in proto.graph.node:
