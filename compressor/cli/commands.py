@@ -18,6 +18,7 @@ COMMANDS = (
     "gate",
     "inspect",
     "export",
+    "evolve",
     "report",
     "passes",
     "devices",

@@ -44,12 +44,14 @@ def save(path: Path, layers: Sequence[Layer], facts: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, allow_pickle=False, **arrays)
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(path)
     except OSError as error:
-        raise OutputError(f"Cannot write the checkpoint {path}: {error.strerror}.", "Choose another --out.") from error
+        raise OutputError(
+            f"Cannot write the checkpoint {path}: {error.strerror}.", "Choose another --out."
+        ) from error
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -78,7 +80,9 @@ def restore(path: Path, layers: Sequence[Layer]) -> None:
         try:
             _restore(layer, arrays, at)
         except (KeyError, ValueError) as error:
-            raise UsageError(f"The checkpoint {path} does not fit layer {at + 1} of the net: {error}.", _FRESH) from error
+            raise UsageError(
+                f"The checkpoint {path} does not fit layer {at + 1} of the net: {error}.", _FRESH
+            ) from error
 
 
 def _restore(layer: Layer, arrays: Arrays, at: int) -> None:
@@ -102,7 +106,9 @@ def _checked(
     inputs: int, outputs: int, starts: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]
 ) -> Topology:
     """Kernels trust connections blindly, so that a file may not make them read beyond their arrays."""
-    whole = starts.shape == (inputs + 1,) and targets.ndim == 1 and starts[0] == 0 and starts[-1] == len(targets)
+    whole = (
+        starts.shape == (inputs + 1,) and targets.ndim == 1 and starts[0] == 0 and starts[-1] == len(targets)
+    )
     if whole and (np.diff(starts) >= 0).all() and ((targets >= 0) & (targets < outputs)).all():
         topology = Topology(inputs, outputs, starts, targets)
         if (np.diff(topology.keys) > 0).all():

@@ -7,7 +7,7 @@ write. The gradient exists on the connections alone (the sampled product x delta
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numba
 import numpy as np
@@ -21,9 +21,7 @@ NO_OUT = np.empty((0, 0), np.float32)
 
 
 def _compiled(function: F) -> F:
-    options = {"parallel": True, "fastmath": True, "cache": True, "error_model": "numpy"}
-    made: F = numba.njit(**options)(function)
-    return made
+    return cast(F, numba.njit(parallel=True, fastmath=True, cache=True, error_model="numpy")(function))
 
 
 def forward(

@@ -1,8 +1,8 @@
 """How many connections neurons have, and whether that looks scale-free.
 
-A random start gives degrees near a Poisson distribution. Evolution is said to lead to a power law (document 001, section
-3.5; Mocanu et al. 2018). Both are fitted to the tail k ≥ k_min that suits the power law best, as Clauset, Shalizi and
-Newman (2009) do, and compared on it by the likelihood ratio of Vuong (1989).
+A random start gives degrees near a Poisson distribution. Evolution is said to lead to a power law (document 001,
+section 3.5; Mocanu et al. 2018). Both are fitted to the tail k ≥ k_min that suits the power law best, as
+Clauset, Shalizi and Newman (2009) do, and compared on it by the likelihood ratio of Vuong (1989).
 """
 
 import math
@@ -81,7 +81,9 @@ def _power_law(tail: npt.NDArray[np.int64], minimum: int) -> tuple[float, float,
     """Distance, exponent and where it begins."""
     logs = float(np.log(tail).mean())
     exponent = float(
-        minimize_scalar(lambda a: a * logs + math.log(zeta(a, minimum)), bounds=(1.01, 50), method="bounded").x
+        minimize_scalar(
+            lambda a: a * logs + math.log(zeta(a, minimum)), bounds=(1.01, 50), method="bounded"
+        ).x
     )
     values, counts = np.unique(tail, return_counts=True)
     seen = np.cumsum(counts) / len(tail)

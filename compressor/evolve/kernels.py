@@ -28,7 +28,11 @@ def choose(name: Name | None = None, threads: int | None = None) -> tuple[Name, 
         if name == "numba":
             raise UsageError("numba is not installed.", "pip install 'edgepress[evolve]'") from error
         return "scipy", plain
+    # Threads that wait for each other at the end of every kernel spin for milliseconds (libgomp's default). Where another
+    # program wants the core, that is what keeps the other thread from its work: kernels took fifty times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from edgepress.compressor.evolve import compiled
 
-    numba.set_num_threads(min(threads or os.cpu_count() or 1, numba.config.NUMBA_NUM_THREADS))
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads or most, most))
     return "numba", compiled

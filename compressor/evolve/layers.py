@@ -263,5 +263,9 @@ def dense_from(weights: Floats, bias: Floats) -> DenseLayer:
     """A layer that begins with given weights [inputs, outputs]."""
     held = np.ascontiguousarray(weights, np.float32)
     return DenseLayer(
-        held, np.zeros_like(held), bias.astype(np.float32), np.zeros_like(bias, np.float32), np.empty_like(held)
+        held,
+        np.zeros_like(held),
+        bias.astype(np.float32),
+        np.zeros_like(bias, np.float32),
+        np.empty_like(held),
     )

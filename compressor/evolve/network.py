@@ -68,9 +68,7 @@ class Network:
         for at, layer in enumerate(self.layers):
             noisy = at < last and self.hidden.dropped > 0
             noise = random.integers(0, 65536, outs[at].shape, np.uint16) if noisy else None
-            layer.forward(
-                x if at == 0 else outs[at - 1], outs[at], self.hidden if at < last else None, noise
-            )
+            layer.forward(x if at == 0 else outs[at - 1], outs[at], self.hidden if at < last else None, noise)
         loss = softmax_gradient(outs[last], labels, deltas[last])
         for at in range(last, -1, -1):
             self.layers[at].backward(

@@ -15,6 +15,9 @@ from scipy.sparse import csr_matrix
 from edgepress.compressor.evolve.layers import Layer
 from edgepress.compressor.evolve.samples import Scaling
 from edgepress.compressor.evolve.topology import Floats, Keys
+from edgepress.compressor.export.sparse import SparseLayer as StoredLayer
+from edgepress.compressor.export.sparse import SparseNet
+from edgepress.compressor.protocols import Array
 
 OPSET = 17
 IR_VERSION = 8
@@ -111,7 +114,7 @@ def to_onnx(net: Finished, shape: tuple[int, ...], name: str = "evolved") -> ir.
     values: list[ir.Value] = []
     nodes: list[ir.Node] = []
 
-    def constant(label: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+    def constant(label: str, array: Array) -> ir.Value:
         value = ir.Value(name=label, const_value=ir.Tensor(np.ascontiguousarray(array), name=label))
         value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
         values.append(value)
@@ -122,9 +125,7 @@ def to_onnx(net: Finished, shape: tuple[int, ...], name: str = "evolved") -> ir.
         nodes.append(made)
         return made.outputs[0]
 
-    start = ir.Value(
-        name="input", shape=ir.Shape(["N", *shape]), type=ir.TensorType(ir.DataType.FLOAT)
-    )
+    start = ir.Value(name="input", shape=ir.Shape(["N", *shape]), type=ir.TensorType(ir.DataType.FLOAT))
     value = start if len(shape) == 1 else node("Flatten", [start], ir.AttrInt64("axis", 1))
     if len(net.used) < net.features:
         value = node("Gather", [value, constant("used", net.used.astype(np.int64))], ir.AttrInt64("axis", 1))
@@ -141,3 +142,27 @@ def to_onnx(net: Finished, shape: tuple[int, ...], name: str = "evolved") -> ir.
     value.shape = ir.Shape(["N", len(net.parts[-1].bias)])
     graph = ir.Graph([start], [value], nodes=nodes, initializers=values, opset_imports={"": OPSET}, name=name)
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepress")
+
+
+def to_sparse(net: Finished, shape: tuple[int, ...]) -> SparseNet:
+    """The net for the sparse engine; inputs that nobody reads are rows without weights there, which cost nothing.
+
+    Args:
+        net: what to write.
+        shape: of a sample.
+    """
+    first = net.parts[0].weights
+    lengths = np.zeros(net.features + 1, np.int64)
+    lengths[net.used + 1] = np.diff(first.indptr)
+    whole = csr_matrix((first.data, first.indices, np.cumsum(lengths)), (net.features, first.shape[1]))
+    last = len(net.parts) - 1
+    inner = ("ThresholdedRelu", net.threshold) if net.threshold else ("Relu", 0.0)
+    return SparseNet(
+        tuple(
+            StoredLayer(part.weights if at else whole, part.bias, *(("", 0.0) if at == last else inner))
+            for at, part in enumerate(net.parts)
+        ),
+        "input",
+        "logits",
+        shape,
+    )

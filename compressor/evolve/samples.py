@@ -1,11 +1,12 @@
 """Training samples in memory, as they are stored, and batches of them as the net wants them.
 
-Every feature is centred and scaled by what the training rows show; `result` folds that into the first layer, so that the
-finished model takes samples as they come.
+Every feature is centred and scaled by what the training rows show; `result` folds that into the first layer, so that
+the finished model takes samples as they come.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,18 +86,21 @@ def batches(order: Keys, size: int) -> Iterator[Keys]:
         yield order[start : start + size]
 
 
-def open_samples(source: Source, shape: tuple[int | None, ...] | None = None) -> Dataset:
+def open_samples(
+    source: Source, shape: tuple[int | None, ...] | None = None, preprocess: Path | None = None
+) -> Dataset:
     """Look into a source of samples.
 
     Args:
         source: npz file, folder of images or `module:function`, as everywhere.
         shape: of a sample, where a model says so; None: any.
+        preprocess: TOML file for images; None: the one beside them.
 
     Raises:
         DataError: it is missing, damaged, without classes, or of another shape.
     """
     wanted = None if shape is None else ("N", *shape)
-    data = open_data(source, (InputSpec("input", np.dtype(np.float32), wanted),))
+    data = open_data(source, (InputSpec("input", np.dtype(np.float32), wanted),), preprocess)
     labels = data.labels
     if labels is None:
         raise DataError(f"{data.name} has no classes.", "Save the class of each row, from 0, under 'y'.")
@@ -115,6 +119,4 @@ def read(data: Dataset) -> Samples:
         values = batch.feeds["input"]
         rows[done : done + len(values)] = values
         done += len(values)
-    labels = data.labels
-    assert labels is not None  # open_samples has refused it
-    return Samples(rows, labels.astype(np.int64))
+    return Samples(rows, np.asarray(data.labels, np.int64))

@@ -105,7 +105,9 @@ def largest(weights: Floats, epsilon: float) -> Topology:
     inputs, outputs = weights.shape
     count = round(weights.size * probability(inputs, outputs, epsilon))
     size = np.abs(weights).ravel()
-    keys = np.sort(np.argpartition(size, size.size - count)[size.size - count :]) if count else np.empty(0, int)
+    keys = (
+        np.sort(np.argpartition(size, size.size - count)[size.size - count :]) if count else np.empty(0, int)
+    )
     return Topology.of(keys.astype(np.int64), inputs, outputs)
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from types import ModuleType
 from typing import Any, Literal
 
@@ -116,6 +117,7 @@ class Training:
             layers, Hidden(settings.threshold, round(settings.dropout * LEVELS)), settings.step
         )
         self.history: list[Epoch] = []
+        self.started_with = self.network.parameters
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -180,7 +182,9 @@ class Training:
         """Share of the test rows whose class is right, in [0, 1]."""
         right = 0
         for rows in batches(np.arange(len(self.test)), TEST_BATCH):
-            x = self.scaling.apply(self.test.rows[rows], np.empty((self.test.features, len(rows)), np.float32))
+            x = self.scaling.apply(
+                self.test.rows[rows], np.empty((self.test.features, len(rows)), np.float32)
+            )
             right += int((self.network.logits(x).argmax(axis=0) == self.test.labels[rows]).sum())
         return right / len(self.test)
 
@@ -203,7 +207,7 @@ def _layers(
     dense = settings.schedule.method == "dense"
     if start is not None:
         return [dense_from(w, b) if dense else sparse_from(w, b, settings.epsilon, kernels) for w, b in start]
-    pairs = zip(settings.layers, settings.layers[1:], strict=False)
+    pairs = pairwise(settings.layers)
     if dense:
         return [start_dense(inputs, outputs, random) for inputs, outputs in pairs]
     return [start_sparse(inputs, outputs, settings.epsilon, random, kernels) for inputs, outputs in pairs]
