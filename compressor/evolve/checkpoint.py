@@ -127,7 +127,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
     if not path.exists():
         raise UsageError(f"There is no checkpoint {path} to resume.", _FRESH)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays.pop("facts").tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

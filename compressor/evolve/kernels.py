@@ -28,9 +28,9 @@ def choose(name: Name | None = None, threads: int | None = None) -> tuple[Name, 
         if name == "numba":
             raise UsageError("numba is not installed.", "pip install 'edgepress[evolve]'") from error
         return "scipy", plain
-    # Threads that wait for each other at the end of every kernel spin for milliseconds (libgomp's default). Where another
-    # program wants the core, that is what keeps the other thread from its work: kernels took fifty times as long.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Threads that wait for each other at the end of every kernel spin for milliseconds, if libgomp has its way. Where
+    # another program wants the core, that keeps the other thread from its work: kernels took thirty times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from edgepress.compressor.evolve import compiled
 
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
