@@ -1,8 +1,9 @@
 """How many connections neurons have, and whether that looks scale-free.
 
-A random start gives degrees near a Poisson distribution. Evolution is said to lead to a power law (document 001,
-section 3.5; Mocanu et al. 2018). Both are fitted to the tail k ≥ k_min that suits the power law best, as
-Clauset, Shalizi and Newman (2009) do, and compared on it by the likelihood ratio of Vuong (1989).
+Evolution is said to lead from a random graph to one whose degrees follow a power law (document 001, section 3.5; Mocanu
+et al. 2018). As Clauset, Shalizi and Newman (2009) do, a power law is fitted to the tail k ≥ k_min that suits it best
+and compared there, by the likelihood ratio of Vuong (1989), with an exponential tail, the heaviest that is not called
+heavy; the Poisson degrees of a random graph fall faster still.
 """
 
 import math
@@ -12,12 +13,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import gammaln, zeta
-from scipy.stats import norm, poisson
+from scipy.special import zeta
+from scipy.stats import norm
 
 from edgepress.compressor.evolve.topology import Topology
 
-Verdict = Literal["power law", "Poisson", "cannot tell"]
+Verdict = Literal["power law", "exponential", "cannot tell"]
 LEAST_TAIL = 50
 """Fewer neurons tell nothing."""
 LEAST_SHARE = 0.25
@@ -35,9 +36,9 @@ class Shape:
         tail: neurons in it.
         exponent: of the power law.
         distance: largest difference between the tail and the power law, as shares (Kolmogorov–Smirnov).
-        ratio: log-likelihood of the power law less that of the Poisson distribution, a neuron.
+        ratio: log-likelihood of the power law less that of the exponential tail, a neuron.
         p: how likely a ratio so far from 0 is by chance.
-        verdict: which of the two it is nearer to.
+        verdict: which of the two fits better.
     """
 
     minimum: int
@@ -70,10 +71,10 @@ def shape_of(found: npt.NDArray[np.int64]) -> Shape | None:
     tail = found[found >= minimum]
     if tail[0] == tail[-1]:
         return None
-    each = _power_likelihood(tail, exponent, minimum) - _poisson_likelihood(tail, minimum)
+    each = _power_likelihood(tail, exponent, minimum) - _exponential_likelihood(tail, minimum)
     ratio, spread = float(each.mean()), float(each.std())
     p = float(2 * norm.sf(abs(ratio) * math.sqrt(len(tail)) / spread)) if spread else 1.0
-    verdict: Verdict = "cannot tell" if p > SURE else "power law" if ratio > 0 else "Poisson"
+    verdict: Verdict = "cannot tell" if p > SURE else "power law" if ratio > 0 else "exponential"
     return Shape(minimum, len(tail), exponent, distance, ratio, p, verdict)
 
 
@@ -96,15 +97,8 @@ def _power_likelihood(tail: npt.NDArray[np.int64], exponent: float, minimum: int
     return likelihood
 
 
-def _poisson_likelihood(tail: npt.NDArray[np.int64], minimum: int) -> npt.NDArray[np.float64]:
-    """Of the Poisson distribution cut below `minimum` that suits the tail best."""
-    mean = float(tail.mean())
-
-    def loss(rate: float) -> float:
-        return rate - mean * math.log(rate) + float(poisson.logsf(minimum - 1, rate))
-
-    rate = float(minimize_scalar(loss, bounds=(1e-3, 2 * mean + 10), method="bounded").x)
-    found: npt.NDArray[np.float64] = (
-        tail * math.log(rate) - rate - gammaln(tail + 1) - poisson.logsf(minimum - 1, rate)
-    )
-    return found
+def _exponential_likelihood(tail: npt.NDArray[np.int64], minimum: int) -> npt.NDArray[np.float64]:
+    """Of the geometric distribution from `minimum` on that suits the tail best."""
+    mean = float(tail.mean()) - minimum
+    likelihood: npt.NDArray[np.float64] = (tail - minimum) * math.log(mean / (1 + mean)) - math.log(1 + mean)
+    return likelihood

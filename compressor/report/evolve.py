@@ -47,9 +47,9 @@ class Degrees(Record):
         minimum: where the tail begins that both distributions were fitted to; None where too few differ.
         tail: neurons in it.
         exponent: of the power law that fits best.
-        ratio: log-likelihood of the power law less that of the Poisson distribution, a neuron.
+        ratio: log-likelihood of the power law less that of an exponential tail, a neuron.
         p: how likely a ratio so far from 0 is by chance.
-        verdict: which of the two the tail is nearer to.
+        verdict: which of the two fits better.
     """
 
     layer: int
@@ -61,7 +61,7 @@ class Degrees(Record):
     exponent: MaybeFloat = None
     ratio: MaybeFloat = None
     p: MaybeFloat = None
-    verdict: Literal["power law", "Poisson", "cannot tell"] = "cannot tell"
+    verdict: Literal["power law", "exponential", "cannot tell"] = "cannot tell"
 
 
 class Evolved(Record):

@@ -144,9 +144,11 @@ def degrees_text(found: Degrees) -> str:
     chance = "less than 0.001" if found.p < 0.001 else words.number(found.p, 2)
     if found.verdict == "power law":
         return (
-            f"{where}: {tail}, a power law with exponent {words.number(found.exponent)} fits better than a Poisson "
-            f"distribution (p {chance}): scale-free."
+            f"{where}: {tail}, a power law with exponent {words.number(found.exponent)} fits better than an exponential "
+            f"tail (p {chance}): scale-free."
         )
-    if found.verdict == "Poisson":
-        return f"{where}: {tail}, a Poisson distribution fits better than a power law (p {chance}): not scale-free."
-    return f"{where}: {tail}, neither a power law nor a Poisson distribution fits better (p {chance})."
+    if found.verdict == "exponential":
+        return (
+            f"{where}: {tail}, an exponential tail fits better than a power law (p {chance}): not scale-free."
+        )
+    return f"{where}: {tail}, neither a power law nor an exponential tail fits better (p {chance})."

@@ -1,5 +1,6 @@
 """The finished net says what the trained one says, without what does nothing."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def run(net: Finished, x: Floats) -> Floats:
 def random_net(seed: int, widths: tuple[int, ...], density: float, threshold: float) -> Finished:
     random = np.random.default_rng(seed)
     parts = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         weights = random.normal(size=(a, b)) * (random.random((a, b)) < density)
         parts.append(Part(csr_matrix(weights.astype(np.float32)), random.normal(size=b).astype(np.float32)))
     return Finished(tuple(parts), np.arange(widths[0]), widths[0], threshold)
