@@ -228,6 +228,9 @@ def _usual(data: str, source: Path | None) -> Path:
 def _train(training: Training, path: Path, wanted: dict[str, Any], tell: Tell) -> None:
     try:
         session.train(training, path, wanted, tell)
+    except UsageError:
+        path.unlink(missing_ok=True)  # it would only diverge again
+        raise
     except KeyboardInterrupt:
         if path.exists():
             click.echo(f"Epoch {len(training.history)} is in {path}: --resume goes on from there.", err=True)

@@ -201,9 +201,8 @@ class DenseLayer:
         if out is not None:
             np.matmul(self.weights, delta, out=out)
             out *= (x > 0) * np.float32(scale)
-        np.matmul(x, delta.T, out=self.gradient)
         # velocity ← m v − rate g − rate decay w in place: large matrices are slow to read, and slower to make.
-        self.gradient *= np.float32(step.rate)
+        np.matmul(x, (delta * np.float32(step.rate)).T, out=self.gradient)
         self.velocity *= np.float32(step.momentum)
         self.velocity -= self.gradient
         if step.decay:

@@ -1,5 +1,6 @@
 """Epochs of training with evolution between them: Algorithm 1 of document 001 with its schedules."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgepress.compressor.errors import UsageError
 from edgepress.compressor.evolve.augment import Augmentation
 from edgepress.compressor.evolve.layers import (
     LEVELS,
@@ -129,6 +131,9 @@ class Training:
 
         Args:
             tell: hears the share of the epoch that is done, and the loss in words.
+
+        Raises:
+            UsageError: it diverged.
         """
         number, began = len(self.history) + 1, time.perf_counter()
         loss = self._pass(tell)
@@ -159,7 +164,13 @@ class Training:
             if len(rows) not in buffers:
                 buffers[len(rows)] = np.empty((self.train.features, len(rows)), np.float32)
             x = self.scaling.apply(images, buffers[len(rows)])
-            total += self.network.learn(x, self.train.labels[rows], self.random)
+            with np.errstate(all="ignore"):  # what overflows is told below
+                total += self.network.learn(x, self.train.labels[rows], self.random)
+            if not math.isfinite(total):
+                raise UsageError(
+                    f"Training diverged in epoch {len(self.history) + 1}: the loss is no number any more.",
+                    "Lower --learning-rate, or raise --batch.",
+                )
             done += len(rows)
             if tell is not None and (now := time.monotonic()) > told + 0.2:
                 told = now

@@ -144,8 +144,8 @@ def degrees_text(found: Degrees) -> str:
     chance = "less than 0.001" if found.p < 0.001 else words.number(found.p, 2)
     if found.verdict == "power law":
         return (
-            f"{where}: {tail}, a power law with exponent {words.number(found.exponent)} fits better than an exponential "
-            f"tail (p {chance}): scale-free."
+            f"{where}: {tail}, a power law with exponent {words.number(found.exponent)} fits better than an "
+            f"exponential tail (p {chance}): scale-free."
         )
     if found.verdict == "exponential":
         return (
