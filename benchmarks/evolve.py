@@ -1,11 +1,11 @@
 """Sparse evolutionary training beside dense training: the tables of document 001, chapter 5.
 
-    python benchmarks/evolve.py --samples FOLDER [--sets orl,…] [--methods set,…] [--repeats 3] [--epochs N] [--work DIR]
+    python benchmarks/evolve.py --samples FOLDER [--sets orl,…] [--methods set,…] [--repeats 3] [--epochs N]
 
 FOLDER holds `NAME.npz` with x_train, y_train, x_test and y_test for each set. Every training is a run of
-`compress evolve` in a process of its own, with the settings of appendix B but for what `SETS` says, and is stored as soon
-as it is over: a second call goes on where the first was stopped (in the middle of a run, too, by its checkpoint in
-DIR). A run with another number of epochs is another run. Per set and method the table has
+`compress evolve` in a process of its own, with the settings of appendix B but for what `SETS` says, and is stored as
+soon as it is over: a second call goes on where the first was stopped, with `--work DIR` in the middle of a run, too, by
+its checkpoint there. A run with another number of epochs is another run. Per set and method the table has
 
     accuracy    of model.onnx on the test rows, in percent; mean over the seeds with its 95 % interval (Student's t)
     weights     of the result, with biases; compression: dense / those
@@ -76,6 +76,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--repeats", type=int, default=3, help="seeds, from 0")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of every training")
     parser.add_argument("--epochs", type=int, default=500, help="of every training")
     parser.add_argument(
         "--work", type=Path, help="folder for models and checkpoints (default: a temporary one)"
@@ -102,13 +103,26 @@ def unpack(samples: Path, name: str, work: Path) -> tuple[Path, Path]:
     return paths
 
 
-def train(name: str, method: str, seed: int, epochs: int, samples: Path, work: Path) -> dict[str, Any]:
+def train(
+    name: str, method: str, seed: int, epochs: int, threads: int, samples: Path, work: Path
+) -> dict[str, Any]:
     """One training; its models stay in `work`."""
     of = SETS[name]
     data, test = unpack(samples, of.file, work)
     out = work / f"{name}-{method}-{epochs}-{seed}"
     words = ["evolve", "--data", str(data), "--test", str(test), "--layers", of.layers, *of.options]
-    words += ["--method", method, "--epochs", str(epochs), "--seed", str(seed), "--out", str(out)]
+    words += [
+        "--method",
+        method,
+        "--epochs",
+        str(epochs),
+        "--seed",
+        str(seed),
+        "--threads",
+        str(threads),
+        "--out",
+        str(out),
+    ]
     if out.with_name(f"{out.name}.checkpoint.npz").exists():
         words.append("--resume")
     load = round(os.getloadavg()[0], 2)
@@ -161,10 +175,10 @@ def interval(values: Sequence[float]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lines of Markdown, one a set, method and number of epochs."""
-    lines = [
-        "| set | method | epochs | seeds | accuracy, % | weights | compression | s / epoch | inference, sparse / dense |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    heads = (
+        "set, method, epochs, seeds, accuracy in %, weights, compression, s / epoch, inference sparse / dense"
+    )
+    lines = [f"| {heads.replace(', ', ' | ')} |", "|---" * 9 + "|"]
     for key in dict.fromkeys((row["set"], row["method"], row["epochs"]) for row in rows):
         group = [row for row in rows if (row["set"], row["method"], row["epochs"]) == key]
         good = [row for row in group if "test_accuracy" in row]
@@ -203,7 +217,7 @@ def main(words: Sequence[str]) -> None:
                 ):  # dense first: it is timed beside
                     if (name, method, seed, given.epochs) in known:
                         continue
-                    row = train(name, method, seed, given.epochs, given.samples, work)
+                    row = train(name, method, seed, given.epochs, given.threads, given.samples, work)
                     if timed := inference(name, method, seed, given.epochs, work):
                         row["inference"] = timed
                     runs.append(row)

@@ -139,7 +139,7 @@ class SparseLayer:
     def evolve(self, zeta: float, random: np.random.Generator, regrow: bool = True) -> int:
         """Lines 12–17 of Algorithm 1: the weakest connections go, as many new ones come where there are none.
 
-        New ones begin as at the start of training, without momentum. Places that have just become free count as free.
+        New ones are small and without momentum. Places that have just become free count as free.
 
         Args:
             zeta: share that goes.
@@ -227,25 +227,26 @@ def start_sparse(
 ) -> SparseLayer:
     """A layer of random connections with random weights.
 
-    Weights are drawn as He et al. (2015) do for ReLU, by how many connections a neuron has on average.
+    Weights are drawn as He et al. (2015) do for ReLU, by how many connections a neuron has on average, or signals would
+    die out from layer to layer.
     """
     topology = erdos_renyi(inputs, outputs, epsilon, random)
     deviation = float(np.sqrt(2 * outputs / max(topology.connections, 1)))
     weights = random.normal(0, deviation, topology.connections).astype(np.float32)
-    return _fresh(topology, weights, np.zeros(outputs, np.float32), deviation, kernels)
+    return _fresh(topology, weights, np.zeros(outputs, np.float32), kernels)
 
 
 def sparse_from(weights: Floats, bias: Floats, epsilon: float, kernels: ModuleType) -> SparseLayer:
     """A layer of the largest weights of a dense one; `weights` are [inputs, outputs]."""
     topology = largest(weights, epsilon)
     kept = weights.ravel()[topology.keys].astype(np.float32)
-    deviation = float(np.sqrt(2 * weights.shape[1] / max(topology.connections, 1)))
-    return _fresh(topology, kept, bias.astype(np.float32), deviation, kernels)
+    return _fresh(topology, kept, bias.astype(np.float32), kernels)
 
 
-def _fresh(
-    topology: Topology, weights: Floats, bias: Floats, deviation: float, kernels: ModuleType
-) -> SparseLayer:
+def _fresh(topology: Topology, weights: Floats, bias: Floats, kernels: ModuleType) -> SparseLayer:
+    # New connections are drawn as if the layer were dense (He et al. 2015), which is as the reference implementation of
+    # SET does it. By how few there really are, they would be as large as trained ones: a new noise after every epoch.
+    deviation = float(np.sqrt(2 / topology.inputs))
     return SparseLayer(
         topology, weights, np.zeros_like(weights), bias, np.zeros_like(bias), deviation, kernels
     )

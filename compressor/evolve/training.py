@@ -75,9 +75,9 @@ class Epoch:
     Attributes:
         number: from 1.
         loss: mean cross-entropy while training, with dropout, in nats.
-        accuracy: of the test rows after it and its evolution, in percent.
+        accuracy: of the test rows after training, before evolution, in percent.
         zeta: share of connections that went.
-        connections: in the whole net after it.
+        connections: in the whole net after evolution.
         seconds: of training and evolution, without the test.
         evolution_seconds: of evolution alone.
     """
@@ -127,7 +127,7 @@ class Training:
         return self.network.layers
 
     def epoch(self, tell: Tell | None = None) -> Epoch:
-        """Train one epoch, evolve, and test.
+        """Train one epoch, test, and evolve.
 
         Args:
             tell: hears the share of the epoch that is done, and the loss in words.
@@ -138,17 +138,13 @@ class Training:
         number, began = len(self.history) + 1, time.perf_counter()
         loss = self._pass(tell)
         trained = time.perf_counter()
+        accuracy = 100 * self.accuracy()
+        evolving = time.perf_counter()
         zeta = self._evolve(number)
         evolved = time.perf_counter()
-        found = Epoch(
-            number,
-            loss,
-            100 * self.accuracy(),
-            zeta,
-            sum(layer.connections for layer in self.layers),
-            evolved - began,
-            evolved - trained,
-        )
+        connections = sum(layer.connections for layer in self.layers)
+        seconds = trained - began + evolved - evolving
+        found = Epoch(number, loss, accuracy, zeta, connections, seconds, evolved - evolving)
         self.history.append(found)
         return found
 

@@ -20,9 +20,9 @@ class EpochRow(Record):
     Attributes:
         number: from 1.
         loss: mean cross-entropy while training, with dropout, in nats.
-        accuracy: of the test rows behind it and its evolution, in percent.
+        accuracy: of the test rows after training, before evolution, in percent.
         zeta: share of the hidden layers' connections that went after it.
-        connections: in the whole net then.
+        connections: in the whole net after evolution.
         seconds: of training and evolution, without the test.
         evolution_seconds: of evolution alone.
     """
