@@ -231,3 +231,20 @@ def test_a_result_that_says_something_else_is_not_written(
 def test_the_committed_schema_is_current() -> None:
     committed = Path(sys.modules[record.__name__].__file__ or "").with_name("evolve.schema.json")
     assert json.loads(committed.read_text(encoding="utf-8")) == json.loads(record.schema_text())
+
+
+def test_other_commands_say_that_this_is_no_compression(bars: Case) -> None:
+    assert evolve(bars, epochs=1).code == 0
+    for words in (("report", bars.out), ("replay", bars.out, "--out", bars.folder / "again")):
+        done = bars.run(*words)
+        assert done.code == 2
+        assert "evolve" in done.err
+
+
+def test_without_numba_scipy_trains(bars: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert evolve(bars, kernels=None, epochs=1).code == 0
+    assert report(bars)["kernels"] == "scipy"
+    refused = evolve(bars, kernels="numba", epochs=1)
+    assert refused.code == 2
+    assert "edgepress[evolve]" in refused.err

@@ -244,8 +244,8 @@ def sparse_from(weights: Floats, bias: Floats, epsilon: float, kernels: ModuleTy
 
 
 def _fresh(topology: Topology, weights: Floats, bias: Floats, kernels: ModuleType) -> SparseLayer:
-    # New connections are drawn as if the layer were dense (He et al. 2015), which is as the reference implementation of
-    # SET does it. By how few there really are, they would be as large as trained ones: a new noise after every epoch.
+    # New connections are drawn as if the layer were dense (He et al. 2015): by how few there really are, they would
+    # be as large as trained ones, a new noise after every epoch.
     deviation = float(np.sqrt(2 / topology.inputs))
     return SparseLayer(
         topology, weights, np.zeros_like(weights), bias, np.zeros_like(bias), deviation, kernels
