@@ -133,7 +133,7 @@ def train(
     found = json.loads(done.stdout)
     kept = (
         "test_accuracy weights trained_weights dense_weights compression seconds_per_epoch evolution_seconds "
-        "memory_peak_bytes widths kernels threads size_bytes settings"
+        "memory_peak_bytes process_peak_bytes widths kernels threads size_bytes settings"
     )
     return row | {
         **{key: found[key] for key in kept.split()},

@@ -225,9 +225,27 @@ def write_models(training: Training, folder: Path, engine: Engine) -> tuple[Fini
 
 
 def record(
-    training: Training, rows: Rows, net: Finished, accuracy: float, kernels: Name, threads: int, folder: Path
+    training: Training,
+    rows: Rows,
+    net: Finished,
+    accuracy: float,
+    peak: int,
+    kernels: Name,
+    threads: int,
+    folder: Path,
 ) -> Evolved:
-    """What was found, for the report."""
+    """What was found, for the report.
+
+    Args:
+        training: that is over.
+        rows: that it was given.
+        net: what became of it.
+        accuracy: of the written file, in percent.
+        peak: bytes of memory until training was over.
+        kernels: which were used.
+        threads: how many they were allowed.
+        folder: with the files.
+    """
     settings, history = training.settings, training.history
     sizes, dense = settings.layers, settings.schedule.method == "dense"
     full = sum((a + 1) * b for a, b in pairwise(sizes))
@@ -248,7 +266,8 @@ def record(
         compression=full / net.weights,
         seconds_per_epoch=statistics.median(each.seconds for each in history),
         evolution_seconds=statistics.median(evolving) if evolving else 0.0,
-        memory_peak_bytes=peak_rss_bytes(0),
+        memory_peak_bytes=peak,
+        process_peak_bytes=peak_rss_bytes(0),
         kernels="numpy" if dense else kernels,
         threads=threads,
         size_bytes={file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()},

@@ -83,7 +83,8 @@ class Evolved(Record):
         compression: dense_weights / weights.
         seconds_per_epoch: median, of training and evolution.
         evolution_seconds: median, of the evolution of all layers after an epoch.
-        memory_peak_bytes: of this process.
+        memory_peak_bytes: of this process until training was over.
+        process_peak_bytes: the same with writing and judging `model.onnx`, whose weights are stored dense.
         kernels: numba or scipy; of dense layers, numpy.
         threads: that kernels were allowed.
         size_bytes: of each file of the result.
@@ -111,6 +112,7 @@ class Evolved(Record):
     seconds_per_epoch: float
     evolution_seconds: float
     memory_peak_bytes: int
+    process_peak_bytes: int
     kernels: Literal["numba", "scipy", "numpy"]
     threads: int
     size_bytes: dict[str, int]
