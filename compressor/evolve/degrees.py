@@ -100,5 +100,6 @@ def _power_likelihood(tail: npt.NDArray[np.int64], exponent: float, minimum: int
 def _exponential_likelihood(tail: npt.NDArray[np.int64], minimum: int) -> npt.NDArray[np.float64]:
     """Of the geometric distribution from `minimum` on that suits the tail best."""
     mean = float(tail.mean()) - minimum
-    likelihood: npt.NDArray[np.float64] = (tail - float(minimum)) * math.log(mean / (1 + mean)) - math.log(1 + mean)
+    beyond = (tail - minimum).astype(np.float64)
+    likelihood: npt.NDArray[np.float64] = beyond * math.log(mean / (1 + mean)) - math.log(1 + mean)
     return likelihood
