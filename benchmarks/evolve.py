@@ -126,10 +126,14 @@ def train(
     if out.with_name(f"{out.name}.checkpoint.npz").exists():
         words.append("--resume")
     load = round(os.getloadavg()[0], 2)
-    done = subprocess.run([sys.executable, "-c", MAIN, *words, "--json"], stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *words, "--json"], capture_output=True, text=True, check=False
+    )
     row: dict[str, Any] = {"set": name, "method": method, "seed": seed, "epochs": epochs, "load_1min": load}
+    if done.returncode == 2 and "diverged" in done.stderr:
+        return row | {"diverged": done.stderr.splitlines()[0]}
     if done.returncode:
-        return row | {"exit_code": done.returncode}
+        raise SystemExit(f"{name} {method} {seed}: exit code {done.returncode}: {done.stderr}")
     found = json.loads(done.stdout)
     kept = (
         "test_accuracy weights trained_weights dense_weights compression seconds_per_epoch evolution_seconds "
