@@ -64,6 +64,11 @@ def job_of(record: manifests.Manifest, folder: Path, given: dict[str, Path | Non
         UsageError: an input is missing or another one, or the manifest is damaged.
     """
     options: dict[str, Any] = dict(record.options)
+    if options.get("command") == "evolve":
+        raise UsageError(
+            "The manifest is of `compress evolve`, which replay does not repeat.",
+            "Run `compress evolve` again with its options and samples.",
+        )
     source = find_input(record, folder, "model", given["model"])
     if source is None:
         raise UsageError("The manifest names no model.", "Give the manifest.json of a compress run.")

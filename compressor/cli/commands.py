@@ -19,6 +19,7 @@ COMMANDS = (
     "certify",
     "inspect",
     "export",
+    "evolve",
     "report",
     "passes",
     "devices",

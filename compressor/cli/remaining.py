@@ -67,6 +67,9 @@ APPLY = (*START, Stage("rewrite", work=1.0), *END)
 INSPECT = (*START, Stage("precision", work=1.0, limited=True), Stage("options", work=3.0, limited=True))
 """What sites bear."""
 
+EVOLVE = (START[1], Stage("train", work=1.0), Stage("export", 0.5), Stage("judge", 0.5))
+"""A training."""
+
 
 @dataclass
 class Remaining:

@@ -209,11 +209,11 @@ def write_result(
     except MissingExtra as error:
         found.warnings.append(str(error))
     inputs = [
-        _input("model", job.model, out),
-        *(_input("external_data", path, out) for path in found.external),
-        *([] if job.data is None else [_input("data", job.data, out)]),
-        *([] if job.test is None else [_input("test", job.test, out)]),
-        *([] if recipe is None else [_input("recipe", recipe, out)]),
+        input_of("model", job.model, out),
+        *(input_of("external_data", path, out) for path in found.external),
+        *([] if job.data is None else [input_of("data", job.data, out)]),
+        *([] if job.test is None else [input_of("test", job.test, out)]),
+        *([] if recipe is None else [input_of("recipe", recipe, out)]),
     ]
     manifest = manifests.Manifest(
         tool_version=versions()["edgepress"],
@@ -246,7 +246,7 @@ def write_result(
 Role = Literal["model", "external_data", "data", "test", "recipe"]
 
 
-def _input(role: Role, source: Source, out: Path) -> manifests.Input:
+def input_of(role: Role, source: Source, out: Path) -> manifests.Input:
     """What the manifest says of an input; samples that are no file have a name and no hash."""
     if isinstance(source, str) and is_function_name(source):
         return manifests.Input(role=role, name=source, sha256=None)

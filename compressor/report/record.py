@@ -381,6 +381,8 @@ def parse_record(kind: type[T], path: Path, what: str) -> T:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: not valid JSON ({error}).", again) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(document, dict) and document.get("kind") == "evolve":
+        raise UsageError(f"{path} is of `compress evolve`, not {what}.", "Its own page lies beside it.")
     if version is None:
         raise UsageError(f"{path} is not {what} of edgepress.", f"Give the path of {what}.")
     if version != SCHEMA_VERSION:
