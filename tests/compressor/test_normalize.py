@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor import shapes
+from edgepress.compressor.equality import interface_difference, same_outputs
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.fold import batchnorm_affine, per_channel, scaled_weight
 from edgepress.compressor.model import dims, to_bytes
-from edgepress.compressor.normalize import Normalized, interface_difference, normalize, same_outputs
+from edgepress.compressor.normalize import Normalized, normalize
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.runtime.engines.ort import OrtEngine
