@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test system board lint types bench clean
+.PHONY: demo test test-all system board lint types bench clean
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("edgepress needs Python 3.11 or newer: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -15,6 +15,10 @@ demo: .venv/.ready
 
 test: lint types system board .axe/.ready .venv/.ready
 	$(BIN)/python -m pytest -n 2 -rs
+
+# And all test models of the onnx package, of which the tests take a part: some minutes.
+test-all: test
+	$(BIN)/python benchmarks/anymodel.py --out benchmarks/results/anymodel.json
 
 # What some tests talk to: installed where that is possible, else those tests are skipped and named. RUNLEVEL=1: the server
 # is not started, tests start their own.

@@ -25,6 +25,7 @@ from edgepress.compressor.fitting import (
     check_finite,
     check_rows,
     pick_columns,
+    settled,
     slots,
 )
 from edgepress.compressor.model import InputSpec
@@ -48,11 +49,18 @@ class Batch:
             fixed.
         labels: [rows] class ids or [rows, ...] targets, without padding; None where there are none.
         rows: numbers of these rows in the dataset, ascending; [rows].
+        whole: the one row is all of the feeds, and all that comes out (`fitting.Slot`).
     """
 
     feeds: dict[str, Array]
     labels: Array | None
     rows: IndexArray
+    whole: bool = False
+
+    def given(self, name: str) -> Array:
+        """What is fed to an input, [rows, ...], without padding."""
+        feed = self.feeds[name]
+        return feed[np.newaxis] if self.whole else feed[: len(self.rows)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +92,11 @@ class Dataset:
     def batch_size(self) -> int | None:
         """The model's fixed batch size, or None where it takes any."""
         return next((slot.batch_size for slot in self.inputs if slot.batch_size is not None), None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether each row is all that one run is fed."""
+        return any(slot.whole for slot in self.inputs)
 
     @property
     def label_shape(self) -> tuple[int, ...] | None:
@@ -121,7 +134,7 @@ class Dataset:
             DataError: where bytes are damaged, or a value is NaN, infinite or out of the input's range.
         """
         chosen = self._chosen(rows)
-        step = self.batch_size or max(size, 1)
+        step = 1 if self.whole else self.batch_size or max(size, 1)
         with ExitStack() as stack:
             takes = [stack.enter_context(column.open()) for column in self.columns]
             streamed = with_labels and self.label_column is not None and self.label_shape != ()
@@ -134,7 +147,11 @@ class Dataset:
                     slot.name: _padded(self._read(slot, column, take, part), self.batch_size)
                     for slot, column, take in zip(self.inputs, self.columns, takes, strict=True)
                 }
-                yield Batch(feeds, self._labels_of(part, label_take) if with_labels else None, part)
+                if self.whole:
+                    feeds = {name: np.asarray(feed[0]) for name, feed in feeds.items()}
+                yield Batch(
+                    feeds, self._labels_of(part, label_take) if with_labels else None, part, self.whole
+                )
 
     def subset(self, rows: npt.ArrayLike) -> "Dataset":
         """The dataset of some of its rows, in ascending order; raises `DataError` where there is none."""
@@ -151,7 +168,7 @@ class Dataset:
         )
         digests: list[bytes] = []
         for batch in self.batches(max(1, _HASH_BLOCK_BYTES // max(row_bytes, 1)), with_labels=False):
-            blocks = [np.ascontiguousarray(batch.feeds[slot.name]) for slot in self.inputs]
+            blocks = [np.ascontiguousarray(batch.given(slot.name)) for slot in self.inputs]
             for row in range(len(batch.rows)):
                 digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
                 for block in blocks:
@@ -211,6 +228,7 @@ def open_data(
                 f"{name}: array {column.name!r} is a single number", "The first axis is the rows."
             )
     columns, label_column = pick_columns(found, wanted, name)
+    wanted = settled(wanted, columns)
     for column, slot in zip(columns, wanted, strict=True):
         check_column(column, slot, name)
     check_rows(columns, label_column, name)

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from onnx_ir.passes import common
+
 from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
 from edgepress.compressor.choice import Candidate, Weigher
 from edgepress.compressor.data import Dataset
+from edgepress.compressor.equality import same_outputs
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
-from edgepress.compressor.normalize import same_outputs
 from edgepress.compressor.ondevice import judge_there
 from edgepress.compressor.predict import predicted_memory_bytes, predicted_ns
 from edgepress.compressor.protocols import Counter, Matrix
@@ -123,6 +125,8 @@ def make_scale(found: Findings) -> Weigher:
 def predicted(found: Findings, data: Serialized) -> float:
     """Predicted nanoseconds of a serialized model on the target, for one row."""
     model = parse(data)
+    if model.functions:  # calls say nothing of what they cost
+        common.InlinePass()(model)
     shapes = shapes_in_one_run(model, found.host.engine, found.one_row)
     return predicted_ns(model, shapes, found.host.target)
 

@@ -1,7 +1,7 @@
 """Do arrays fit a model's inputs: names, shapes, dtypes and values, each refusal with its remedy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,44 +22,68 @@ class Slot:
         name: the input's name.
         dtype: element type that the model takes.
         shape: lengths, None where dynamic, rows first; None for an unknown rank.
+        whole: a row is all that one run is fed: states, say, whose first axis is not the rows, or single numbers.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...] | None
+    whole: bool = False
 
     @property
     def batch_size(self) -> int | None:
         """Rows that the model wants at once, or None where it takes any number."""
-        return None if self.shape is None else self.shape[0]
+        return self.shape[0] if self.shape else None
+
+
+WHOLE = "Stack what single runs are fed instead: one array an input, [runs, *shape of the input]."
 
 
 def slots(inputs: Sequence[InputSpec]) -> tuple[Slot, ...]:
-    """A model's inputs, where rows can be fed to them.
+    """A model's inputs as rows are fed to them along the first axis.
 
     Raises:
-        DataError: where there is no input, one has no axes, or fixed batch sizes differ.
+        DataError: where there is no input.
     """
     if not inputs:
         raise DataError("the model has no inputs, so there is nothing to feed it")
+    return tuple(Slot(spec.name, np.dtype(spec.dtype), _unnamed(spec.shape)) for spec in inputs)
+
+
+def settled(wanted: Sequence[Slot], columns: Sequence[Column]) -> tuple[Slot, ...]:
+    """The slots that arrays are for: rows along the first axis of all inputs, or single runs, stacked.
+
+    Args:
+        wanted: of the model.
+        columns: one for each.
+
+    Raises:
+        DataError: where they are rows, and an input has no axes, or fixed batch sizes differ.
+    """
+    stacked = [
+        slot.shape is None or _matches(c.shape[1:], slot.shape)
+        for slot, c in zip(wanted, columns, strict=True)
+    ]
+    if len(wanted) > 1 and all(stacked) and any(slot.shape is not None for slot in wanted):
+        runs = (slot.shape and (None, *slot.shape) for slot in wanted)
+        return tuple(
+            replace(slot, shape=(None,) if shape == () else shape, whole=True)
+            for slot, shape in zip(wanted, runs, strict=True)
+        )
     fixed: dict[int, str] = {}
-    for spec in inputs:
-        if spec.shape == ():
+    for slot in wanted:
+        if slot.shape == ():
             raise DataError(
-                f"input {spec.name!r} is a single number; rows are fed along the first axis",
-                "Make it a constant of the model.",
+                f"input {slot.name!r} is a single number; rows are fed along the first axis", WHOLE
             )
-    found = tuple(Slot(spec.name, np.dtype(spec.dtype), _unnamed(spec.shape)) for spec in inputs)
-    for slot in found:
         if slot.batch_size is not None:
             fixed.setdefault(slot.batch_size, slot.name)
     if len(fixed) > 1:
         (size, name), (other_size, other) = list(fixed.items())[:2]
         raise DataError(
-            f"inputs {name!r} and {other!r} have first axes of {size} and {other_size}: no common rows",
-            "Export the model with the batch as first axis of every input.",
+            f"inputs {name!r} and {other!r} have first axes of {size} and {other_size}: no common rows", WHOLE
         )
-    return found
+    return tuple(wanted)
 
 
 def _unnamed(shape: tuple[int | str | None, ...] | None) -> tuple[int | None, ...] | None:

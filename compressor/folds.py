@@ -50,7 +50,7 @@ def decoded(data: Dataset) -> Dataset:
         return data
     batches = list(data.batches(64))
     columns = tuple(
-        ArrayColumn(slot.name, np.concatenate([b.feeds[slot.name][: len(b.rows)] for b in batches]))
+        ArrayColumn(slot.name, np.concatenate([batch.given(slot.name) for batch in batches]))
         for slot in data.inputs
     )
     labels = [b.labels for b in batches if b.labels is not None]
@@ -176,7 +176,7 @@ def _outputs(fold: Fold, reference: Runner) -> list[dict[str, Array]]:
     found, size = [], 0
     for batch in fold.judged.batches():
         found.append(reference(batch.feeds))
-        size += sum(array.nbytes for array in found[-1].values())
+        size += sum(array.nbytes for array in found[-1].values() if isinstance(array, np.ndarray))
         if size > REFERENCE_BYTES:
             return []
     return found

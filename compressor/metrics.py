@@ -36,7 +36,7 @@ def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str
             that do not fit) → agreement for one row of 2 … 100 000 classes, else fidelity.
         outputs: the original model's outputs of `batch`, in the model's order.
         batch: its feeds and labels.
-        output: the output to read; None: the first.
+        output: the output to read; None: the first of numbers.
 
     Returns:
         The metric.
@@ -45,12 +45,17 @@ def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str
         MetricError: where the name or output is unknown, or the metric does not fit labels or outputs.
     """
     outputs = cut(outputs, batch)
-    output = next(iter(outputs)) if output is None else output
+    output = _first(outputs) if output is None else output
     if output not in outputs:
         raise MetricError(f"the model has no output {output!r}", nearest(output, outputs))
     if name is not None and name.partition(":")[0] not in BUILT_IN and is_function_name(name):
         return UserMetric(name, load_function(name, MetricError))
     values = outputs[output]
+    if not _numeric(values):
+        raise MetricError(
+            f"output {output!r} holds no tensor of numbers, and built-in metrics read nothing else",
+            "Name another output with --output, or score it with module:function.",
+        )
     if not values.ndim or len(values) != len(batch.rows):
         raise MetricError(
             f"output {output!r} has shape {list(values.shape)} for {len(batch.rows)} rows of data",
@@ -63,6 +68,16 @@ def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str
         agree = partial(compare.agreement, axis=_own_axis(values), threshold=_threshold(values))
         return BuiltIn(kind, output, agree, "%", scale=100.0, needs_reference=True)
     return fidelity(output) if kind == "fidelity" else _loss(kind, output, values, batch, peak)
+
+
+def _first(outputs: Outputs) -> str:
+    """The output that is read where none is named: the first that can be read, if there is one."""
+    return next((name for name, values in outputs.items() if _numeric(values)), next(iter(outputs)))
+
+
+def _numeric(values: object) -> bool:
+    """Whether an output is a tensor of numbers; others are sequences, maps and texts."""
+    return isinstance(values, np.ndarray) and values.dtype.kind in "fbiu"
 
 
 def fidelity(output: str) -> BuiltIn:
@@ -83,7 +98,7 @@ def answers(outputs: Outputs, batch: Batch, output: str | None = None) -> tuple[
         numbers agreement.
     """
     agree = resolve_metric("agreement", outputs, batch, output)
-    name = next(iter(outputs)) if output is None else output
+    name = _first(outputs) if output is None else output
     values = cut(outputs, batch)[name]
     if values.ndim > 2 or values.dtype.kind in "biu":
         return agree, None
@@ -207,11 +222,10 @@ def _class_hits(output: Array, labels: Array, axis: int | None, threshold: float
 
 def _loss(kind: str, output: str, values: Array, batch: Batch, peak: float | None) -> Metric:
     """mse, mae or psnr, against labels of the output's size or, without such, against the input itself."""
-    rows = len(batch.rows)
     target_input: str | None = None
     target = batch.labels
     if target is None or not _same_size(target, values):
-        alike = [name for name, feed in batch.feeds.items() if feed[:rows].shape == values.shape]
+        alike = [name for name in batch.feeds if batch.given(name).shape == values.shape]
         if len(alike) != 1 or (target is not None and target.ndim > 1):
             have = "no labels" if target is None else f"labels of shape {list(target.shape)}"
             raise MetricError(
@@ -219,7 +233,7 @@ def _loss(kind: str, output: str, values: Array, batch: Batch, peak: float | Non
                 "Save the targets under y, in the output's shape.",
             )
         target_input = alike[0]
-        target = batch.feeds[target_input][:rows]
+        target = batch.given(target_input)
     if kind != "psnr":
         loss = compare.squared_error if kind == "mse" else compare.absolute_error
         return BuiltIn(kind, output, loss, higher_is_better=False, target_input=target_input)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgepress.compressor import guard, specs
 from edgepress.compressor.errors import ModelError, nearest
+from edgepress.compressor.maps import represent, restored
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.specs import InputSpec, dims, input_specs
 
@@ -76,7 +77,7 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
             f"{file}: {error.strerror or error}.", "Check the path and its permissions."
         ) from error
     try:
-        model = ir.serde.deserialize_model(proto)
+        model = represent(proto)
         map_external(model, file.parent)
     except Exception as error:  # the IR raises many kinds, each with the cause below it
         cause = error.__cause__ or error
@@ -219,7 +220,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     Each trip through the IR adds one more copy of a tensor's metadata: the copies are taken out. Names of
     tensors in attributes mean nothing, and change when a clone, which shares the tensor, names it: they go.
     """
-    proto = ir.serde.serialize_model(model)
+    proto = restored(ir.serde.serialize_model(model))
     for tensor in guard.tensors(proto):
         if len(tensor.metadata_props) > 1:
             entries = {entry.key: entry.value for entry in tensor.metadata_props}
@@ -330,7 +331,7 @@ def prefix_bytes(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] 
             tensor.name = value.name or ""
     for node in view:
         ir.serde.serialize_node_into(graph.node.add(), node)
-    return bytes(proto.SerializeToString())
+    return bytes(restored(proto).SerializeToString())
 
 
 def _view(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str]) -> ir.GraphView:

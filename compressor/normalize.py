@@ -23,10 +23,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
+from edgepress.compressor.equality import interface_difference
 from edgepress.compressor.fold import fold_affine
 from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.passes.base import Skipped, site_name
-from edgepress.compressor.protocols import Array
 from edgepress.compressor.shapes import Seen, infer_shapes, missing_shapes, quiet, write_shapes
 from edgepress.compressor.sites import constant, taken, unique
 
@@ -137,54 +137,6 @@ def _attempt(
     if check is not None and not check(after):
         return Step(name, changed=True, kept=False, why="rolled back: the outputs differ on the samples")
     return Step(name, changed=True, kept=True, why=done)
-
-
-def interface_difference(one: ir.Model, other: ir.Model) -> str:
-    """How inputs and outputs of two models differ in name, type or shape; empty where they do not."""
-    for kind, left, right in (
-        ("inputs", _fed(one), _fed(other)),
-        ("outputs", one.graph.outputs, other.graph.outputs),
-    ):
-        if [value.name for value in left] != [value.name for value in right]:
-            return f"{kind} are {[v.name for v in right]} instead of {[v.name for v in left]}"
-        for old, new in zip(left, right, strict=True):
-            if old.dtype is not None and old.dtype != new.dtype:
-                return f"{old.name!r} is {new.dtype} instead of {old.dtype}"
-            if old.shape is not None and dims(old) != dims(new):
-                return f"{old.name!r} has shape {dims(new)} instead of {dims(old)}"
-    return ""
-
-
-def _fed(model: ir.Model) -> list[ir.Value]:
-    return [value for value in model.graph.inputs if not value.is_initializer()]
-
-
-def same_outputs(expected: Mapping[str, Array], got: Mapping[str, Array], tolerance: float) -> bool:
-    """Whether outputs agree.
-
-    Args:
-        expected: output name → array.
-        got: the same of the other model.
-        tolerance: largest difference, as a share of the largest magnitude of that output.
-    """
-    if expected.keys() != got.keys():
-        return False
-    for name, array in expected.items():
-        other = got[name]
-        if array.shape != other.shape or array.dtype != other.dtype:
-            return False
-        if array.dtype.kind not in "fV":
-            if not np.array_equal(array, other):
-                return False
-            continue
-        wide, new = array.astype(np.float64), other.astype(np.float64)
-        finite = np.isfinite(wide)
-        if not np.array_equal(wide[~finite], new[~finite], equal_nan=True):
-            return False
-        bound = tolerance * max(float(np.abs(wide[finite]).max(initial=0.0)), 1e-30)
-        if not (np.abs(wide[finite] - new[finite]) <= bound).all():
-            return False
-    return True
 
 
 def _inputs(model: ir.Model) -> str:

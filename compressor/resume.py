@@ -17,7 +17,7 @@ from edgepress.compressor.model import needed
 from edgepress.compressor.observe import Streamer
 from edgepress.compressor.protocols import Array, Runner
 from edgepress.compressor.serialize import serialize_prefix
-from edgepress.compressor.walk import CHECKPOINT_BYTES
+from edgepress.compressor.walk import CHECKPOINT_BYTES, keepable
 
 CUTS = 2
 """So many cuts are remembered: trials of one site come one after another, those of two on two threads."""
@@ -119,7 +119,7 @@ class Resumed:
                 return None
             nodes, _ = needed(graph, [made[name] for name in values], set(before))
             reads = [value for value in before if any(use.node in nodes for use in value.uses())]
-            if not reads or any(value.dtype is None for value in reads):
+            if not reads or not all(map(keepable, reads)):
                 return None
             data = serialize_prefix(self.stream.original, values, [value.name or "" for value in reads])
             tail = Tail(reads, self.stream.engine.load(data, self.stream.threads))
@@ -146,7 +146,7 @@ class Resumed:
         made = [value for node in graph if node in done for value in node.outputs]
         crossing = [v for v in made if v.is_graph_output() or any(use.node not in done for use in v.uses())]
         fed = [value for value in graph.inputs if any(use.node not in done for use in value.uses())]
-        if not crossing or any(value.dtype is None for value in (*crossing, *fed)):
+        if not crossing or not all(map(keepable, (*crossing, *fed))):
             return None
         names = [value.name or "" for value in crossing]
         run = self.stream.engine.load(serialize_prefix(self.stream.original, names), self.stream.threads)

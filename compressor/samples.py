@@ -12,6 +12,7 @@ from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.shapes import infer_shapes
+from edgepress.compressor.sites import int_attribute
 
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
 """Sizes tried for dynamic dimensions other than the batch."""
@@ -36,14 +37,13 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
 
 def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
     specs = input_specs(model)
+    wanted = {value.name: _sizes_read(value) for value in model.graph.inputs}
     for guess in GUESSES:
         rng = np.random.default_rng(seed)
         feeds: dict[str, Array] = {}
         for spec in specs:
-            shape = [
-                1 if i == 0 and not isinstance(d, int) else d if isinstance(d, int) else guess
-                for i, d in enumerate(spec.shape or ())
-            ]
+            sizes = {0: 1} | wanted[spec.name]
+            shape = [d if isinstance(d, int) else sizes.get(i, guess) for i, d in enumerate(spec.shape or ())]
             dtype = np.dtype(spec.dtype)
             feeds[spec.name] = (
                 rng.normal(size=shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
@@ -51,6 +51,24 @@ def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
         yield feeds
         if all(isinstance(d, int) for spec in specs for d in (spec.shape or ())[1:]):
             return
+
+
+def _sizes_read(value: ir.Value) -> dict[int, int]:
+    """Axis → size of an input, where the weights of a node that reads it leave no choice."""
+    found: dict[int, int] = {}
+    rank = len(value.shape or ())
+    for use in value.uses():
+        weight = use.node.inputs[1] if use.idx == 0 and len(use.node.inputs) > 1 else None
+        known = None if weight is None or weight.const_value is None else weight.const_value.shape.numpy()
+        if known is None or len(known) < 2:
+            continue
+        if use.node.op_type == "Conv":
+            found[1] = known[1] * int_attribute(use.node, "group", 1)
+        elif use.node.op_type == "MatMul":
+            found[rank - 1] = known[-2]
+        elif use.node.op_type == "Gemm" and not int_attribute(use.node, "transA", 0):
+            found[1] = known[1 if int_attribute(use.node, "transB", 0) else 0]
+    return found
 
 
 def shapes_in_one_run(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
@@ -71,7 +89,7 @@ def shapes_in_one_run(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
         if v.name and v.name not in shapes and (v.uses() or v.is_graph_output())
     ]
     try:
-        outputs = engine.load(serialize_prefix(model, names))(feeds)
+        outputs = engine.load(serialize_prefix(model, names))(feeds) if names else {}
     except DeviceError:
         outputs = {}
         for name in names:
@@ -79,7 +97,10 @@ def shapes_in_one_run(model: ir.Model, engine: Engine, feeds: Feeds) -> Shapes:
                 outputs.update(engine.load(serialize_prefix(model, [name]))(feeds))
             except DeviceError:
                 continue
-    return {**shapes, **{name: tuple(np.shape(array)) for name, array in outputs.items()}}
+    arrays = {
+        name: array for name, array in outputs.items() if isinstance(array, np.ndarray)
+    }  # not sequences
+    return {**shapes, **{name: array.shape for name, array in arrays.items()}}
 
 
 def _unpacked(model: ir.Model) -> dict[str, tuple[int, ...]]:

@@ -152,7 +152,7 @@ class UserMetric:
             ) from error
         if self.whole:
             values = values.reshape(-1)
-        rows = len(labels) if labels is not None else max(len(v) if v.ndim else 1 for v in outputs.values())
+        rows = len(labels) if labels is not None else max(_length(v) for v in outputs.values())
         wanted = 1 if self.whole else rows
         if values.shape != (wanted,):
             raise MetricError(
@@ -225,18 +225,25 @@ def score_all(
     return [np.concatenate(found) for found in values]
 
 
+def _length(value: object) -> int:
+    """Of an output's first axis; of a sequence, such as a map for each row, its own."""
+    return len(value) if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim) else 1
+
+
 def truth(metric: Metric, batch: Batch) -> Array | None:
     """What a metric compares a batch's outputs with: labels, or the input that is its own target."""
-    return (
-        batch.labels if metric.target_input is None else batch.feeds[metric.target_input][: len(batch.rows)]
-    )
+    return batch.labels if metric.target_input is None else batch.given(metric.target_input)
 
 
 def cut(outputs: Outputs, batch: Batch) -> dict[str, Array]:
-    """Outputs without the rows that only fill a fixed batch."""
+    """Outputs by row: without those that only fill a fixed batch, or as one row where a run is one."""
+    if batch.whole:
+        return {
+            name: np.asarray(value)[np.newaxis]
+            for name, value in outputs.items()
+            if isinstance(value, np.ndarray)
+        }
     rows, fed = len(batch.rows), len(next(iter(batch.feeds.values())))
     if rows == fed:
         return dict(outputs)
-    return {
-        name: value[:rows] if value.ndim and len(value) == fed else value for name, value in outputs.items()
-    }
+    return {name: value[:rows] if _length(value) == fed else value for name, value in outputs.items()}

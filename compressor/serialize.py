@@ -18,6 +18,7 @@ from onnx_ir.passes import common
 
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
+from edgepress.compressor.maps import represent
 from edgepress.compressor.model import (
     fits_protobuf,
     inlined,
@@ -122,7 +123,7 @@ def proto_of(data: Serialized) -> onnx.ModelProto:
 
 def parse(data: Serialized) -> ir.Model:
     """The graph of a serialized model; weights in files are read from there when used."""
-    model = ir.from_proto(proto_of(data))
+    model = represent(proto_of(data))
     if not isinstance(data, bytes):
         map_external(model, data.path.parent)
     return model

@@ -14,6 +14,7 @@ from edgepress.compressor.choice import Candidate
 from edgepress.compressor.companion import make_tflite, refuse_early
 from edgepress.compressor.cost import node_costs
 from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
+from edgepress.compressor.equality import same_outputs
 from edgepress.compressor.errors import DataError, DeviceError, MetricError, ModelError, UsageError, nearest
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.finish import (
@@ -30,7 +31,7 @@ from edgepress.compressor.folds import Answering, Setup
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
-from edgepress.compressor.normalize import Normalized, normalize, same_outputs
+from edgepress.compressor.normalize import Normalized, normalize
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name

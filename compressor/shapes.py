@@ -5,12 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepress.compressor.model import dims
+from edgepress.compressor import guard
+from edgepress.compressor.maps import represent, unseen
+from edgepress.compressor.model import dims, fits_protobuf, to_proto
 from edgepress.compressor.protocols import Engine, Feeds
 from edgepress.compressor.serialize import serialize_prefix
+
+_CONTAINERS = ("Sequence", "Optional", "ZipMap")
+"""In the names of operators that make something else than tensors."""
 
 Seen = tuple[tuple[int | None, ...], ir.DataType]
 """Dimensions, None where they vary, and element type."""
@@ -47,12 +53,38 @@ def infer_shapes(model: ir.Model) -> bool:
     """
     edges = [(value, value.shape, value.type) for value in (*model.graph.inputs, *model.graph.outputs)]
     before = _known(model)
-    with quiet("onnx_ir"):
+    with quiet("onnx_ir"), unseen(model):
         common.ShapeInferencePass()(model)
+    _restore_containers(model)
     for value, shape, kind in edges:
-        value.shape = shape if shape is not None else value.shape
+        container = kind is not None and not isinstance(kind, ir.TensorType)  # of any shape, if it says none
+        value.shape = shape if shape is not None or container else value.shape
         value.type = kind if kind is not None else value.type
     return _known(model) != before
+
+
+def _restore_containers(model: ir.Model) -> None:
+    """Give sequences, optionals and maps their types: the IR's inference takes each for a tensor of what it holds."""
+    nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    if not any(word in node.op_type for node in nodes for word in _CONTAINERS) or not fits_protobuf(model):
+        return
+    try:
+        proto = onnx.shape_inference.infer_shapes(_without_types(to_proto(model)))
+    except onnx.shape_inference.InferenceError:
+        return
+    for graph, inferred in zip(model.graphs(), represent(proto).graphs(), strict=True):
+        found = ir.convenience.create_value_mapping(inferred)
+        for name, value in ir.convenience.create_value_mapping(graph).items():
+            kind = found[name].type if name in found else None
+            if kind is not None and not isinstance(kind, ir.TensorType):
+                value.type, value.shape = kind, None
+
+
+def _without_types(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with what is known of values in between taken out, so that it is inferred anew."""
+    for graph in guard.graphs(proto):
+        graph.ClearField("value_info")
+    return proto
 
 
 def _known(model: ir.Model) -> dict[str, tuple[object, object]]:

@@ -69,7 +69,7 @@ class Side:
     def _cut(self, model: ir.Model, names: Sequence[str]) -> tuple[set[ir.Node], list[str]]:
         """The nodes up to the producers of some values, and what later nodes read from those.
 
-        Where a type is not known nothing can be kept.
+        Where a type is not known, or is that of a sequence, nothing can be kept.
         """
         done, missing = set(self.done), makers(model, names) - self.done - {None}
         for node in model.graph:
@@ -79,7 +79,12 @@ class Side:
             missing.discard(node)
         made = [v for node in model.graph if node in done for v in node.outputs]
         cross = [v for v in (*model.graph.inputs, *made) if any(use.node not in done for use in v.uses())]
-        return done, [v.name or "" for v in cross] if all(v.dtype is not None for v in cross) else []
+        return done, [v.name or "" for v in cross] if all(map(keepable, cross)) else []
+
+
+def keepable(value: ir.Value) -> bool:
+    """Whether a value can be kept and fed again: a tensor of known type."""
+    return value.dtype is not None and isinstance(value.type, ir.TensorType)
 
 
 def makers(model: ir.Model, names: Sequence[str]) -> set[ir.Node | None]:

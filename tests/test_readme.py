@@ -182,3 +182,13 @@ def test_the_table_of_peers_says_who_was_best_who_failed_and_which_bar_is_missed
     del results["ours"]
     row |= {"latency_ratio": None, "size_ratio": None}
     assert "90.00 → –" in table.render(document | {"rows": [row], "bars": []})
+
+
+def test_messages_that_the_pages_explain_are_printed() -> None:
+    """As the code has them: its texts joined, with … for what is filled in."""
+    code = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "compressor").rglob("*.py")))
+    joined = re.sub(r'"\s*\n\s*f?"', "", code)
+    printed = re.sub(r"\{[^{}]*\}", "…", joined)
+    told = re.findall(r"^```\n(.*?)\n```$", PAGES["docs/troubleshooting.md"], re.MULTILINE | re.DOTALL)
+    assert len(told) >= 15
+    assert [message for message in told if message not in printed] == []

@@ -26,7 +26,7 @@ from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import power
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import correct_bias
-from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants
+from edgepress.compressor.passes.constants import BROADCAST_OPSET, UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.layout import Stored, scale_shape
 from edgepress.compressor.passes.rounding import in_layout, inputs_seen
@@ -139,7 +139,7 @@ class Cluster(Pass):
         """Share the weights of `model` in place; samples are used where there are any."""
         chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         few = min([self.bits, *(bits for _, bits in self.site_bits)]) <= MOST_PACKED_BITS
-        raised = few and bool(chosen) and raise_opset(model, UNPACKING_OPSET)
+        raised = bool(chosen) and raise_opset(model, UNPACKING_OPSET if few else BROADCAST_OPSET)
         if raised:
             chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         means = mean_inputs(model, chosen, context) if self.bias_correction else {}

@@ -25,6 +25,9 @@ from edgepress.compressor.sites import constant, taken, unique
 UNPACKING_OPSET = 11
 """First opset with everything that takes words apart."""
 
+BROADCAST_OPSET = 7
+"""First opset whose Mul and Add broadcast without being told how; runtimes have no older ones."""
+
 
 @dataclass
 class Constants:

@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 
 from edgepress.compressor.errors import ModelError
+from edgepress.compressor.maps import represent
 from edgepress.compressor.sites import Site, constant, int_attribute, ints_attribute, site_name
 
 PER_AXIS_OPSET = 13
@@ -61,7 +62,7 @@ def rewrite(model: ir.Model, change: Callable[[onnx.ModelProto], onnx.ModelProto
     for value in heavy:
         copy.graph.initializers.pop(value.name or "")
         copy.graph.inputs.append(value)
-    new = ir.from_proto(change(ir.to_proto(copy)))
+    new = represent(change(ir.to_proto(copy)))
     for value in heavy:
         moved = next(each for each in new.graph.inputs if each.name == value.name)
         new.graph.inputs.remove(moved)

@@ -35,6 +35,9 @@ from edgepress.compressor.sites import (
 )
 from edgepress.compressor.walk import walking
 
+ADDEND_OPTIONAL = 11
+"""First opset whose Gemm needs no third input."""
+
 COPIES = "_copies"
 """Put behind a part's name, it names the node that lays its input side by side."""
 
@@ -224,7 +227,10 @@ def replace_by_parts(site: Site, parts: Parts, suffixes: Sequence[str]) -> None:
             axis = {"axis": ir.AttrInt64("axis", 1)}
             x = add("Concat", f"{name}{COPIES}", [x] * part.copies, axis, "copies")
         own = _attributes(attributes, part) if site.is_conv else attributes
-        x = add(kind, name, [x, new_constant(graph, name, _stored(site, part.weights))], own, "middle")
+        given = [x, new_constant(graph, name, _stored(site, part.weights))]
+        if kind == "Gemm" and graph.opset_imports.get("", ADDEND_OPTIONAL) < ADDEND_OPTIONAL:
+            given.append(new_constant(graph, f"{name}_bias", np.zeros(1, site.weight.dtype)))
+        x = add(kind, name, given, own, "middle")
     if site.transposed_conv:
         node.op_type = "Conv"
         site = replace(site, out_axis=0, in_axis=1)

@@ -26,7 +26,7 @@ from edgepress.compressor.passes.calibrate import (
     correct_bias,
     site_means,
 )
-from edgepress.compressor.passes.constants import UNPACKING_OPSET, Constants, packed
+from edgepress.compressor.passes.constants import BROADCAST_OPSET, UNPACKING_OPSET, Constants, packed
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.layout import Layout, Stored
 from edgepress.compressor.passes.rounding import (
@@ -112,7 +112,7 @@ class StoreWeights(Pass):
         """Store the weights of `model` in place; samples are used where there are any."""
         chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         few = min([self.weight_bits, *(bits for _, bits in self.bits)]) <= MOST_PACKED_BITS
-        if few and chosen and raise_opset(model, UNPACKING_OPSET):
+        if chosen and raise_opset(model, UNPACKING_OPSET if few else BROADCAST_OPSET):
             chosen, skipped = choose(model, lambda stored: self._refusal(stored, context))
         whole = [stored for stored in chosen if self._bits(stored) != HALF]
         means = mean_inputs(model, whole, context) if self.bias_correction else {}

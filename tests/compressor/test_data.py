@@ -13,6 +13,7 @@ from edgepress.compressor.data import Dataset, describe, open_data, split, witho
 from edgepress.compressor.errors import DataError
 from edgepress.compressor.model import InputSpec
 from edgepress.compressor.protocols import Array
+from edgepress.compressor.scoring import cut
 
 FLOAT = np.dtype(np.float32)
 X = (InputSpec("x", FLOAT, ("N", 3)),)
@@ -145,7 +146,35 @@ def test_inputs_without_a_common_axis_of_rows_are_refused() -> None:
         ([InputSpec("x", FLOAT, (1, 3)), InputSpec("h", FLOAT, (2, 3))], "'x' and 'h'"),
     ):
         with pytest.raises(DataError, match=text):
-            open_data({"x": rows(4)}, specs)
+            open_data({"x": rows(4), "h": rows(4)}, specs)
+
+
+def test_single_runs_may_be_stacked_where_inputs_share_no_axis_of_rows() -> None:
+    specs = (
+        InputSpec("x", FLOAT, (None, 3)),
+        InputSpec("h", FLOAT, (2, None, 4)),
+        InputSpec("rate", np.dtype(np.int64), ()),
+    )
+    arrays = {
+        "x": np.arange(15, dtype=np.float32).reshape(5, 1, 3),
+        "h": np.zeros((5, 2, 1, 4), np.float32),
+        "rate": np.arange(5),
+        "y": np.arange(5),
+    }
+    data = open_data(arrays, specs)
+    batches = list(data.batches(100))
+    assert [len(b.rows) for b in batches] == [1] * 5
+    assert [b.feeds["x"].shape + b.feeds["h"].shape for b in batches] == [(1, 3, 2, 1, 4)] * 5
+    assert [int(b.feeds["rate"]) for b in batches] == list(range(5))
+    assert all(isinstance(b.feeds["rate"], np.ndarray) for b in batches)
+    assert batches[2].given("h").shape == (1, 2, 1, 4)
+    assert [int(b.labels[0]) for b in batches if b.labels is not None] == list(range(5))
+    assert len(set(data.row_hashes())) == 5
+    outputs = {"y": np.ones((1, 3), np.float32), "n": np.array(2, np.float32)}
+    assert {name: value.shape for name, value in cut(outputs, batches[0]).items()} == {
+        "y": (1, 1, 3),
+        "n": (1,),
+    }
 
 
 CASES: list[tuple[dict[str, Any], str, str]] = [

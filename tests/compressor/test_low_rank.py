@@ -220,3 +220,19 @@ def test_the_bias_takes_up_the_mean_of_what_is_lost(paired: bool) -> None:
     error = models.run(changed, x)["y"] - models.run(model, x)["y"]
     assert error.std() > 0.5
     assert np.abs(error.mean(0)).max() < 1e-2 * error.std()
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 18])
+def test_a_gemm_is_split_into_what_its_opset_knows(opset: int) -> None:
+    """Before opset 11 a Gemm had to have three inputs."""
+    model = text(
+        "(float[N, 12] x) => (float[N, 10] y)",
+        "y = Gemm <transB = 1> (x, w, b)",
+        constants(5, w=(10, 12), b=(10,)),
+        opset=opset,
+    )
+    changed = model.clone()
+    assert LowRank((("y", 3),)).apply(changed, oracles.context(model, 32)).changed == ("y",)
+    assert [node.op_type for node in changed.graph] == ["Gemm", "Gemm"]
+    feeds = models.feeds(model)
+    assert models.run(changed, feeds)["y"].shape == models.run(model, feeds)["y"].shape

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor import shapes
+from edgepress.compressor.equality import interface_difference, same_outputs
 from edgepress.compressor.errors import DeviceError
+from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.fold import batchnorm_affine, per_channel, scaled_weight
 from edgepress.compressor.model import dims, to_bytes
-from edgepress.compressor.normalize import Normalized, interface_difference, normalize, same_outputs
+from edgepress.compressor.normalize import Normalized, normalize
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.runtime.engines.ort import OrtEngine
@@ -391,3 +393,38 @@ def test_shapes_that_cannot_be_seen_do_not_end_the_run() -> None:
     (step,) = [step for step in result.steps if step.name == "observe"]
     assert "no such kernel" in step.why
     assert result.steps[-1].name == "shapes"
+
+
+def test_a_sequence_in_the_middle_is_not_taken_for_a_tensor() -> None:
+    model = models.text(
+        "(float[2, 3] x, float[1, 3] z) => (float[M, 3] y, int64 n)",
+        "empty = SequenceEmpty() one = SequenceInsert(empty, x) two = SequenceInsert(one, z) "
+        "n = SequenceLength(two) y = SequenceAt(two, at)",
+        {"at": np.array(1, np.int64)},
+    )
+    normalized(model)
+    infer_shapes(model)
+    assert models.run(model, models.feeds(model))["n"] == 2
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    assert all(isinstance(values[name].type, ir.SequenceType) for name in ("empty", "one", "two"))
+
+
+def test_an_output_that_is_a_constant_goes_out() -> None:
+    model = models.text(
+        "(float[N, 3] x) => (float[N, 3] y, float[2] anchors)",
+        "y = Relu(x) c = Constant <value = float[2] {1.0, 2.0}> () anchors = Mul(c, c)",
+    )
+    result = normalized(model)
+    assert [node.op_type for node in result.model.graph] == ["Relu"]
+    saved = save(result.model)
+    verify(model, saved)
+    assert models.run(saved, models.feeds(model))["anchors"].tolist() == [1, 4]
+
+
+def test_a_model_of_which_no_node_is_left_goes_out() -> None:
+    model = models.text("() => (float[2] y)", "c = Constant <value = float[2] {1.0, 2.0}> () y = Neg(c)")
+    result = normalized(model)
+    assert not list(result.model.graph)
+    saved = save(result.model)
+    verify(model, saved)
+    assert models.run(saved, {})["y"].tolist() == [-1, -2]

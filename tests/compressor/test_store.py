@@ -4,13 +4,15 @@ import models
 import numpy as np
 import onnx
 import onnx_ir as ir
+import oracles
 import pytest
 from formats import Samples, distance, kernels
 from models import constants, text
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.model import to_bytes
-from edgepress.compressor.passes.base import Context, Outcome, Skipped
+from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped
+from edgepress.compressor.passes.cluster import Cluster
 from edgepress.compressor.passes.quantize import Quantize
 from edgepress.compressor.passes.store import StoreWeights
 
@@ -230,3 +232,22 @@ def test_no_weight_is_stored_at_a_loss(name: str, half: bool) -> None:
         )
         changed, outcome = stored(model, StoreWeights(min_elements=1))
         assert len(to_bytes(changed)) < len(to_bytes(model)) or not outcome.modified
+
+
+@pytest.mark.parametrize(
+    "step", [StoreWeights(min_elements=2), StoreWeights(4, min_elements=2), Cluster(8, min_elements=2)]
+)
+def test_models_from_before_broadcasting_are_raised_to_it(step: Pass) -> None:
+    """Runtimes have no Mul of opset 6."""
+    model = models.text(
+        "(float[1, 32, 5, 5] x) => (float[1, 32, 7, 7] y)",
+        "y = ConvTranspose(x, w)",
+        models.constants(5, w=(32, 32, 3, 3)),
+        opset=6,
+        ir_version=4,
+    )
+    changed = model.clone()
+    assert step.apply(changed, Context()).changed == ("y",)
+    assert changed.opset_imports[""] >= 7
+    feeds = models.feeds(model)
+    assert oracles.close(models.run(model, feeds), models.run(changed, feeds), 0.2)

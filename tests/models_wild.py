@@ -1,0 +1,348 @@
+"""Tiny models in the forms that people really bring, each with an ugliness of its own; those of exporters included."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import ml_dtypes
+import numpy as np
+import onnx
+from models import constants
+from models_exports import (
+    CNN,
+    CONVS,
+    DENSE,
+    IN,
+    MLP,
+    OUT,
+    PICTURE,
+    cnn,
+    computing_in,
+    constant_nodes,
+    dense,
+    dynamic_everything,
+    functions,
+    half_weights,
+    listed_inputs,
+    maps_out,
+    proto,
+    sequence_in,
+    sequence_out,
+    sequences,
+    shape_soup,
+    states,
+    tied,
+    transposed_soup,
+)
+from onnx import TensorProto, helper, numpy_helper
+
+
+def branches() -> onnx.ModelProto:
+    """If, with layers inside whose weights are its own or the outer graph's."""
+    body = """
+        s = ReduceSum <keepdims = 0> (x) yes = Greater(s, zero)
+        h = If (yes) <
+            then_branch = one () => (float[N, 24] t) { t1 = MatMul(x, w) t = Add(t1, b) },
+            else_branch = two () => (float[N, 24] e)
+                { k = Constant <value = float[1] {0.5}> () e1 = MatMul(x, w) e2 = Mul(e1, k) e = Neg(e2) }
+        >
+        a = Relu(h) g = MatMul(a, v) y = Add(g, c)
+    """
+    return dense(body, {"zero": np.array(0, np.float32)})
+
+
+def loop() -> onnx.ModelProto:
+    """Loop, with a dense layer inside that runs three times."""
+    body = """
+        h = Loop (three, go, x) <body = step (int64 i, bool on, float[N, 16] s) => (bool keep, float[N, 16] t)
+            { keep = Identity(on) m = MatMul(s, q) t = Tanh(m) }>
+        y = MatMul(h, p)
+    """
+    more = {"three": np.array(3, np.int64), "go": np.array(True)} | constants(65, q=(16, 16), p=(16, 12))
+    return proto(f"({IN}) => ({OUT})", body, more)
+
+
+def scan() -> onnx.ModelProto:
+    """Scan: a recurrent layer written out, its weights inside of it."""
+    body = """
+        xt = Transpose <perm = [1, 0, 2]> (x)
+        last, all = Scan <num_scan_inputs = 1,
+            body = step (float[2, 16] s, float[2, 8] now) => (float[2, 16] n, float[2, 16] o)
+            { i = MatMul(now, wi) r = MatMul(s, wr) u = Add(i, r) n = Tanh(u) o = Identity(n) }> (zero, xt)
+        y = MatMul(last, p)
+    """
+    weights = constants(66, wi=(8, 16), wr=(16, 16), p=(16, 12)) | {"zero": np.zeros((2, 16), np.float32)}
+    return proto("(float[2, 6, 8] x) => (float[2, 12] y)", body, weights)
+
+
+def custom() -> onnx.ModelProto:
+    """An operator that nobody knows, between two dense layers."""
+    return dense(MLP.replace("a = Relu(hb)", "a = acme.Swoosh <beta = 2.0> (hb)"), domains=', "acme": 1')
+
+
+def qdq() -> onnx.ModelProto:
+    """8 bits already, with pairs of QuantizeLinear and DequantizeLinear."""
+    body = """
+        xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx) wd = DequantizeLinear <axis = 1> (w8, sw, zw)
+        h = MatMul(xd, wd) hb = Add(h, b) a = Relu(hb) aq = QuantizeLinear(a, sa, zx) ad = DequantizeLinear(aq, sa, zx)
+        g = MatMul(ad, v) y = Add(g, c)
+    """
+    rng = np.random.default_rng(67)
+    more = {
+        "w8": rng.integers(-127, 128, (16, 24)).astype(np.int8), "zw": np.zeros(24, np.int8),
+        "sw": rng.uniform(0.001, 0.003, 24).astype(np.float32), "sx": np.array(0.03, np.float32),
+        "sa": np.array(0.02, np.float32), "zx": np.array(128, np.uint8),
+    }  # fmt: skip
+    return dense(body, more)
+
+
+def qoperator() -> onnx.ModelProto:
+    """8 bits already, with operators that compute on integers."""
+    body = """
+        xq = QuantizeLinear(x, sx, zx) c = QLinearConv <pads = [1, 1, 1, 1]> (xq, sx, zx, k8, sk, zk, sy, zy)
+        f = GlobalAveragePool(d) d = DequantizeLinear(c, sy, zy) e = Flatten(f) y = Gemm <transB = 1> (e, w, b)
+    """.replace("f = GlobalAveragePool(d) d = DequantizeLinear(c, sy, zy)",
+                "d = DequantizeLinear(c, sy, zy) f = GlobalAveragePool(d)")  # fmt: skip
+    rng = np.random.default_rng(68)
+    more = {
+        "k8": rng.integers(-127, 128, (16, 3, 3, 3)).astype(np.int8), "zk": np.array(0, np.int8),
+        "sk": np.array(0.002, np.float32), "sx": np.array(0.03, np.float32), "zx": np.array(128, np.uint8),
+        "sy": np.array(0.05, np.float32), "zy": np.array(120, np.uint8),
+    }  # fmt: skip
+    return proto(f"({PICTURE}) => (float[N, 5] y)", body, {k: CONVS[k] for k in "wb"} | more)
+
+
+def dynamic_integers() -> onnx.ModelProto:
+    """Quantized at run time already."""
+    body = """
+        q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w8, z, zw) f = Cast <to = 1> (i)
+        t = Mul(s, sw) h = Mul(f, t)
+        hb = Add(h, b) a = Relu(hb) g = MatMul(a, v) y = Add(g, c)
+    """
+    rng = np.random.default_rng(69)
+    more = {"w8": rng.integers(-127, 128, (16, 24)).astype(np.int8), "zw": np.array(0, np.int8)}
+    return dense(body, more | {"sw": np.array(0.002, np.float32)})
+
+
+def many_ends() -> onnx.ModelProto:
+    """Inputs that nothing reads, and outputs that are an input, a weight, a constant, or read by others."""
+    body = f"{MLP} same = Identity(x) one = Constant <value = float[2] {{1.0, 2.0}}> () p = Sigmoid(hb) q = Add(p, hb)"
+    return proto(
+        f"({IN}, float[N, 3] unread) => ({OUT}, float[N, 16] same, float[2] one, float[N, 24] p, float[N, 24] q, "
+        "float[N, 24] hb, float[16, 24] w)",
+        body,
+        DENSE,
+    )
+
+
+def streaming() -> onnx.ModelProto:
+    """A recurrent net whose states go in and come out, so that it runs frame by frame."""
+    body = """
+        xt = Transpose <perm = [1, 0, 2]> (x)
+        s, hn, cn = LSTM <hidden_size = 8> (xt, wi, wr, bi, , h0, c0) q = Squeeze(s, axes)
+        t = Transpose <perm = [1, 0, 2]> (q) y = MatMul(t, p)
+    """
+    weights = constants(70, wi=(1, 32, 6), wr=(1, 32, 8), bi=(1, 64), p=(8, 3))
+    return proto(
+        "(float[N, T, 6] x, float[1, N, 8] h0, float[1, N, 8] c0) => "
+        "(float[N, T, 3] y, float[1, N, 8] hn, float[1, N, 8] cn)",
+        body,
+        weights | {"axes": np.array([1], np.int64)},
+    )
+
+
+def strings() -> onnx.ModelProto:
+    """Text in, through a table."""
+    body = """
+        t = StringNormalizer <case_change_action = "LOWER", stopwords = ["the"]> (x)
+        i = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "b", "c"], values_int64s = [0, 1, 2], default_int64 = 3> (t)
+        e = Gather(table, i) y = MatMul(e, w)
+    """
+    weights = constants(71, table=(4, 32), w=(32, 3))
+    return proto("(string[N] x) => (float[M, 3] y)", body, weights, domains=', "ai.onnx.ml": 3')
+
+
+def hypernetwork() -> onnx.ModelProto:
+    """Weights that are computed from another input."""
+    body = "f = MatMul(z, w) k = Reshape(f, shape) c = Conv(x, k) y = Relu(c)"
+    weights = constants(72, w=(4, 108)) | {"shape": np.array([4, 3, 3, 3], np.int64)}
+    return proto(f"({PICTURE}, float[1, 4] z) => (float[N, 4, 6, 6] y)", body, weights)
+
+
+def odd_names() -> onnx.ModelProto:
+    """Names with markup, spaces, quotes, letters of other scripts; nodes without any, or with the same."""
+    model = dense()
+    names = {
+        "w": "<script>alert(1)</script>",
+        "h": "a b\tc",
+        "hb": "π/層.1",
+        "a": "\"quoted'",
+        "g": "{{ g }}",
+        "b": "0",
+    }
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.name = "<b>twice</b>" if node.op_type == "MatMul" else ""
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    return model
+
+
+def explicit_domain() -> onnx.ModelProto:
+    """The default domain under its long name."""
+    model = dense()
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    model.opset_import[0].domain = "ai.onnx"
+    return model
+
+
+def training_left_in() -> onnx.ModelProto:
+    """Dropout with its mask, one in training mode behind a constant, and what nothing reads."""
+    body = """
+        h = MatMul(x, w) hb = Add(h, b) d, mask = Dropout(hb, ratio, no) a = Relu(d) idle = MatMul(a, unread)
+        g = MatMul(a, v) y = Add(g, c)
+    """
+    more = {"ratio": np.array(0.5, np.float32), "no": np.array(False), "spare": np.ones(9, np.float32)}
+    return dense(body, more | constants(73, unread=(24, 7)))
+
+
+def shadowed() -> onnx.ModelProto:
+    """A body whose own weights bear the names of others' bodies."""
+    body = """
+        s = ReduceSum <keepdims = 0> (x) yes = Greater(s, zero)
+        h = If (yes) <
+            then_branch = one () => (float[N, 24] t) <float[16, 24] m> { t = MatMul(x, m) },
+            else_branch = two () => (float[N, 24] e) <float[16, 24] m> { e = MatMul(x, m) }
+        >
+        a = Relu(h) g = MatMul(a, v) y = Add(g, c)
+    """.replace(" <float[16, 24] m>", "")
+    model = dense(body, {"zero": np.array(0, np.float32)})
+    node = next(node for node in model.graph.node if node.op_type == "If")
+    for seed, attribute in enumerate(node.attribute):
+        weight = constants(74 + seed, m=(16, 24))["m"]
+        attribute.g.initializer.append(numpy_helper.from_array(weight, "m"))
+    return model
+
+
+def random_numbers() -> onnx.ModelProto:
+    """Noise on the input: no two runs agree."""
+    return dense("n = RandomNormalLike(x) x2 = Add(x, n) " + MLP.replace("MatMul(x, w)", "MatMul(x2, w)"))
+
+
+def not_a_number() -> onnx.ModelProto:
+    """Gives NaN for half of all inputs."""
+    return dense(MLP.replace("y = Add(g, c)", "gc = Add(g, c) y = Log(gc)"))
+
+
+def quantized_twice_over() -> onnx.ModelProto:
+    """One pair behind another."""
+    body = """
+        xq = QuantizeLinear(x, sx, zx) xd = DequantizeLinear(xq, sx, zx) xr = QuantizeLinear(xd, sx, zx)
+        xe = DequantizeLinear(xr, sx, zx) h = MatMul(xe, w) a = Relu(h) g = MatMul(a, v) y = Add(g, c)
+    """
+    return dense(body, {"sx": np.array(0.03, np.float32), "zx": np.array(128, np.uint8)})
+
+
+def einsum() -> onnx.ModelProto:
+    """Products as Einsum, and with weights of three axes."""
+    body = """
+        h = Einsum <equation = "nti,io->nto"> (x, w) a = Relu(h) u = Unsqueeze(a, one) m = MatMul(u, heads)
+        y = ReduceSum(m, axes)
+    """
+    weights = constants(75, w=(16, 24), heads=(4, 24, 8))
+    ints = {"one": np.array([1], np.int64), "axes": np.array([1, 2], np.int64)}
+    return proto("(float[N, 5, 16] x) => (float[N, 1, 1, 8] y)", body, weights | ints)
+
+
+def upsampled() -> onnx.ModelProto:
+    """Down, up again, and joined with what was before: the form of a U-Net."""
+    body = """
+        a = Conv <pads = [1, 1, 1, 1]> (x, k, kb) ra = Relu(a)
+        d = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (ra)
+        b1 = Conv <pads = [1, 1, 1, 1]> (d, k2, b2) rb = Relu(b1) u = Resize <mode = "linear"> (rb, , scales)
+        j = Concat <axis = 1> (ra, u) y = Conv(j, k3)
+    """
+    more = constants(76, k3=(2, 32, 1, 1)) | {"scales": np.array([1, 1, 2, 2], np.float32)}
+    kept = {name: CONVS[name] for name in ("k", "kb", "k2", "b2")}
+    return proto(f"({PICTURE}) => (float[N, 2, 8, 8] y)", body, kept | more)
+
+
+def chain(layers: int) -> onnx.ModelProto:
+    """Many small layers in a row."""
+    weights = {f"w{i}": w for i, w in enumerate(np.random.default_rng(77).normal(size=(layers, 16, 16)) / 4)}
+    steps = [f"m{i} = MatMul({f't{i - 1}' if i else 'x'}, w{i}) t{i} = Tanh(m{i})" for i in range(layers)]
+    text = " ".join(steps) + f" y = Identity(t{layers - 1})"
+    return proto(f"({IN}) => (float[N, 16] y)", text, {n: w.astype(np.float32) for n, w in weights.items()})
+
+
+def scalar_input() -> onnx.ModelProto:
+    """A single number beside the rows."""
+    body = MLP.replace("hb = Add(h, b)", "hs = Mul(h, gain) hb = Add(hs, b)")
+    return proto(f"({IN}, float gain) => ({OUT})", body, DENSE)
+
+
+def bytes_in() -> onnx.ModelProto:
+    """Pictures as bytes, scaled inside the model."""
+    body = CNN.replace("Conv <pads = [1, 1, 1, 1]> (x, k, kb)", "Conv <pads = [1, 1, 1, 1]> (z, k, kb)")
+    return proto(
+        "(uint8[N, 3, 8, 8] x) => (float[N, 5] y)", f"f0 = Cast <to = 1> (x) z = Mul(f0, s) {body}",
+        CONVS | {"s": np.array(1 / 255, np.float32)},
+    )  # fmt: skip
+
+
+def float8() -> onnx.ModelProto:
+    """Weights in 8-bit floats."""
+    body = "wf = DequantizeLinear(w8, s) h = MatMul(x, wf) hb = Add(h, b) a = Relu(hb) g = MatMul(a, v) y = Add(g, c)"
+    model = dense(body, {"s": np.array(1, np.float32)}, opset=19)
+    weight = numpy_helper.from_array(DENSE["w"].astype(ml_dtypes.float8_e4m3fn), "w8")
+    model.graph.initializer.append(weight)
+    return model
+
+
+def unnamed_outputs() -> onnx.ModelProto:
+    """A recurrent layer of which the last state alone is wanted."""
+    weights = constants(78, wi=(2, 24, 6), wr=(2, 24, 8), bi=(2, 48), p=(16, 3))
+    body = """
+        , h = GRU <hidden_size = 8, direction = "bidirectional"> (x, wi, wr, bi) t = Transpose <perm = [1, 0, 2]> (h)
+        f = Flatten(t) y = MatMul(f, p)
+    """
+    model = proto("(float[5, N, 6] x) => (float[N, 3] y)", body.replace(", h = GRU", "all, h = GRU"), weights)
+    model.graph.node[0].output[0] = ""
+    return model
+
+
+def nothing() -> onnx.ModelProto:
+    """The input is the output."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+    graph = helper.make_graph([], "nothing", [value], [value])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def no_input() -> onnx.ModelProto:
+    """Constants alone."""
+    return proto("() => (float[16, 12] y)", "h = MatMul(w, v) y = Add(h, c)", DENSE)
+
+
+ALL: Mapping[str, Callable[[], onnx.ModelProto]] = {
+    **{
+        build.__name__: build
+        for build in (
+            constant_nodes, listed_inputs, transposed_soup, shape_soup, dynamic_everything, tied, functions,
+            sequences, sequence_out, sequence_in, branches, loop, scan, custom, qdq, qoperator,
+            dynamic_integers, many_ends, streaming, strings, hypernetwork, maps_out, states, odd_names,
+            explicit_domain, training_left_in, shadowed, random_numbers, not_a_number, quantized_twice_over,
+            einsum, upsampled, scalar_input, bytes_in, float8, unnamed_outputs, nothing, no_input,
+        )
+    },
+    **{f"opset_{n}": partial(cnn, n) for n in (7, 9, 11, 13, 15, 17, 19, 21, 23)},
+    "listed_inputs_new": partial(listed_inputs, 10, 18),
+    "half_weights": partial(half_weights, np.float16),
+    "bfloat_weights": partial(half_weights, ml_dtypes.bfloat16),
+    "half": partial(computing_in, "float16", np.float16),
+    "double": partial(computing_in, "double", np.float64),
+    "identity": lambda: proto("(float[N, 4] x) => (float[N, 4] y)", "y = Identity(x)"),
+    "no_weights": lambda: proto("(float[N, 4] x) => (float[N, 4] y)", "a = Relu(x) y = Softmax(a)"),
+    "chain": partial(chain, 40),
+}  # fmt: skip
+"""Each with what its docstring says."""

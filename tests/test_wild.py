@@ -1,0 +1,197 @@
+"""Models in the forms that people really bring: none ends in a crash, none comes out changed, larger or invalid."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import models_wild
+import numpy as np
+import onnx
+import pytest
+
+from edgepress.compressor.cli.host import make_host
+from edgepress.compressor.equality import same_outputs
+from edgepress.compressor.errors import DeviceError, ModelError
+from edgepress.compressor.job import Findings, Host, Job
+from edgepress.compressor.model import input_specs, load
+from edgepress.compressor.normalize import normalize
+from edgepress.compressor.passes import Dynamic, LowRank, Pass, Quantize, Shrink, StoreWeights, WeightOnly
+from edgepress.compressor.protocols import Array, Feeds
+from edgepress.compressor.report.build import build_report
+from edgepress.compressor.samples import synthetic_feeds
+from edgepress.compressor.serialize import serialize
+from edgepress.compressor.session import run
+
+REFUSED = {"explicit_domain": "checker"}
+"""What the onnx checker does not take."""
+NOT_RUN = {"custom", "odd_names", "sequence_in", "strings"}
+"""What cannot be run here, or not without samples; strings where the system has no locale en_US."""
+STACKED = {"states", "scalar_input", "streaming"}
+"""What is fed run by run."""
+RECIPES: Mapping[str, tuple[Pass, ...]] = {
+    "8 bits": (Quantize(), StoreWeights(min_elements=2)),
+    "4 bits": (StoreWeights(4, min_elements=2),),
+    "half as wide": (Shrink(share=0.5, criterion="qr"), Dynamic(min_elements=2)),
+    "low rank": (LowRank(energy=0.8), WeightOnly(min_elements=2)),
+}
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    """This machine without its clock: costs are predicted."""
+    made = make_host("x86", 1, 0, 1.0, lambda *_: None, workers=1, device=False)
+    return replace(made, stopwatch=None, glance=None, memory=None, tflite=lambda: None)
+
+
+def written(folder: Path, name: str) -> Path:
+    file = folder / "model.onnx"
+    file.write_bytes(models_wild.ALL[name]().SerializeToString())
+    return file
+
+
+def samples(file: Path, rows: int = 48, *, stacked: bool = False) -> dict[str, Array]:
+    """Random rows for every input, or where they are stacked the feeds of single runs."""
+    rng, found = np.random.default_rng(0), {}
+    for spec in input_specs(load(file)):
+        shape = [7 if not isinstance(d, int) else d for d in spec.shape or ()]
+        if stacked:
+            shape = [rows, *(1 if not isinstance(d, int) else d for d in spec.shape or ())]
+        elif shape:
+            shape[0] = rows
+        if spec.dtype.kind == "f":
+            found[spec.name] = np.asarray(rng.standard_normal(shape), spec.dtype)
+        else:
+            found[spec.name] = np.asarray(rng.integers(0, 50, shape), spec.dtype)
+    return found
+
+
+def sound(found: Findings) -> None:
+    """What goes out is valid, says so in its report, and runs."""
+    assert isinstance(found.exported, bytes)
+    onnx.checker.check_model(found.exported, full_check=True)
+    report = build_report(found)
+    assert report.exit_code in (0, 1, 4)
+    if found.one_row:
+        run_it = found.host.engine.load(found.exported)
+        before = found.host.engine.load(serialize(found.source))(found.one_row)
+        after = run_it(found.one_row)
+        assert after.keys() == before.keys()
+        for name, value in before.items():
+            assert type(after[name]) is type(value), name
+            if isinstance(value, np.ndarray):
+                assert (after[name].shape, after[name].dtype) == (value.shape, value.dtype), name
+
+
+@pytest.mark.parametrize("name", sorted(set(models_wild.ALL) - set(REFUSED)))
+def test_without_samples_the_result_is_valid_and_no_larger(name: str, tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, name)
+    found = run(Job(file, formats=("onnx",)), host)
+    sound(found)
+    assert len(found.exported) <= file.stat().st_size
+    assert bool(found.one_row) or name in NOT_RUN | {"no_input"}
+    for recipe in RECIPES.values():
+        sound(run(Job(file, recipe=recipe, formats=("onnx",)), host))
+
+
+@pytest.mark.parametrize("name", sorted(set(models_wild.ALL) - set(REFUSED) - NOT_RUN - {"random_numbers"}))
+def test_the_canonical_form_gives_the_same_and_no_step_is_undone(
+    name: str, tmp_path: Path, host: Host
+) -> None:
+    file = written(tmp_path, name)
+    source = load(file)
+    runner = host.engine.load(file.read_bytes())
+    feeds: Feeds | None = samples(file, 3)
+    try:
+        expected = runner(feeds)
+    except DeviceError:  # not of three rows
+        feeds = synthetic_feeds(source, runner, 0)
+        assert feeds
+        expected = runner(feeds)
+
+    def check(candidate: object) -> bool:
+        return same_outputs(expected, host.engine.load(serialize(candidate))(feeds), 1e-4)  # type: ignore[arg-type]
+
+    steps = normalize(source, check).steps
+    assert not [step for step in steps if "rolled back" in step.why]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "maps_out",
+        "sequence_out",
+        "sequences",
+        "states",
+        "scalar_input",
+        "streaming",
+        "opset_7",
+        "loop",
+        "scan",
+        "many_ends",
+    ],
+)
+def test_with_samples_the_search_ends_with_a_verdict(name: str, tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, name)
+    data = samples(file, stacked=name in STACKED)
+    if name == "scan":
+        data = {key: array[:48] for key, array in samples(file).items()}
+    for recipe in (None, *RECIPES.values()):
+        found = run(Job(file, data=data, recipe=recipe, formats=("onnx",)), host)
+        sound(found)
+        assert found.exit_code in (0, 1)
+        if recipe is None:
+            assert len(found.exported) <= file.stat().st_size
+
+
+def test_a_map_keeps_its_type_and_its_numbers(tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, "maps_out")
+    found = run(Job(file, recipe=(StoreWeights(min_elements=2),), formats=("onnx",)), host)
+    before, after = onnx.load(file), onnx.load_from_string(bytes(found.exported))  # type: ignore[arg-type]
+    assert [v.type for v in after.graph.output] == [v.type for v in before.graph.output]
+    assert not any(v.metadata_props for v in after.graph.output)
+    feeds = samples(file, 3)
+    want, got = (host.engine.load(data)(feeds) for data in (file.read_bytes(), found.exported))
+    pairs = zip(want["probabilities"], got["probabilities"], strict=True)
+    assert all(abs(one[k] - other[k]) < 0.05 for one, other in pairs for k in one)
+
+
+def test_what_functions_cost_is_predicted(tmp_path: Path, host: Host) -> None:
+    """A call counted as one cheap node would make every result look slower than the file that came."""
+    found = run(Job(written(tmp_path, "functions"), formats=("onnx",)), host)
+    assert found.best is not None
+    assert found.best.recipe
+    assert not [warning for warning in found.warnings if "slower" in warning]
+
+
+def test_what_reads_an_input_says_how_large_it_is(tmp_path: Path, host: Host) -> None:
+    found = run(Job(written(tmp_path, "dynamic_everything"), formats=("onnx",)), host)
+    assert found.one_row["x"].shape[1] == 3
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_is_refused_is_told_in_a_line(name: str, tmp_path: Path, host: Host) -> None:
+    with pytest.raises(ModelError, match=REFUSED[name]):
+        run(Job(written(tmp_path, name)), host)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([np.ones(2), np.zeros(3)], [np.ones(2), np.zeros(3)], True),
+        ([np.ones(2)], [np.ones(2), np.ones(2)], False),
+        ([{0: 0.25, 1: 0.75}], [{0: 0.25000001, 1: 0.75}], True),
+        ([{0: 0.25, 1: 0.75}], [{0: 0.35, 1: 0.65}], False),
+        ([{0: 0.25}], [{1: 0.25}], False),
+        (None, None, True),
+        (None, np.ones(2), False),
+        (np.array(["a", "b"], object), np.array(["a", "b"], object), True),
+        (np.array(["a", "b"], object), np.array(["a", "c"], object), False),
+        (np.array([1, 1.003], np.float16), np.array([1, 1.002], np.float16), True),
+        (np.array([1, 1.02], np.float16), np.array([1, 1.0], np.float16), False),
+    ],
+)
+def test_outputs_that_are_no_tensors_of_floats_are_compared_too(
+    one: object, other: object, same: bool
+) -> None:
+    compare: Callable[..., bool] = same_outputs
+    assert compare({"y": one}, {"y": other}, 1e-4) is same
