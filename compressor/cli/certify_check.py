@@ -10,7 +10,7 @@ from edgepress.compressor.cli.certify_options import Net, Options
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.protocols import Tell
 from edgepress.compressor.report import manifest as manifests
-from edgepress.compressor.report.record import parse_record
+from edgepress.compressor.report.fields import parse_record
 
 ROUNDING = 1e-6
 """Share by which a bound that is worked out again may differ from the certificate's: other libraries sum otherwise."""

@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from edgepress.compressor.errors import OutputError, UsageError
-from edgepress.compressor.report.fields import Record
-from edgepress.compressor.report.record import parse_record
+from edgepress.compressor.report.fields import Record, parse_record
 from edgepress.compressor.report.tflite import Tflite
 
 FILE_NAME = "manifest.json"

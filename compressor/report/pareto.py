@@ -13,8 +13,8 @@ from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Findings
 from edgepress.compressor.recipe import Entry, digest, to_json
 from edgepress.compressor.report import words
-from edgepress.compressor.report.fields import Record
-from edgepress.compressor.report.record import CostKind, FrontPoint, Report, parse_record
+from edgepress.compressor.report.fields import Record, parse_record
+from edgepress.compressor.report.record import CostKind, FrontPoint, Report
 
 FILE_NAME = "pareto.json"
 SCHEMA_VERSION = 1

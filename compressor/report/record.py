@@ -7,24 +7,21 @@ number (PSNR of equal images) is null too, since JSON has none. Written again, a
 
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, Field, JsonValue, ValidationError
+from pydantic import AliasChoices, Field, JsonValue
 
-from edgepress.compressor.errors import UsageError
 from edgepress.compressor.report.device import Instructions, OnDevice
-from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
+from edgepress.compressor.report.fields import SCHEMA_VERSION, MaybeFloat, MaybeInterval, Record, parse_record
 from edgepress.compressor.report.micro import MicroFit
 from edgepress.compressor.report.sparse import Sparse
 from edgepress.compressor.report.tflite import Tflite
 
-SCHEMA_VERSION = 1
 FILE_NAME = "report.json"
 
 VerdictName = Literal["kept", "broken", "inconclusive", "unverified"]
 CostKind = Literal["measured", "instructions", "predicted"]
 LatencySource = Literal["measured", "table", "counted", "rates"]
-T = TypeVar("T", bound=BaseModel)
 
 
 class Side(Record):
@@ -367,35 +364,6 @@ def schema_text() -> str:
     schema = Report.model_json_schema(by_alias=True, mode="validation")
     schema["title"] = f"edgepress report, version {SCHEMA_VERSION}"
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def parse_record(kind: type[T], path: Path, what: str) -> T:
-    """Read a JSON file into a record; `what` names it in errors, such as `a report`."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.", f"Give the path of {what}.") from error
-    again = "Write it again with `compress`; the models beside it are not harmed."
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is damaged: not valid JSON ({error}).", again) from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if isinstance(document, dict) and document.get("kind") == "evolve":
-        raise UsageError(f"{path} is of `compress evolve`, not {what}.", "Its own page lies beside it.")
-    if version is None:
-        raise UsageError(f"{path} is not {what} of edgepress.", f"Give the path of {what}.")
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path} has schema version {version!r}; this edgepress reads version {SCHEMA_VERSION}.",
-            "Use the release of edgepress that wrote it, or compress again.",
-        )
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "top level"
-        raise UsageError(f"{path} is damaged at {place}: {fault['msg']}.", again) from error
 
 
 if __name__ == "__main__":
