@@ -4,11 +4,11 @@ Only a perceptron of few weights gets one, and only where times are measured. As
 here stands in the way of the ONNX file; it is told in the report.
 """
 
+from edgepress.compressor.equality import same_outputs
 from edgepress.compressor.errors import DeviceError, ModelError
 from edgepress.compressor.export.sparse import from_model, to_bytes
 from edgepress.compressor.finish import LOSSLESS
 from edgepress.compressor.job import Findings
-from edgepress.compressor.normalize import same_outputs
 from edgepress.compressor.report.sparse import Sparse
 from edgepress.compressor.serialize import parse
 
