@@ -280,7 +280,8 @@ def time_all(work: Work, models: Mapping[str, Path], results: Mapping[str, Resul
         results: tool → where figures go: medians over the processes, of ends of intervals, too.
         seconds: time limit of all `SESSIONS` together.
     """
-    command = [sys.executable, JUDGE_SCRIPT, "time", work.folder, str(seconds / SESSIONS), *models.values()]
+    task = ("time", work.folder, str(seconds / SESSIONS))
+    command: list[str | Path] = [sys.executable, JUDGE_SCRIPT, *task, *models.values()]
     sessions: list[list[dict[str, Any]]] = []
     for _ in range(SESSIONS):
         told, failure = call(command)
