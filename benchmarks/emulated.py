@@ -5,8 +5,8 @@
 Every model is compressed for every target within 2 %, judged on the emulated core. onnxruntime quantizes it as its
 documentation advises for ARM (QDQ, weights s8), with each of the settings in `SETTINGS`; of these the one with the
 fewest instructions on that core counts, whatever it loses. Told are `model.onnx` in onnxruntime, and the better of that
-and `model.tflite` in LiteRT. Exit code 1 unless the better file executes fewer in every case, at most 0.7 times as many
-in the geometric mean, and the budget is kept on the device.
+and `model.tflite` in LiteRT: both are handed over, and judged on the core. Exit code 1 unless both execute fewer in
+every case, the better file at most 0.7 times as many in the geometric mean, and the budget is kept on the device.
 """
 
 import argparse
@@ -160,21 +160,30 @@ def case(
     }
 
 
-def show(rows: Sequence[dict[str, Any]], mean: float) -> None:
+def mean_of(rows: Sequence[dict[str, Any]], what: str) -> float:
+    """Geometric mean of a ratio over all cases."""
+    return math.exp(sum(math.log(row[what]) for row in rows) / len(rows))
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
     """The table on stdout."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "target", "fp32", "onnxruntime", "ours", "ratio", "on the device", "verdict"):
+    for heading in (
+        "model", "target", "fp32", "onnxruntime", "ours", "ratio", "better file", "on the device", "verdict",
+    ):  # fmt: skip
         table.add_column(heading, justify="left" if heading in ("model", "target", "verdict") else "right")
     for row in rows:
         counts = (row["instructions_fp32"], row["instructions_onnxruntime"], row["instructions_ours"])
         before, after = row["score_on_device"]
         table.add_row(
             row["model"], row["target"], *(f"{count / 1e6:.3f} M" for count in counts), f"{row['ratio']:.3f}",
+            f"{row['ratio_of_the_better_file']:.3f}",
             f"{before:.2f} → {after:.2f} of {row['rows_on_device']}", row["verdict"],
         )  # fmt: skip
     console = Console(width=120)
     console.print(table)
-    console.print(f"geometric mean {mean:.3f} (bar {BAR})")
+    onnx, better = mean_of(rows, "ratio"), mean_of(rows, "ratio_of_the_better_file")
+    console.print(f"geometric mean {onnx:.3f} by model.onnx, {better:.3f} by the better file (bar {BAR})")
 
 
 def main() -> int:
@@ -201,11 +210,11 @@ def main() -> int:
                 rows.append(case(zoo, model, target, made, Path(folder), given.rows))
                 latest = rows[-1]
                 print(f"{model} {target}: {latest['ratio']:.3f}", file=sys.stderr, flush=True)
-    mean = math.exp(sum(math.log(row["ratio"]) for row in rows) / len(rows))
-    write_json({**document, "geometric_mean": mean, "cases": rows}, given.out)
-    show(rows, mean)
+    means = {f"geometric_mean_{what}": mean_of(rows, what) for what in ("ratio", "ratio_of_the_better_file")}
+    write_json({**document, **means, "cases": rows}, given.out)
+    show(rows)
     good = all(row["ratio"] < 1 and row["verdict"] == "kept" for row in rows)
-    return 0 if good and mean <= BAR else 1
+    return 0 if good and means["geometric_mean_ratio_of_the_better_file"] <= BAR else 1
 
 
 if __name__ == "__main__":
