@@ -85,10 +85,10 @@ def render_peers(document: dict[str, Any]) -> str:
         document: as peers.py stores it.
     """
     lines = [
-        "| model | score fp32 → ours | latency in µs, best other → ours | ratio "
+        "| model | score fp32 → ours | smaller, faster than fp32 | latency in µs, best other → ours | ratio "
         "| size in kB, smallest other → ours | ratio | `--objective size`: smaller than fp32 "
         "| of the others over the budget, or failed |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_beside(row) for row in document["rows"]]
     for bar in document["bars"]:
@@ -115,13 +115,17 @@ def _beside(row: dict[str, Any]) -> str:
         pairs += [f"{value / 1000:,.1f} ({name}) → {after}", "–" if ratio is None else f"{ratio:.2f}"]
     scores = [original["score"], ours["score"] if ours else None]
     score = " → ".join("–" if value is None else f"{value:.2f}" for value in scores)
+    gains = "–"
+    if ours and ours["size_bytes"] and ours["latency_ns"]:
+        smaller, faster = (original[key] / ours[key] for key in ("size_bytes", "latency_ns"))
+        gains = f"{smaller:.1f}×, {faster:.1f}×"
     small = "–" if row["smaller_for_size"] is None else f"{row['smaller_for_size']:.1f}×"
     others = []
     for name, result in results.items():
         if name.startswith("ours") or row["within_budget"][name]:
             continue
         others.append(f"{name} ({'failed' if result['failure'] else format(result['score'], '.2f')})")
-    cells = [row["model"], f"{score} {row['metric']}", *pairs, small, ", ".join(others)]
+    cells = [row["model"], f"{score} {row['metric']}", gains, *pairs, small, ", ".join(others)]
     return f"| {' | '.join(cells)} |"
 
 

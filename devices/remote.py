@@ -141,9 +141,11 @@ class RemoteWorker:
         found: list[dict[str, npt.NDArray[Any]] | EngineError] = []
         with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
             for name, names in zip(files, answer.result, strict=True):
-                if isinstance(names, dict):
-                    found.append(EngineError(str(names.get("error")), str(names.get("hint", ""))))
+                if task == "try" and isinstance(names, dict) and "error" in names:
+                    found.append(EngineError(str(names["error"]), str(names.get("hint", ""))))
                     continue
+                if not isinstance(names, list):
+                    raise self._unreadable()
                 self.device.get(name, Path(folder) / name)
                 try:
                     with np.load(Path(folder) / name, allow_pickle=False) as arrays:

@@ -140,7 +140,7 @@ def test_every_model_is_tried_on_arm_with_and_without_data(script: ModuleType, z
     planned = {run: options for _, run, options in script.plan([MODEL], zoo, "both", arm=True)}
     assert list(planned) == ["latency", "arm", "arm, no data"]
     assert "--data" in planned["arm"]
-    assert planned["arm, no data"] == ["--target", "arm"]
+    assert planned["arm, no data"] == ["--target", "arm", "--no-device"]
 
 
 def test_without_an_npz_file_of_test_rows_the_other_bars_are_still_held(

@@ -176,7 +176,7 @@ def test_the_table_of_peers_says_who_was_best_who_failed_and_which_bar_is_missed
     document = {"command": "benchmarks/peers.py", "machine": {"cpu": "c", "cores": 2}, "budget": 2.0}
     document |= {"versions": {"onnxruntime": "1", "edgepress": "0"}, "peers": {"nncf": "3"}}
     text = table.render(document | {"rows": [row], "bars": [bar | {"met": False}]})
-    line = "| m | 90.00 → 89.50 top1 | 20.0 (fp32) → 5.0 | 0.25 | 4.0 (fp32) → 1.0 | 0.25 | – "
+    line = "| m | 90.00 → 89.50 top1 | 4.0×, 4.0× | 20.0 (fp32) → 5.0 | 0.25 | 4.0 (fp32) → 1.0 | 0.25 | – "
     assert line + "| NNCF (80.00), static (failed) |" in text
     assert "Size, ours / smallest peer: geometric mean 0.4 over 1 models (bar ≤ 0.35, missed)." in text
     del results["ours"]

@@ -194,4 +194,4 @@ def test_an_emulated_core_computes_exactly(case: Case) -> None:
     found = quick(case, "--target", "cortex-a72", "--precision", "int8", "--precision", "fp32")
     assert found.transport == "emulated"
     assert found.verdict == "right"
-    assert {check.format for check in found.checks} == {"onnx", "tflite"}
+    assert {check.format for check in found.checks} == {"onnx", "tflite", "sparse"}

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("compressor", "devices", "runtime")
-LEFT_OUT = {".pyc", ".swp"}
+LEFT_OUT = {".pyc", ".swp", ".nbi", ".nbc"}
 
 
 def tree() -> set[str]:

@@ -330,6 +330,6 @@ def test_the_tool_is_ended_amid_its_work(board: Server, case: Case, ending: int)
     tool = subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.PIPE)
     soon(board, lambda: tool.send_signal(ending), working).join()
     _, said = tool.communicate(timeout=60)
-    assert tool.returncode == 130
+    assert tool.returncode == 130, said
     assert b"Traceback" not in said
     assert {path.name for path in (case.folder / "tool").iterdir()} <= {".ses"}  # of onnxruntime here
