@@ -53,7 +53,7 @@ RANDOM, SEARCHED, GENERATIONS = 10_000, 200, 20
 IMAGES = 200
 """Test images of `top1`: the first so many."""
 IDEAS: Mapping[str, Method] = {
-    "plain: document 003": Method(segments=True, centred=False, backward=False, rounds=1),
+    "plain: as described": Method(segments=True, centred=False, backward=False, rounds=1),
     "sorted to the last": Method(segments=False, centred=False, backward=False, rounds=1),
     "and biases re-centred": Method(segments=False, centred=True, backward=False, rounds=1),
     "and linear bounds": Method(segments=False, centred=True, backward=True, rounds=1),

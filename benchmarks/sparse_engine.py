@@ -2,7 +2,7 @@
 
     python benchmarks/sparse_engine.py [--epsilon 20] [--rows 1 32]
 
-Perceptrons with hidden layers as document 001 has them, 784 inputs and 10 outputs, ReLU and softmax; between layers of
+Perceptrons with hidden layers of Chouliaras 2021, 784 inputs and 10 outputs, ReLU and softmax; between layers of
 n and m units ε (n + m) connections at random places (eq. 3.1), all of them where that is more than there are. Weights
 are random: times hang on how many there are alone. The table goes to stdout, the numbers with machine and versions to
 `benchmarks/results/sparse_engine.json`.

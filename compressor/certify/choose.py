@@ -1,4 +1,4 @@
-"""Which weights become zero: as many as go under a limit on how far each output may move (document 003, phase 4).
+"""Which weights become zero: as many as go under a limit on how far each output may move (interval pruning, phase 4).
 
 `plain` is the document's way: effects sorted by length, ten segments, each shuffled; a weight goes where the sum of
 effects stays within the limit. `tight` sorts by what a weight costs once its bias takes up the middle of what it

@@ -1,4 +1,4 @@
-"""How much each weight matters to each output: ranges of derivatives (document 003, phases 2 and 3).
+"""How much each weight matters to each output: ranges of derivatives (interval pruning, phases 2 and 3).
 
 These only propose an order in which weights go. The document takes derivatives to stay constant while weights change,
 which they do not, so what was chosen is bounded anew as a whole (`difference`), and that bound is the certificate.

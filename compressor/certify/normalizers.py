@@ -1,4 +1,4 @@
-"""Softmax and local response normalisation: ranges by eq. 5 and §2.1 of document 003; backward they are walls.
+"""Softmax and local response normalisation: ranges by interval pruning's eq. 5 and §2.1; backward walls.
 
 A wall ends a linear form: what is behind it counts by its range alone.
 """

@@ -72,7 +72,7 @@ class Program:
     def ranges(
         self, box: Interval, unit: float = 0.0, known: Mapping[str, Interval] | None = None
     ) -> dict[str, Interval]:
-        """Range of every value for inputs in boxes (document 003, phase 1).
+        """Range of every value for inputs in boxes (interval pruning, phase 1).
 
         Args:
             box: [N, *row].

@@ -55,7 +55,7 @@ class Rule(Protocol):
         """The same of ⟨a, w − y⟩: coefficients of the differences, of the original's values, and a number."""
 
     def sensitivity(self, delta: Interval, xs: Sequence[Interval]) -> tuple[Interval, ...]:
-        """Ranges of ∂output/∂x [K, *row] from those of ∂output/∂y, for one box (document 003, phase 2)."""
+        """Ranges of ∂output/∂x [K, *row] from those of ∂output/∂y, for one box (interval pruning, phase 2)."""
 
 
 def dot(a: Array, b: Array) -> tuple[Array, Array]:

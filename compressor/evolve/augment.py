@@ -1,4 +1,4 @@
-"""Images moved and mirrored at random, anew each time they are seen; document 001, section 2.4.3."""
+"""Images moved and mirrored at random, anew each time they are seen; Chouliaras 2021, section 2.4.3."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,6 +1,6 @@
 """How many connections neurons have, and whether that looks scale-free.
 
-Evolution is said to lead from a random graph to one whose degrees follow a power law (document 001, section 3.5; Mocanu
+Evolution is said to lead from a random graph to one whose degrees follow a power law (Chouliaras 2021, §3.5; Mocanu
 et al. 2018). As Clauset, Shalizi and Newman (2009) do, a power law is fitted to the tail k ≥ k_min that suits it best
 and compared there, by the likelihood ratio of Vuong (1989), with an exponential tail, the heaviest that is not called
 heavy; the Poisson degrees of a random graph fall faster still.

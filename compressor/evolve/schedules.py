@@ -1,4 +1,4 @@
-"""How much of a layer evolves after an epoch: the share ζ of its weights that goes, by document 001, chapters 3 and 4.
+"""How much of a layer evolves after an epoch: the share ζ of its weights that goes (Chouliaras 2021, chapters 3, 4).
 
 With i epochs done out of n:
 

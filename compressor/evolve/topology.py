@@ -86,7 +86,7 @@ def _chunks(starts: Ints) -> Keys:
 
 
 def probability(inputs: int, outputs: int, epsilon: float) -> float:
-    """Share of all possible connections that a layer begins with, in [0, 1]; document 001, eq. 3.1."""
+    """Share of all possible connections that a layer begins with, in [0, 1]; Chouliaras 2021, eq. 3.1."""
     return min(epsilon * (inputs + outputs) / (inputs * outputs), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Epochs of training with evolution between them: Algorithm 1 of document 001 with its schedules."""
+"""Epochs of training with evolution between them: Algorithm 1 of Chouliaras 2021 with its schedules."""
 
 import math
 import time
@@ -45,7 +45,7 @@ class Settings:
         batch: samples a step.
         step: how weights learn.
         dropout: share of hidden neurons that is silent in a step, in [0, 1).
-        threshold: of the modified ReLU (document 000, section 8); 0: ReLU.
+        threshold: of the modified ReLU (Im & Dasari, section 8); 0: ReLU.
         augmentation: of images.
         last: after the last epoch, whether the weakest connections go (Algorithm 1, line 15) or nothing does.
         seed: of every random choice.

@@ -2,7 +2,7 @@
 
 Bounds are those of `certify`: ranges of all values by interval arithmetic, the change carried along beside them, and
 linear forms from the outputs back. No sample can prove that much, and none is needed but to know what the limit is a
-share of (document 003, interval pruning; docs/certify.md).
+share of (interval pruning; docs/certify.md).
 """
 
 import re
@@ -33,7 +33,7 @@ class Reset(Pass):
         relative: whether that is a share of the range that samples showed of it; else in its own units.
         low: least value of any input; none: the least of the samples.
         high: largest value of any input; likewise.
-        method: `plain`, as document 003 has it, or `tight`: linear bounds, re-centred biases, prices.
+        method: `plain`, as interval pruning was first described, or `tight`: linear bounds, re-centred biases, prices.
         sites: regular expressions of sites that may lose weights; empty for all.
         leave: names of sites not to touch.
     """
