@@ -274,6 +274,23 @@ def test_a_budget_file_beside_the_model_holds_it_all(pair: Case, monkeypatch: py
         assert (found.code, says in found.err) == (2, True), found.err
 
 
+def test_code_that_only_a_found_file_names_is_not_run(pair: Case) -> None:
+    """The file may have come with a model of somebody else's."""
+    pair.samples("rows.npz", **gating.rows(290, 5, 5, 0))
+    (pair.folder / "theirs.py").write_text(
+        "open('ran', 'w').close()\ndef score(outputs, labels): return [1.0] * len(labels)\n", encoding="utf-8"
+    )
+    said = '[gate]\nbaseline = "base.onnx"\ncandidate = "ours.onnx"\ntest = "rows.npz"\nmetric = "theirs:score"\n'
+    (pair.folder / "edgepress.toml").write_text(said, encoding="utf-8")
+    found = pair.run("gate")
+    assert (found.code, "metric = 'theirs:score' names Python code" in found.err) == (2, True), found.err
+    assert not (pair.folder / "ran").exists()
+    assert pair.run("gate", "--metric", "top1", "--quiet").code in (0, 4)
+    assert not (pair.folder / "ran").exists()
+    assert pair.run("gate", "--config", "edgepress.toml", "--quiet").code == 0
+    assert (pair.folder / "ran").exists()
+
+
 def test_junit_markdown_and_github_say_the_same_and_escape_names(
     pair: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgepress.compressor.cli.units import SIZES
 from edgepress.compressor.errors import UsageError, nearest
 from edgepress.compressor.gate import Limit
+from edgepress.compressor.metrics import BUILT_IN
 from edgepress.compressor.userfunction import is_function_name
 
 FILE_NAME = "edgepress.toml"
@@ -105,6 +106,8 @@ def settings_of(given: Mapping[str, Any], config: Path | None = None) -> tuple[S
     given = {name: value for name, value in given.items() if value is not None}
     path = config if config is not None else _beside(given)
     said = {} if path is None else _read(path)
+    if config is None:
+        _check_no_code(path, {name: value for name, value in said.items() if name not in given})
     try:
         return Settings.model_validate({**said, **given}), path
     except ValidationError as error:
@@ -135,6 +138,17 @@ def _beside(given: Mapping[str, Any]) -> Path | None:
     models = [Path(given[name]).parent for name in ("candidate", "baseline") if name in given]
     found = (folder / FILE_NAME for folder in (*models, Path()))
     return next((path for path in found if path.is_file()), None)
+
+
+def _check_no_code(path: Path | None, said: Mapping[str, Any]) -> None:
+    """Refuse functions that a file names which nobody named: it may have come with a model of somebody else's."""
+    for name in ("metric", "test"):
+        value = said.get(name)
+        if isinstance(value, str) and is_function_name(value) and value.partition(":")[0] not in BUILT_IN:
+            raise UsageError(
+                f"{path}: {name} = {value!r} names Python code, and the file was only found beside the models.",
+                f"If you trust it, name the file with --config, or the function with --{name}.",
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:
