@@ -3,11 +3,10 @@
 `python -m edgepress.compressor.report.bench` writes `bench.schema.json` beside this file.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
+from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record, schema_of
 from edgepress.compressor.report.micro import MicroFit
 
 SCHEMA_VERSION = 1
@@ -138,9 +137,7 @@ def verdict_on(ratio: tuple[float, float]) -> Verdict:
 
 def schema_text() -> str:
     """JSON schema of the record, as committed in `bench.schema.json`."""
-    schema = Bench.model_json_schema(mode="validation")
-    schema["title"] = f"edgepress bench, version {SCHEMA_VERSION}"
-    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return schema_of(Bench, "bench", SCHEMA_VERSION)
 
 
 if __name__ == "__main__":

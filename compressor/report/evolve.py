@@ -3,13 +3,12 @@
 `python -m edgepress.compressor.report.evolve` writes `evolve.schema.json` beside this file.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
-from edgepress.compressor.report.fields import MaybeFloat, Record
+from edgepress.compressor.report.fields import MaybeFloat, Record, schema_of
 
 SCHEMA_VERSION = 1
 
@@ -129,9 +128,7 @@ def dump(record: Evolved) -> str:
 
 def schema_text() -> str:
     """JSON schema of the record, as committed in `evolve.schema.json`."""
-    schema = Evolved.model_json_schema(mode="validation")
-    schema["title"] = f"edgepress evolve, version {SCHEMA_VERSION}"
-    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return schema_of(Evolved, "evolve", SCHEMA_VERSION)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,19 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def schema_of(kind: type[Record], title: str, version: int) -> str:
+    """JSON schema of a record as text, newline at the end.
+
+    Args:
+        kind: the record.
+        title: what it is of, after the tool's name.
+        version: of the schema.
+    """
+    schema = kind.model_json_schema(by_alias=True, mode="validation")
+    schema["title"] = f"edgepress {title}, version {version}"
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def parse_record(kind: type[T], path: Path, what: str) -> T:
     """Read a JSON file into a record; `what` names it in errors, such as `a report`."""
     try:

@@ -3,11 +3,10 @@
 `python -m edgepress.compressor.report.gate` writes `gate.schema.json` beside this file.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record
+from edgepress.compressor.report.fields import MaybeFloat, MaybeInterval, Record, schema_of
 
 SCHEMA_VERSION = 1
 Said = Literal["kept", "broken", "inconclusive"]
@@ -166,9 +165,7 @@ def exit_code(verdict: Said, inconclusive: str) -> int:
 
 def schema_text() -> str:
     """JSON schema of the record, as committed in `gate.schema.json`."""
-    schema = Gate.model_json_schema(mode="validation")
-    schema["title"] = f"edgepress gate, version {SCHEMA_VERSION}"
-    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return schema_of(Gate, "gate", SCHEMA_VERSION)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Findings
 from edgepress.compressor.recipe import Entry, digest, to_json
 from edgepress.compressor.report import words
-from edgepress.compressor.report.fields import Record, parse_record
+from edgepress.compressor.report.fields import Record, parse_record, schema_of
 from edgepress.compressor.report.record import CostKind, FrontPoint, Report
 
 FILE_NAME = "pareto.json"
@@ -108,9 +107,7 @@ def find(front: Front, wanted: str) -> FrontPoint:
 
 def schema_text() -> str:
     """JSON schema of `pareto.json`, as committed in `pareto.schema.json`."""
-    schema = Front.model_json_schema(mode="validation")
-    schema["title"] = f"edgepress front, version {SCHEMA_VERSION}"
-    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return schema_of(Front, "front", SCHEMA_VERSION)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,20 @@ number (PSNR of equal images) is null too, since JSON has none. Written again, a
 `python -m edgepress.compressor.report.record` writes `schema.json` beside this file.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AliasChoices, Field, JsonValue
 
 from edgepress.compressor.report.device import Instructions, OnDevice
-from edgepress.compressor.report.fields import SCHEMA_VERSION, MaybeFloat, MaybeInterval, Record, parse_record
+from edgepress.compressor.report.fields import (
+    SCHEMA_VERSION,
+    MaybeFloat,
+    MaybeInterval,
+    Record,
+    parse_record,
+    schema_of,
+)
 from edgepress.compressor.report.micro import MicroFit
 from edgepress.compressor.report.sparse import Sparse
 from edgepress.compressor.report.tflite import Tflite
@@ -361,9 +367,7 @@ def load_report(path: Path) -> Report:
 
 def schema_text() -> str:
     """JSON schema of `report.json`, as committed in `schema.json`."""
-    schema = Report.model_json_schema(by_alias=True, mode="validation")
-    schema["title"] = f"edgepress report, version {SCHEMA_VERSION}"
-    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return schema_of(Report, "report", SCHEMA_VERSION)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 `python -m edgepress.compressor.report.selftest` writes `selftest.schema.json` beside this file.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from edgepress.compressor.exact.judge import Deviation
 from edgepress.compressor.exact.suite import Outcome, Refusal
-from edgepress.compressor.report.fields import MaybeFloat, Record
+from edgepress.compressor.report.fields import MaybeFloat, Record, schema_of
 
 SCHEMA_VERSION = 1
 Verdict = Literal["right", "wrong", "refused"]
@@ -152,9 +151,7 @@ def verdict_of(checks: Sequence[Check]) -> Verdict:
 
 def schema_text() -> str:
     """JSON schema of the record, as committed in `selftest.schema.json`."""
-    schema = Selftest.model_json_schema(mode="validation")
-    schema["title"] = f"edgepress selftest, version {SCHEMA_VERSION}"
-    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return schema_of(Selftest, "selftest", SCHEMA_VERSION)
 
 
 if __name__ == "__main__":
