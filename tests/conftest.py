@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -40,3 +41,20 @@ def functions(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     (tmp_path / f"{name}.py").write_text(request.module.FUNCTIONS)
     monkeypatch.chdir(tmp_path)
     return name
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves its run for the others."""
+    return tmp_path_factory.mktemp("earlier") / "out"
+
+
+@pytest.fixture
+def ran(case: Case, earlier: Path) -> Case:
+    """With an earlier run in `out`."""
+    if not earlier.exists():
+        assert case.compress("--budget", 5).code == 0
+        shutil.copytree(case.out, earlier)
+    else:
+        shutil.copytree(earlier, case.out)
+    return case

@@ -1,7 +1,6 @@
 """The front in the output folder, `--pick`, and limits, as a user of the command line sees them."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,6 @@ def front(folder: Path) -> list[dict[str, Any]]:
     points = json.loads((folder / "pareto.json").read_text())["points"]
     assert isinstance(points, list)
     return points
-
-
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test leaves its run for the others."""
-    return tmp_path_factory.mktemp("earlier") / "out"
-
-
-@pytest.fixture
-def ran(case: Case, earlier: Path) -> Case:
-    """With an earlier run in `out`."""
-    if not earlier.exists():
-        assert case.compress("--budget", 5).code == 0
-        shutil.copytree(case.out, earlier)
-    else:
-        shutil.copytree(earlier, case.out)
-    return case
 
 
 def test_the_front_is_written_and_holds_the_original_and_the_result(ran: Case) -> None:

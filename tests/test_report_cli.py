@@ -20,23 +20,6 @@ from edgepress.compressor.report import manifest
 from edgepress.compressor.report.record import load_report
 
 
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test leaves its run for the others."""
-    return tmp_path_factory.mktemp("earlier") / "out"
-
-
-@pytest.fixture
-def ran(case: Case, earlier: Path) -> Case:
-    """With an earlier run in `out`."""
-    if not earlier.exists():
-        assert case.compress("--budget", 5).code == 0
-        shutil.copytree(case.out, earlier)
-    else:
-        shutil.copytree(earlier, case.out)
-    return case
-
-
 def test_a_run_leaves_what_the_page_tells_of_single_layers(ran: Case) -> None:
     report = load_report(ran.out / "report.json")
     sites = {row.name for row in report.sites}
