@@ -3,16 +3,17 @@
     1. inputs    weights listed among the inputs (old exporters) become constants
     2. functions inlined
     3. constants Constant nodes become initializers
-    4. fold      what depends on constants alone is computed, unless the file would grow
-    5. observe   shapes that inference misses (operators that it does not know) are taken from a run
-    6. reshape   target shapes computed from the batch size become constants with one -1
-    7. identity  Identity and Dropout vanish
-    8. affine    BatchNormalization and constant Mul, Add, Sub, Div go into the layer before
-    9. unused    nodes and initializers that nothing reads vanish
-   10. names     every node gets a unique name
-   11. shapes    types and shapes of all values are inferred (a first time before step 1)
+    4. bodies    weights inside of control flow move out of it, where techniques look for them
+    5. fold      what depends on constants alone is computed, unless the file would grow
+    6. observe   shapes that inference misses (operators that it does not know) are taken from a run
+    7. reshape   target shapes computed from the batch size become constants with one -1
+    8. identity  Identity and Dropout vanish
+    9. affine    BatchNormalization and constant Mul, Add, Sub, Div go into the layer before
+   10. unused    nodes and initializers that nothing reads vanish
+   11. names     every node gets a unique name
+   12. shapes    types and shapes of all values are inferred (a first time before step 1)
 
-Bodies of control flow and operators of unknown domains keep their meaning and are named in `left_alone`.
+Nodes in bodies of control flow and operators of unknown domains keep their meaning and are named in `left_alone`.
 """
 
 from collections.abc import Callable, Mapping
@@ -96,6 +97,7 @@ def normalize(
         "inputs": _inputs,
         "functions": _functions,
         "constants": _constants,
+        "bodies": _bodies,
         "fold": lambda candidate: (shapes(candidate), _fold(candidate))[1],
         "observe": lambda candidate: _observe(candidate, observe),
         "reshape": _reshape,
@@ -163,6 +165,23 @@ def _constants(model: ir.Model) -> str:
     before = _nodes(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return f"{before - _nodes(model)} Constant nodes lifted" if _nodes(model) != before else ""
+
+
+def _bodies(model: ir.Model) -> str:
+    """Matrices of floats alone: a runtime may want the shapes and axes of a body where they are read."""
+    names, count = taken(model), 0
+    for graph in model.graph.subgraphs():
+        for name, value in list(graph.initializers.items()):
+            kind, shape = value.dtype, value.shape
+            if kind is None or not kind.is_floating_point() or shape is None or len(shape) < 2:
+                continue
+            if value.is_graph_input() or value.is_graph_output():
+                continue
+            graph.initializers.pop(name)
+            value.name = unique(name, names)  # a sibling's node may have the name that only this body knew
+            model.graph.register_initializer(value)
+            count += 1
+    return f"{count} weights moved out of control flow" if count else ""
 
 
 def _nodes(model: ir.Model) -> int:
@@ -327,7 +346,9 @@ def _left_alone(model: ir.Model, refused: Mapping[str, str]) -> tuple[Skipped, .
         if node.domain not in KNOWN_DOMAINS:
             skipped.append(Skipped(site, f"{node.op_type} is of the unknown domain {node.domain!r}"))
         elif node.op_type in CONTROL_FLOW:
-            skipped.append(Skipped(site, f"control flow ({node.op_type}): its bodies are left alone"))
+            skipped.append(
+                Skipped(site, f"control flow ({node.op_type}): the nodes of its bodies are left alone")
+            )
         elif node.op_type == "BatchNormalization":
             why = refused.get(site, "it could not be folded")
             skipped.append(Skipped(site, f"BatchNormalization stays: {why}"))

@@ -61,6 +61,25 @@ def loop() -> onnx.ModelProto:
     return proto(f"({IN}) => ({OUT})", body, more)
 
 
+def two_nets() -> onnx.ModelProto:
+    """A whole net in each branch of an If, weights inside; what one calls a weight is the other's result of a node."""
+    body = """
+        n = Cast <to = 7> (r) w = Equal(n, one)
+        y = If (w) <
+            then_branch = high () => (float[N, 12] t) { t1 = MatMul(x, p) t2 = Relu(t1) t = MatMul(t2, q) },
+            else_branch = low () => (float[N, 12] e) { e1 = MatMul(x, p) q = Tanh(e1) e = MatMul(q, v) }
+        >
+    """
+    model = proto(
+        "(float[N, 16] x, int64[1] r) => (float[N, 12] y)", body, {"one": np.array([1], np.int64)}, opset=18
+    )
+    then, other = (attribute.g for attribute in model.graph.node[-1].attribute)
+    for seed, branch, names in ((67, then, "pq"), (68, other, "pv")):
+        weights = constants(seed, **{names[0]: (16, 48), names[1]: (48, 12)})
+        branch.initializer.extend(numpy_helper.from_array(w, name) for name, w in weights.items())
+    return model
+
+
 def scan() -> onnx.ModelProto:
     """Scan: a recurrent layer written out, its weights inside of it."""
     body = """
@@ -329,7 +348,7 @@ ALL: Mapping[str, Callable[[], onnx.ModelProto]] = {
         build.__name__: build
         for build in (
             constant_nodes, listed_inputs, transposed_soup, shape_soup, dynamic_everything, tied, functions,
-            sequences, sequence_out, sequence_in, branches, loop, scan, custom, qdq, qoperator,
+            sequences, sequence_out, sequence_in, branches, loop, two_nets, scan, custom, qdq, qoperator,
             dynamic_integers, many_ends, streaming, strings, hypernetwork, maps_out, states, odd_names,
             explicit_domain, training_left_in, shadowed, random_numbers, not_a_number, quantized_twice_over,
             einsum, upsampled, scalar_input, bytes_in, float8, unnamed_outputs, nothing, no_input,

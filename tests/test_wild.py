@@ -163,6 +163,28 @@ def test_what_functions_cost_is_predicted(tmp_path: Path, host: Host) -> None:
     assert not [warning for warning in found.warnings if "slower" in warning]
 
 
+@pytest.mark.parametrize("recipe", [None, (StoreWeights(min_elements=2),)])
+def test_weights_inside_of_control_flow_get_few_bits(
+    recipe: tuple[Pass, ...] | None, tmp_path: Path, host: Host
+) -> None:
+    file = written(tmp_path, "two_nets")
+    rng = np.random.default_rng(0)
+    # a run of its own for each sample, so that both branches are taken
+    data = {
+        "x": rng.standard_normal((64, 1, 16)).astype(np.float32),
+        "r": rng.integers(0, 2, (64, 1)),
+    }
+    found = run(Job(file, data=data, recipe=recipe, formats=("onnx",)), host)
+    sound(found)
+    assert len(found.exported) < 0.5 * file.stat().st_size
+    before, after = (host.engine.load(model) for model in (file.read_bytes(), found.exported))
+    for branch in (0, 1):
+        feeds = {"x": data["x"][:, 0], "r": np.array([branch])}
+        want, got = before(feeds)["y"], after(feeds)["y"]
+        assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
+        assert np.abs(want).max() > 0.1
+
+
 def test_what_reads_an_input_says_how_large_it_is(tmp_path: Path, host: Host) -> None:
     found = run(Job(written(tmp_path, "dynamic_everything"), formats=("onnx",)), host)
     assert found.one_row["x"].shape[1] == 3
