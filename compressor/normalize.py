@@ -19,13 +19,13 @@ Nodes in bodies of control flow and operators of unknown domains keep their mean
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from edgepress.compressor.equality import interface_difference
 from edgepress.compressor.fold import fold_affine
+from edgepress.compressor.fold_constants import fold_constants
+from edgepress.compressor.hoist import hoist_constants
 from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.shapes import Seen, infer_shapes, missing_shapes, quiet, write_shapes
@@ -33,8 +33,6 @@ from edgepress.compressor.sites import constant, taken, unique
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _NOTHING = "nothing to do"
-_SMALL = 4096
-"""Elements up to which a folded constant may be larger than what it was computed from."""
 
 
 @dataclass(frozen=True)
@@ -168,19 +166,7 @@ def _constants(model: ir.Model) -> str:
 
 
 def _bodies(model: ir.Model) -> str:
-    """Matrices of floats alone: a runtime may want the shapes and axes of a body where they are read."""
-    names, count = taken(model), 0
-    for graph in model.graph.subgraphs():
-        for name, value in list(graph.initializers.items()):
-            kind, shape = value.dtype, value.shape
-            if kind is None or not kind.is_floating_point() or shape is None or len(shape) < 2:
-                continue
-            if value.is_graph_input() or value.is_graph_output():
-                continue
-            graph.initializers.pop(name)
-            value.name = unique(name, names)  # a sibling's node may have the name that only this body knew
-            model.graph.register_initializer(value)
-            count += 1
+    count = hoist_constants(model)
     return f"{count} weights moved out of control flow" if count else ""
 
 
@@ -189,57 +175,8 @@ def _nodes(model: ir.Model) -> int:
 
 
 def _fold(model: ir.Model) -> str:
-    kinds = {
-        name: value.dtype
-        for name, value in ir.convenience.create_value_mapping(model.graph).items()
-        if value.dtype is not None
-    }
-    said = [value.shape for value in model.graph.outputs]
-    before, modified = _nodes(model), False
-    for _ in range(3):
-        fold = FoldConstantsPass(
-            shape_inference=True, input_size_limit=2**62, output_size_limit=_SMALL, should_fold=_may_fold
-        )
-        once = bool(fold(model).modified)
-        common.RemoveUnusedNodesPass()(model)
-        modified |= once
-        if not once:
-            break
-    for graph in model.graphs():
-        for name, value in graph.initializers.items():
-            _restore_dtype(value, kinds.get(name))
-    for value, shape in zip(model.graph.outputs, said, strict=True):
-        value.shape = shape  # a size learnt on the way is no part of the interface
-    return f"{before - _nodes(model)} nodes computed or dropped" if modified else ""
-
-
-def _may_fold(node: ir.Node) -> bool | None:
-    """False where folding would undo a compact weight (8 bits behind a Cast), True for small fills."""
-    tensors = [
-        value.const_value for value in node.inputs if value is not None and value.const_value is not None
-    ]
-    if node.op_type == "ConstantOfShape" and tensors:
-        return bool(np.prod(tensors[0].numpy(), dtype=np.float64) <= _SMALL) or None
-    largest = max(tensors, key=lambda tensor: tensor.size, default=None)
-    kind = node.outputs[0].dtype
-    if (
-        largest is None
-        or largest.size <= _SMALL
-        or kind is None
-        or ir.DataType.STRING in {kind, largest.dtype}
-    ):
-        return None
-    return False if kind.bitwidth > largest.dtype.bitwidth else None
-
-
-def _restore_dtype(value: ir.Value, kind: ir.DataType | None) -> None:
-    """The evaluator computes with numpy, which widens some types; the graph says which one is right."""
-    tensor = value.const_value
-    if tensor is None or kind is None or tensor.dtype == kind:
-        return
-    array = tensor.numpy().astype(kind.numpy())
-    value.const_value = ir.Tensor(array, dtype=kind, name=value.name)
-    value.dtype = kind
+    before = _nodes(model)
+    return f"{before - _nodes(model)} nodes computed or dropped" if fold_constants(model) else ""
 
 
 def _observe(model: ir.Model, observe: Callable[[ir.Model], Mapping[str, Seen]] | None) -> str:

@@ -1,6 +1,6 @@
 """Feeds where the user gave none, and shapes as they come out of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +13,12 @@ from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import int_attribute
+from edgepress.compressor.specs import InputSpec
 
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
 """Sizes tried for dynamic dimensions other than the batch."""
+_MOST_FREE = 8
+"""Dynamic dimensions up to which each is tried alone."""
 
 
 def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
@@ -36,21 +39,36 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
 
 
 def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
+    """Feeds whose free sizes are all alike, and then such with one that is not 1, as in a state beside a signal."""
     specs = input_specs(model)
-    wanted = {value.name: _sizes_read(value) for value in model.graph.inputs}
-    for guess in GUESSES:
-        rng = np.random.default_rng(seed)
-        feeds: dict[str, Array] = {}
-        for spec in specs:
-            sizes = {0: 1} | wanted[spec.name]
-            shape = [d if isinstance(d, int) else sizes.get(i, guess) for i, d in enumerate(spec.shape or ())]
-            dtype = np.dtype(spec.dtype)
-            feeds[spec.name] = (
-                rng.normal(size=shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
-            )
-        yield feeds
-        if all(isinstance(d, int) for spec in specs for d in (spec.shape or ())[1:]):
-            return
+    known = {value.name or "": {0: 1} | _sizes_read(value) for value in model.graph.inputs}
+    free = [
+        (spec.name, axis)
+        for spec in specs
+        for axis, size in enumerate(spec.shape or ())
+        if not isinstance(size, int) and axis not in known[spec.name]
+    ]
+    yield from (
+        _filled(specs, known, dict.fromkeys(free, guess), seed) for guess in GUESSES[: None if free else 1]
+    )
+    if 1 < len(free) <= _MOST_FREE:
+        yield from (_filled(specs, known, {axis: guess}, seed) for guess in GUESSES for axis in free)
+
+
+def _filled(
+    specs: Sequence[InputSpec],
+    known: Mapping[str, dict[int, int]],
+    free: Mapping[tuple[str, int], int],
+    seed: int,
+) -> Feeds:
+    """Normal numbers, or zeros for integers; a size that is said nowhere is 1."""
+    rng, feeds = np.random.default_rng(seed), dict[str, Array]()
+    for spec in specs:
+        sizes = known[spec.name] | {axis: size for (name, axis), size in free.items() if name == spec.name}
+        shape = [d if isinstance(d, int) else sizes.get(i, 1) for i, d in enumerate(spec.shape or ())]
+        kind = np.dtype(spec.dtype)
+        feeds[spec.name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+    return feeds
 
 
 def _sizes_read(value: ir.Value) -> dict[int, int]:

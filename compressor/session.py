@@ -243,7 +243,9 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
     except DeviceError as error:
         if found.data is not None:
             raise ModelError(f"{name}: {error}", error.hint) from error
-        found.warnings.append(f"The model cannot be run here, so it is handed back as it is: {error}")
+        if found.job.shapes and _runs_without_shapes(found):
+            raise ModelError(f"{name} with the sizes of --shape: {error}", "Leave --shape out.") from error
+        found.warnings.append(f"The model cannot be run here, so {_unchecked(found)}: {error}")
         return {}, {}
     batch, one = first_batch(found, 8), first_batch(found, 1)
     if batch is None or one is None:
@@ -251,7 +253,7 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
         found.one_row = feeds or {}
         if feeds is None:
             found.warnings.append(
-                "No input was found that the model accepts, so it is handed back as it is: "
+                f"No input was found that the model accepts, so {_unchecked(found)}: "
                 "fix its shape with --shape NAME=1,3,224,224, or give samples with --data."
             )
             return {}, {}
@@ -264,6 +266,23 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
             f"The model does not run on these samples: {error}",
             "Compare their shape and the order of their axes with `compress inspect MODEL`.",
         ) from error
+
+
+def _unchecked(found: Findings) -> str:
+    """What becomes of a model that does not run."""
+    return (
+        "it is handed back as it is"
+        if found.job.recipe is None
+        else "nothing checks what the recipe makes of it"
+    )
+
+
+def _runs_without_shapes(found: Findings) -> bool:
+    try:
+        found.host.engine.load(serialize(load(found.job.model)), found.job.threads)
+    except DeviceError:
+        return False
+    return True
 
 
 def _settle_metrics(found: Findings) -> Answering:

@@ -43,11 +43,18 @@ def has_body(node: ir.Node) -> bool:
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
+def fixed(value: ir.Value) -> bool:
+    """Whether a value is a constant of the file, which no caller may replace."""
+    return value.is_initializer() and not value.is_graph_input() and value.const_value is not None
+
+
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer that nobody can feed, or None."""
-    if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
-        return None
-    return value.const_value.numpy()
+    return (
+        value.const_value.numpy()
+        if value is not None and fixed(value) and value.const_value is not None
+        else None
+    )
 
 
 def exclusive(value: ir.Value) -> bool:

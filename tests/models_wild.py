@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 from models import constants
+from models_control import branches, joined_gates, loop, scan, two_nets
 from models_exports import (
     CNN,
     CONVS,
@@ -34,63 +35,6 @@ from models_exports import (
     transposed_soup,
 )
 from onnx import TensorProto, helper, numpy_helper
-
-
-def branches() -> onnx.ModelProto:
-    """If, with layers inside whose weights are its own or the outer graph's."""
-    body = """
-        s = ReduceSum <keepdims = 0> (x) yes = Greater(s, zero)
-        h = If (yes) <
-            then_branch = one () => (float[N, 24] t) { t1 = MatMul(x, w) t = Add(t1, b) },
-            else_branch = two () => (float[N, 24] e)
-                { k = Constant <value = float[1] {0.5}> () e1 = MatMul(x, w) e2 = Mul(e1, k) e = Neg(e2) }
-        >
-        a = Relu(h) g = MatMul(a, v) y = Add(g, c)
-    """
-    return dense(body, {"zero": np.array(0, np.float32)})
-
-
-def loop() -> onnx.ModelProto:
-    """Loop, with a dense layer inside that runs three times."""
-    body = """
-        h = Loop (three, go, x) <body = step (int64 i, bool on, float[N, 16] s) => (bool keep, float[N, 16] t)
-            { keep = Identity(on) m = MatMul(s, q) t = Tanh(m) }>
-        y = MatMul(h, p)
-    """
-    more = {"three": np.array(3, np.int64), "go": np.array(True)} | constants(65, q=(16, 16), p=(16, 12))
-    return proto(f"({IN}) => ({OUT})", body, more)
-
-
-def two_nets() -> onnx.ModelProto:
-    """A whole net in each branch of an If, weights inside; what one calls a weight is the other's result of a node."""
-    body = """
-        n = Cast <to = 7> (r) w = Equal(n, one)
-        y = If (w) <
-            then_branch = high () => (float[N, 12] t) { t1 = MatMul(x, p) t2 = Relu(t1) t = MatMul(t2, q) },
-            else_branch = low () => (float[N, 12] e) { e1 = MatMul(x, p) q = Tanh(e1) e = MatMul(q, v) }
-        >
-    """
-    model = proto(
-        "(float[N, 16] x, int64[1] r) => (float[N, 12] y)", body, {"one": np.array([1], np.int64)}, opset=18
-    )
-    then, other = (attribute.g for attribute in model.graph.node[-1].attribute)
-    for seed, branch, names in ((67, then, "pq"), (68, other, "pv")):
-        weights = constants(seed, **{names[0]: (16, 48), names[1]: (48, 12)})
-        branch.initializer.extend(numpy_helper.from_array(w, name) for name, w in weights.items())
-    return model
-
-
-def scan() -> onnx.ModelProto:
-    """Scan: a recurrent layer written out, its weights inside of it."""
-    body = """
-        xt = Transpose <perm = [1, 0, 2]> (x)
-        last, all = Scan <num_scan_inputs = 1,
-            body = step (float[2, 16] s, float[2, 8] now) => (float[2, 16] n, float[2, 16] o)
-            { i = MatMul(now, wi) r = MatMul(s, wr) u = Add(i, r) n = Tanh(u) o = Identity(n) }> (zero, xt)
-        y = MatMul(last, p)
-    """
-    weights = constants(66, wi=(8, 16), wr=(16, 16), p=(16, 12)) | {"zero": np.zeros((2, 16), np.float32)}
-    return proto("(float[2, 6, 8] x) => (float[2, 12] y)", body, weights)
 
 
 def custom() -> onnx.ModelProto:
@@ -167,6 +111,16 @@ def streaming() -> onnx.ModelProto:
         body,
         weights | {"axes": np.array([1], np.int64)},
     )
+
+
+def signal_and_state() -> onnx.ModelProto:
+    """A signal of free length beside a state whose second size is the batch."""
+    body = """
+        s = Unsqueeze (x, one) c = Conv(s, f) m = ReduceMean <axes = [2], keepdims = 0> (c) r = Tanh(m)
+        u = Unsqueeze (r, zero) y = Concat <axis = 0> (h, u)
+    """
+    more = constants(69, f=(16, 1, 25)) | {"zero": np.array([0], np.int64), "one": np.array([1], np.int64)}
+    return proto("(float[N, T] x, float[2, M, 16] h) => (float[3, M, 16] y)", body, more, opset=17)
 
 
 def strings() -> onnx.ModelProto:
@@ -348,9 +302,9 @@ ALL: Mapping[str, Callable[[], onnx.ModelProto]] = {
         build.__name__: build
         for build in (
             constant_nodes, listed_inputs, transposed_soup, shape_soup, dynamic_everything, tied, functions,
-            sequences, sequence_out, sequence_in, branches, loop, two_nets, scan, custom, qdq, qoperator,
-            dynamic_integers, many_ends, streaming, strings, hypernetwork, maps_out, states, odd_names,
-            explicit_domain, training_left_in, shadowed, random_numbers, not_a_number, quantized_twice_over,
+            sequences, sequence_out, sequence_in, branches, loop, two_nets, joined_gates, scan, custom, qdq, qoperator,
+            dynamic_integers, many_ends, streaming, signal_and_state, strings, hypernetwork, maps_out, states,
+            odd_names, explicit_domain, training_left_in, shadowed, random_numbers, not_a_number, quantized_twice_over,
             einsum, upsampled, scalar_input, bytes_in, float8, unnamed_outputs, nothing, no_input,
         )
     },

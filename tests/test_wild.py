@@ -8,6 +8,7 @@ import models_wild
 import numpy as np
 import onnx
 import pytest
+from models_exports import proto
 
 from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.equality import same_outputs
@@ -185,6 +186,14 @@ def test_weights_inside_of_control_flow_get_few_bits(
         assert np.abs(want).max() > 0.1
 
 
+def test_what_is_computed_from_a_weight_alone_is_a_weight(tmp_path: Path, host: Host) -> None:
+    """Each slice is kept beside the weight that others read; the whole chain is no larger than the weight."""
+    file = written(tmp_path, "joined_gates")
+    found = run(Job(file, recipe=(StoreWeights(min_elements=2),), formats=("onnx",)), host)
+    sound(found)
+    assert len(found.exported) < 0.35 * file.stat().st_size
+
+
 def test_what_reads_an_input_says_how_large_it_is(tmp_path: Path, host: Host) -> None:
     found = run(Job(written(tmp_path, "dynamic_everything"), formats=("onnx",)), host)
     assert found.one_row["x"].shape[1] == 3
@@ -194,6 +203,29 @@ def test_what_reads_an_input_says_how_large_it_is(tmp_path: Path, host: Host) ->
 def test_what_is_refused_is_told_in_a_line(name: str, tmp_path: Path, host: Host) -> None:
     with pytest.raises(ModelError, match=REFUSED[name]):
         run(Job(written(tmp_path, name)), host)
+
+
+def test_sizes_that_the_model_does_not_take_are_refused(tmp_path: Path, host: Host) -> None:
+    file = tmp_path / "model.onnx"
+    weight = {"w": np.ones((16, 12), np.float32)}
+    file.write_bytes(
+        proto("(float[N, M] x) => (float[N, 12] y)", "y = MatMul(x, w)", weight).SerializeToString()
+    )
+    job = Job(file, shapes={"x": (1, 7)}, recipe=(StoreWeights(min_elements=2),), formats=("onnx",))
+    with pytest.raises(ModelError, match="with the sizes of --shape") as caught:
+        run(job, host)
+    assert caught.value.hint == "Leave --shape out."
+
+
+def test_it_is_said_that_nothing_checks_what_cannot_be_run(tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, "custom")
+    for recipe, words in (
+        (None, "handed back as it is"),
+        (RECIPES["4 bits"], "nothing checks what the recipe"),
+    ):
+        found = run(Job(file, recipe=recipe, formats=("onnx",)), host)
+        assert any(words in warning for warning in found.warnings)
+        assert (len(found.exported) < file.stat().st_size) is (recipe is not None)
 
 
 @pytest.mark.parametrize(

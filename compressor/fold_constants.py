@@ -1,0 +1,147 @@
+"""What depends on constants alone is computed once, unless the file would grow by it.
+
+A weight may pass through a whole chain before it is read: exporters cut the gates of an LSTM apart and join them in
+another order. Each step of that makes the file larger, the chain as a whole does not. On the other hand, 8 bits behind
+a Cast stay what they are: a compact weight.
+"""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
+
+from edgepress.compressor.model import CONTROL_FLOW, dims
+from edgepress.compressor.sites import fixed
+
+_SMALL = 4096
+"""Elements up to which a folded constant may be larger than what it was computed from."""
+
+
+def fold_constants(model: ir.Model) -> bool:
+    """Compute constants of constants, in place, and drop what nothing reads then.
+
+    Args:
+        model: with types and shapes inferred.
+
+    Returns:
+        Whether there was anything to do.
+    """
+    kinds = {
+        name: value.dtype
+        for name, value in ir.convenience.create_value_mapping(model.graph).items()
+        if value.dtype is not None
+    }
+    said = [value.shape for value in model.graph.outputs]
+    modified = False
+    for _ in range(3):
+        once = _fold(model, FoldConstantsPass(
+            shape_inference=True, input_size_limit=2**62, output_size_limit=_SMALL, should_fold=_may_fold
+        ))  # fmt: skip
+        modified |= once
+        if not once:
+            break
+    if chains := set(_chains(model)):
+        modified |= _fold(model, FoldConstantsPass(
+            shape_inference=True, input_size_limit=2**62, output_size_limit=2**62, should_fold=chains.__contains__
+        ))  # fmt: skip
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            _restore_dtype(value, kinds.get(name))
+    for value, shape in zip(model.graph.outputs, said, strict=True):
+        value.shape = shape  # a size learnt on the way is no part of the interface
+    return modified
+
+
+def _fold(model: ir.Model, fold: FoldConstantsPass) -> bool:
+    modified = bool(fold(model).modified)
+    common.RemoveUnusedNodesPass()(model)
+    return modified
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """False where folding would undo a compact weight (8 bits behind a Cast), True for small fills."""
+    tensors = [
+        value.const_value for value in node.inputs if value is not None and value.const_value is not None
+    ]
+    if node.op_type == "ConstantOfShape" and tensors:
+        return bool(np.prod(tensors[0].numpy(), dtype=np.float64) <= _SMALL) or None
+    largest = max(tensors, key=lambda tensor: tensor.size, default=None)
+    kind = node.outputs[0].dtype
+    if (
+        largest is None
+        or largest.size <= _SMALL
+        or kind is None
+        or ir.DataType.STRING in {kind, largest.dtype}
+    ):
+        return None
+    return False if kind.bitwidth > largest.dtype.bitwidth else None
+
+
+def _chains(model: ir.Model) -> Iterator[ir.Node]:
+    """Nodes that compute large constants, of groups whose results take no more bytes than what goes with them."""
+    computing: dict[ir.Node, None] = {}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type in CONTROL_FLOW or len(node.outputs) != 1 or not any(node.inputs):
+            continue
+        if all(v is None or fixed(v) or v.producer() in computing for v in node.inputs):
+            computing[node] = None
+    left = dict(computing)
+    while left:
+        group = _group(next(iter(left)), computing)
+        for node in group:
+            left.pop(node)
+        if len(group) > 1 and _no_larger(group):
+            yield from group
+
+
+def _group(start: ir.Node, computing: Collection[ir.Node]) -> set[ir.Node]:
+    """The nodes that are tied to one by large values, which they make or read."""
+    group, stack = set[ir.Node](), [start]
+    while stack:
+        node = stack.pop()
+        if node in group:
+            continue
+        group.add(node)
+        for value in (*node.inputs, *node.outputs):
+            if value is None or (_elements(value) or np.inf) <= _SMALL:
+                continue
+            producer = value.producer()
+            stack.extend(user for user in value.consumers() if user in computing)
+            stack.extend([producer] if producer is not None and producer in computing else [])
+    return group
+
+
+def _no_larger(group: Collection[ir.Node]) -> bool:
+    """Whether the constants that would be left take no more bytes than those that would go."""
+    going = {v for node in group for v in node.inputs if v is not None and fixed(v)}
+    freed = sum(_bits(v) or 0.0 for v in going if all(user in group for user in v.consumers()))
+    results = [v for node in group for v in node.outputs]
+    left = [v for v in results if v.is_graph_output() or any(user not in group for user in v.consumers())]
+    return sum(np.inf if (bits := _bits(v)) is None else bits for v in left) <= freed
+
+
+def _elements(value: ir.Value) -> float | None:
+    sizes = dims(value)
+    if sizes is None or not all(isinstance(size, int) for size in sizes):
+        return None
+    return float(np.prod([float(size) for size in sizes if isinstance(size, int)]))
+
+
+def _bits(value: ir.Value) -> float | None:
+    """Size of a value in bits, None where that is not known."""
+    elements, kind = _elements(value), value.dtype
+    return (
+        None if elements is None or kind is None or kind is ir.DataType.STRING else elements * kind.bitwidth
+    )
+
+
+def _restore_dtype(value: ir.Value, kind: ir.DataType | None) -> None:
+    """The evaluator computes with numpy, which widens some types; the graph says which one is right."""
+    tensor = value.const_value
+    if tensor is None or kind is None or tensor.dtype == kind:
+        return
+    array = tensor.numpy().astype(kind.numpy())
+    value.const_value = ir.Tensor(array, dtype=kind, name=value.name)
+    value.dtype = kind

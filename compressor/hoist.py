@@ -1,0 +1,87 @@
+"""Weights inside of control flow move out of it, into the main graph, where techniques look for them.
+
+Exports for several sampling rates or shapes hold a whole net in each branch of an If. What such a body computes from
+weights alone (gates of an LSTM, cut apart and joined in another order) moves with them, and twins become one: two
+branches often read the same weights.
+"""
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepress.compressor.model import CONTROL_FLOW
+from edgepress.compressor.sites import fixed, taken, unique
+
+
+def hoist_constants(model: ir.Model) -> int:
+    """Move weights, and nodes that read nothing but them and other constants, out of all bodies, in place.
+
+    Only matrices of floats count as weights: a runtime may want shapes and axes where they are read.
+
+    Returns:
+        The number of values that moved.
+    """
+    names = taken(model)
+    moved = 0
+    for graph in model.graph.subgraphs():
+        for value in list(graph.initializers.values()):
+            if _is_weight(value) and not value.is_graph_output():
+                _move(model, value, names)
+                moved += 1
+    before = next((node for node in model.graph if node.op_type in CONTROL_FLOW), None)
+    nodes = [
+        node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.graph is not model.graph
+    ]
+    hoisted = set[ir.Node]()
+    for node in nodes:
+        if before is None or not _follows(node, hoisted):
+            continue
+        for value in {v for v in node.inputs if v is not None and v.graph is not model.graph}:
+            _copy(model, node, value, names)
+        if node.graph is not None:
+            node.graph.remove(node)
+        node.outputs[0].name = unique(node.outputs[0].name or node.op_type, names)
+        model.graph.insert_before(before, node)
+        hoisted.add(node)
+    if hoisted:
+        common.DeduplicateInitializersPass()(model)
+        common.CommonSubexpressionEliminationPass()(model)
+        common.RemoveUnusedNodesPass()(model)
+    return moved + len(hoisted)
+
+
+def _is_weight(value: ir.Value) -> bool:
+    return (
+        fixed(value)
+        and value.dtype is not None
+        and value.dtype.is_floating_point()
+        and value.shape is not None
+        and len(value.shape) > 1
+    )
+
+
+def _follows(node: ir.Node, hoisted: set[ir.Node]) -> bool:
+    """Whether a node of a body computes something from weights of the main graph and constants alone."""
+    values = [value for value in node.inputs if value is not None]
+    if node.op_type in CONTROL_FLOW or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+        return False
+    if node.domain not in {"", "ai.onnx"} or not all(fixed(v) or v.producer() in hoisted for v in values):
+        return False
+    return any(v.producer() in hoisted or (_is_weight(v) and v.is_initializer()) for v in values)
+
+
+def _move(model: ir.Model, value: ir.Value, names: set[str]) -> None:
+    """Make an initializer of a body one of the main graph; a sibling may know its name as something else."""
+    if value.graph is not None:
+        value.graph.initializers.pop(value.name or "")
+    value.name = unique(value.name or "weight", names)
+    model.graph.register_initializer(value)
+
+
+def _copy(model: ir.Model, node: ir.Node, value: ir.Value, names: set[str]) -> None:
+    """Let a node read a copy in the main graph of an initializer that its body holds: shapes, axes, bounds."""
+    name = unique(value.name or "constant", names)
+    held = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
+    model.graph.register_initializer(held)
+    for index, read in enumerate(node.inputs):
+        if read is value:
+            node.replace_input_with(index, held)
