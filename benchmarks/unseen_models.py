@@ -27,6 +27,9 @@ WHEELS = {
     "ocr_reader": ("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"),
     "basic_pitch": ("basic-pitch==0.4.0", "basic_pitch/saved_models/icassp_2022/nmp.onnx"),
     "silero_vad": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx"),
+    "silero_vad_two_rates": ("silero-vad==6.2.3", "silero_vad/data/silero_vad.onnx"),
+    "nudenet": ("nudenet==3.4.2", "nudenet/320n.onnx"),
+    "swift_f0": ("swift-f0==0.3.0", "swift_f0/model.onnx"),
 }
 """Model → package, and the file in its wheel."""
 
@@ -269,6 +272,17 @@ def frames(rows: int, seed: int, model: Path) -> Data:
     return {name: np.stack(each) for name, each in found.items()} | {"sr": np.full(rows, rate)}
 
 
+def sung(rows: int, seed: int) -> Data:
+    """Half a second at 16 kHz of a tone that glides, with the range in which to look for it; one run each."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(8000) / 16000
+    pitch = rng.uniform(80, 600, (rows, 1)) * 2 ** (rng.uniform(-0.5, 0.5, (rows, 1)) * time)
+    phase = 2 * np.pi * np.cumsum(pitch, axis=1) / 16000
+    sound = sum(np.sin(n * phase) / n for n in range(1, 6)) / 4 + 0.01 * rng.standard_normal(phase.shape)
+    low, high = (np.full(rows, each, np.float32) for each in (46.875, 2093.75))
+    return {"audio": np.asarray(sound, np.float32)[:, None], "fmin": low, "fmax": high}
+
+
 BUILT: Mapping[str, tuple[Callable[[], onnx.ModelProto], Callable[[int, int], Data]]] = {
     "encoder": (encoder, lambda rows, seed: tokens(rows, 32, 4000, seed, "ids")),
     "detector": (detector, lambda rows, seed: smooth(rows, 3, 96, seed)),
@@ -328,6 +342,8 @@ def make_all(folder: Path) -> None:
         "ocr_detector": lambda rows, seed: written(rows // 4, 160, 160, seed),
         "ocr_reader": lambda rows, seed: written(rows // 2, 48, 160, seed),
         "basic_pitch": lambda rows, seed: notes(rows // 8, seed),
+        "nudenet": lambda rows, seed: smooth(rows // 4, 3, 320, seed, "images"),
+        "swift_f0": lambda rows, seed: sung(rows // 2, seed),
     }
     for name in WHEELS:
         if not (folder / name / "test.npz").exists():

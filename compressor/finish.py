@@ -1,13 +1,15 @@
 """From the chosen candidate to what is handed over: timed, checked, measured and judged."""
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from onnx_ir.passes import common
 
 from edgepress.compressor.budget import Budget, Judgement, Scores, hold, judge, unverified
-from edgepress.compressor.choice import Candidate, Weigher
+from edgepress.compressor.choice import NOISE, Candidate, Weigher
 from edgepress.compressor.data import Dataset
 from edgepress.compressor.equality import same_outputs
 from edgepress.compressor.errors import DeviceError
@@ -15,7 +17,7 @@ from edgepress.compressor.export.onnx import save, verify
 from edgepress.compressor.job import Findings
 from edgepress.compressor.ondevice import judge_there
 from edgepress.compressor.predict import predicted_memory_bytes, predicted_ns
-from edgepress.compressor.protocols import Counter, Matrix
+from edgepress.compressor.protocols import Counter, Latency, Matrix
 from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import Metric, score_all
@@ -28,6 +30,11 @@ LOSSLESS = 1e-4
 SLOWER = 1.02
 """A result that takes longer than the input by this factor, whatever the noise, is taken back."""
 
+DOUBTFUL = 1.06
+"""A model slower by less than this may only lie badly in memory: loaded anew it is as fast as the original."""
+
+ROUNDS = 3
+"""Timings of what is in doubt, with all models loaded anew."""
 
 INPUT, OUTPUT = "input", "output "
 """What timers call the file that came in, and the one that goes out, with its recipe's digest behind."""
@@ -50,8 +57,8 @@ def make_timer(found: Findings, glance: bool = False) -> Timer:
         if not all(name in known for name, _ in models):
             if stopwatch is not None and found.one_row:
                 host.progress("time", 0.0, f"{len(models)} models")
-                latencies = stopwatch([data for _, data in models], found.one_row)
-                times = [latency.median_ns for latency in latencies]
+                take = partial(stopwatch, [data for _, data in models], found.one_row)
+                times, latencies = settled(take, 1 if glance else ROUNDS)
                 found.timed = {name: each for (name, _), each in zip(models, latencies, strict=True)}
             else:
                 times = [predicted(found, data) for _, data in models]
@@ -63,6 +70,25 @@ def make_timer(found: Findings, glance: bool = False) -> Timer:
         return [known[name] for name, _ in models]
 
     return timer
+
+
+def settled(take: Callable[[], list[Latency]], rounds: int = ROUNDS) -> tuple[list[float], list[Latency]]:
+    """Nanoseconds of each model; where one is slower than the first by little, by the middle one of several rounds.
+
+    Args:
+        take: times all models in turns.
+        rounds: an odd number; 1 never times again.
+
+    Returns:
+        Times on the scale of the first round, and latencies of the round that gave the last model its time.
+    """
+    taken = [take()]
+    first = taken[0][0].median_ns
+    if any(first * (1 + NOISE) < each.median_ns <= first * DOUBTFUL for each in taken[0]):
+        taken += [take() for _ in range(rounds - 1)]
+    ratios = [[each[i].median_ns / each[0].median_ns for each in taken] for i in range(len(taken[0]))]
+    middle = [statistics.median(each) for each in ratios]
+    return [first * ratio for ratio in middle], taken[ratios[-1].index(middle[-1])]
 
 
 def _counting(found: Findings, counter: Counter) -> Timer:

@@ -17,7 +17,7 @@ from clicase import rows
 from edgepress.compressor import compress
 from edgepress.compressor.cli import host
 from edgepress.compressor.errors import DataError, UsageError
-from edgepress.compressor.finish import make_timer, take_back_if_slower
+from edgepress.compressor.finish import make_timer, settled, take_back_if_slower
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.model import to_proto
 from edgepress.compressor.passes import StoreWeights
@@ -192,6 +192,30 @@ def test_times_once_used_stay_and_new_ones_are_put_on_their_scale(model: Path) -
     assert timer([("a", b""), ("b", b"")]) == [100.0, 50.0]
     assert timer([("a", b""), ("c", b"")]) == [100.0, pytest.approx(60 * 100 / 220)]
     assert timer([("c", b""), ("b", b"")])[1] == 50.0
+
+
+@pytest.mark.parametrize(
+    ("rounds", "ratio"),
+    [
+        ([1.03, 0.99, 0.98], 0.99),  # badly loaded once
+        ([1.03, 0.99, 1.04], 1.03),
+        ([1.005], 1.005),
+        ([1.2], 1.2),
+        ([0.5], 0.5),
+    ],
+)
+def test_what_is_slower_by_little_is_loaded_and_timed_again(rounds: list[float], ratio: float) -> None:
+    bases = iter([100.0, 130.0, 90.0])
+    left = iter(rounds)
+
+    def take() -> list[Latency]:
+        pair = (base := next(bases), base * next(left))
+        return [Latency(ns, (ns, ns), (int(ns),)) for ns in pair]
+
+    times, latencies = settled(take)
+    assert times == [100.0, pytest.approx(100 * ratio)]
+    assert latencies[1].median_ns / latencies[0].median_ns == pytest.approx(ratio)
+    assert next(left, None) is None
 
 
 def run_findings(model: Path, given: Host) -> Findings:
