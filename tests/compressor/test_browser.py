@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, browser
-from test_report import make, rich_report
+from reports import make, rich_report
 
 from edgepress.compressor.report import html, several
 from edgepress.compressor.report.record import LeftAlone, SiteCost, SiteRow

@@ -14,8 +14,8 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reports import Page, assert_alone
 from test_precision import uneven
-from test_report import Page, assert_alone
 
 from edgepress.compressor.allocate import layer_cost
 from edgepress.compressor.data import open_data
