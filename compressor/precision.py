@@ -29,6 +29,11 @@ def settle(search: Search) -> None:
         names = sorted({weight.readers[0] for weight in weights_of(original)})
         worst = most_harmed(search.trials, names, lambda name: StoreWeights(HALF, ((name, 8),)))
         stored, search.half = _sparing(search, stored, worst, lambda some: search.tail("float", half=some))
+        if (
+            not search.accepts(stored) and search.late()
+        ):  # there is no time to find out which need more than 8 bits
+            search.half = tuple(names)
+            stored = search.judge("weights in half precision", search.tail("float", half=search.half))
     integer = search.judge("8-bit arithmetic", search.tail("int8"))
     if not search.accepts(integer):
         bits, names = target.weight_bits, [site.name for site in find_sites(original)]

@@ -1,5 +1,6 @@
 """Which sites 8 bits hurt, how few are spared, and what half precision saves there."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,10 +53,10 @@ def uneven() -> Trials:
     return make_trials(model, setup)
 
 
-def settled(trials: Trials, budget: float) -> Search:
+def settled(trials: Trials, budget: float, deadline: float = math.inf) -> Search:
     found = Search(
         trials, Options((), (), ()), oracles.Board(), "latency", budget, {},
-        lambda named: [1.0 for _ in named], lambda *_: None,
+        lambda named: [1.0 for _ in named], lambda *_: None, deadline,
     )  # fmt: skip
     settle(found)
     return found
@@ -70,6 +71,16 @@ def test_the_site_that_8_bits_hurt_goes_to_half_precision() -> None:
     model, _ = trials.final(kept.recipe)
     makers = [node.inputs[1].producer() for node in model.graph if node.op_type == "Gemm"]
     assert [maker.op_type for maker in makers] == ["Cast", "Mul"]
+    assert len(to_bytes(model)) < 0.75 * len(to_bytes(trials.original))
+
+
+def test_without_time_to_find_out_every_weight_goes_to_half_precision() -> None:
+    trials = uneven()
+    search = settled(trials, 2.0, deadline=0.0)
+    assert search.time_limit_hit
+    assert search.half == tuple(sorted(site_name(node) for node in trials.original.graph))
+    (kept,) = search.settled
+    model, _ = trials.final(kept.recipe)
     assert len(to_bytes(model)) < 0.75 * len(to_bytes(trials.original))
 
 
