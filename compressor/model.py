@@ -269,11 +269,6 @@ def to_bytes(model: ir.Model) -> bytes:
             f"The model holds {tensor_bytes(model)} bytes of weights; one file ends at 2 GB.",
             "Save it with external data.",
         )
-    return inlined(model)
-
-
-def inlined(model: ir.Model) -> bytes:
-    """`to_bytes` of a model that is known to fit."""
     data: bytes = to_proto(model).SerializeToString(deterministic=True)
     return data
 

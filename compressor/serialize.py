@@ -21,11 +21,11 @@ from edgepress.compressor.errors import OutputError
 from edgepress.compressor.maps import represent
 from edgepress.compressor.model import (
     fits_protobuf,
-    inlined,
     map_external,
     prefix,
     prefix_bytes,
     tensor_bytes,
+    to_proto,
 )
 
 __all__ = [
@@ -43,6 +43,9 @@ FILE_NAME = "model.onnx"
 _ROOM = 64 << 20
 """Bytes asked of a disk beyond the weights: for the graph, and for what others write meanwhile."""
 
+Edit = Callable[[onnx.ModelProto], None]
+"""Changes a protobuf in place: of a large model every further copy is dear."""
+
 
 class StoredModel(os.PathLike[str]):
     """A model file with its weights beside it, in a temporary folder that goes with this object.
@@ -51,7 +54,7 @@ class StoredModel(os.PathLike[str]):
     object does, or when the process ends, Ctrl-C included; sessions that an engine has loaded from it live on.
     """
 
-    def __init__(self, model: ir.Model, edit: Callable[[bytes], bytes]) -> None:
+    def __init__(self, model: ir.Model, edit: Edit) -> None:
         """Write `model`, which is not changed; `edit` has the last word on the file, not on its weights.
 
         Raises:
@@ -67,7 +70,9 @@ class StoredModel(os.PathLike[str]):
         try:
             ir.save(copy, self.path, external_data=_data_of(self.path).name)
             _data_of(self.path).touch()  # where every weight was too small to lie outside
-            self.path.write_bytes(edit(self.path.read_bytes()))
+            proto = onnx.ModelProto.FromString(self.path.read_bytes())
+            edit(proto)
+            self.path.write_bytes(proto.SerializeToString(deterministic=True))
         except OSError as error:
             raise OutputError(
                 f"A model over 2 GB cannot be written to {folder.parent}: {error.strerror or error}.",
@@ -86,17 +91,22 @@ Serialized = bytes | StoredModel
 """A model file's bytes, or above 2 GB files in a temporary folder."""
 
 
-def serialize(model: ir.Model, edit: Callable[[bytes], bytes] = bytes) -> Serialized:
+def serialize(model: ir.Model, edit: Edit = lambda proto: None) -> Serialized:
     """The form of a model that an engine loads; equal models give equal bytes.
 
     Args:
         model: is not changed.
-        edit: applied to the file's bytes, such as a clean-up that leaves weights alone.
+        edit: changes the protobuf before it becomes a file, such as a clean-up that leaves weights alone.
 
     Raises:
         OutputError: it is over 2 GB, and the folder for temporary files has no room.
     """
-    return edit(inlined(model)) if fits_protobuf(model) else StoredModel(model, edit)
+    if not fits_protobuf(model):
+        return StoredModel(model, edit)
+    proto = to_proto(model)
+    edit(proto)
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def serialize_prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) -> Serialized:

@@ -130,7 +130,7 @@ def to_onnx(net: Finished, shape: tuple[int, ...], name: str = "evolved") -> ir.
     if len(net.used) < net.features:
         value = node("Gather", [value, constant("used", net.used.astype(np.int64))], ir.AttrInt64("axis", 1))
     for at, part in enumerate(net.parts):
-        weights = part.weights.toarray().astype(np.float32)
+        weights = part.weights.toarray().astype(np.float32, copy=False)
         value = node("Gemm", [value, constant(f"W{at + 1}", weights), constant(f"b{at + 1}", part.bias)])
         if at == len(net.parts) - 1:
             break

@@ -203,10 +203,7 @@ def write_models(training: Training, folder: Path, engine: Engine) -> tuple[Fini
     """
     net = finish(training.layers, training.scaling, training.settings.threshold)
     shape = training.train.shape
-    model = to_onnx(net, shape)
-    saved = save(model)
-    verify(model, saved)
-    write(saved, folder / MODEL_FILE)
+    _write_dense(net, shape, folder / MODEL_FILE)
     write_sparse(to_sparse(net, shape), folder / SPARSE_FILE)
     run = engine.load(folder / MODEL_FILE)
     right, test = 0, training.test
@@ -222,6 +219,14 @@ def write_models(training: Training, folder: Path, engine: Engine) -> tuple[Fini
             )
         right += int((found.argmax(axis=1) == test.labels[start : start + CHECK_ROWS]).sum())
     return net, 100 * right / len(test)
+
+
+def _write_dense(net: Finished, shape: tuple[int, ...], path: Path) -> None:
+    """As ONNX: dense weights are held no longer than it takes to write them."""
+    model = to_onnx(net, shape)
+    saved = save(model)
+    verify(model, saved)
+    write(saved, path)
 
 
 def record(

@@ -8,6 +8,7 @@ What the user wrote on the model itself (metadata, producer, version, domain) st
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from hashlib import blake2b
 from itertools import count as count_from
 from itertools import product
 from string import ascii_letters, digits
@@ -37,19 +38,16 @@ def save(model: ir.Model, *, short_names: bool = True) -> Serialized:
     Raises:
         OutputError: it is over 2 GB, and the folder for temporary files has no room.
     """
-    return serialize(model, partial(_cleaned, short_names=short_names))
+    return serialize(model, partial(_clean, short_names=short_names))
 
 
-def _cleaned(data: bytes, *, short_names: bool) -> bytes:
-    proto = onnx.ModelProto.FromString(data)
+def _clean(proto: onnx.ModelProto, *, short_names: bool) -> None:
     _strip(proto)
     _share_equal(proto.graph)
     _drop_unread(proto.graph)
     _drop_unused_opsets(proto)
     if short_names:
         _shorten(proto)
-    cleaned: bytes = proto.SerializeToString(deterministic=True)
-    return cleaned
 
 
 def _strip(proto: onnx.ModelProto) -> None:
@@ -80,6 +78,8 @@ def _compact(tensor: onnx.TensorProto) -> None:
     tensor.ClearField("metadata_props")
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type == onnx.TensorProto.STRING:
         return
+    if tensor.HasField("raw_data") and tensor.data_type != onnx.TensorProto.INT64:
+        return  # written anew it would be in memory twice, for a message frees nothing before it goes
     decoded = ir.serde.deserialize_tensor(tensor)
     raw = decoded.tobytes()
     numbers = decoded.numpy().reshape(-1) if tensor.data_type == onnx.TensorProto.INT64 else None
@@ -130,12 +130,12 @@ def _share_equal(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         if tensor.name in edges or tensor.data_location == onnx.TensorProto.EXTERNAL:
             continue
-        content = onnx.TensorProto()
-        content.CopyFrom(tensor)
-        content.ClearField("name")
-        kept = first.setdefault(content.SerializeToString(deterministic=True), tensor.name)
-        if kept != tensor.name:
-            same[tensor.name] = kept
+        name, tensor.name = tensor.name, ""
+        content = blake2b(tensor.SerializeToString(deterministic=True)).digest()
+        tensor.name = name
+        kept = first.setdefault(content, name)
+        if kept != name:
+            same[name] = kept
     if same:
         kept_tensors = [tensor for tensor in graph.initializer if tensor.name not in same]
         copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept_tensors]

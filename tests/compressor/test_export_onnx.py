@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import models
 import numpy as np
@@ -199,3 +203,20 @@ def test_initializers_that_nothing_reads_are_dropped() -> None:
     tensor = ir.tensor(np.ones(1000, np.float32), name="unread")
     model.graph.register_initializer(ir.Value(name="unread", const_value=tensor))
     assert len(onnx.ModelProto.FromString(save(model)).graph.initializer) == before
+
+
+def test_a_large_model_is_in_memory_a_few_times_at_most() -> None:
+    code = (
+        "import numpy as np, models\n"
+        "from edgepress.compressor.export.onnx import save\n"
+        "from edgepress.compressor.report.build import peak_rss_bytes\n"
+        "weights = {f'w{k}': np.random.default_rng(k).random((2048, 2048), np.float32) for k in (1, 2, 3, 4)}\n"
+        "chain = 'a = MatMul(x, w1) b = MatMul(a, w2) c = MatMul(b, w3) y = MatMul(c, w4)'\n"
+        "model = models.text('(float[N, 2048] x) => (float[N, 2048] y)', chain, weights)\n"
+        "before = peak_rss_bytes(0)\n"
+        "size = len(save(model))\n"
+        "print((peak_rss_bytes(0) - before) / size)\n"
+    )
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, check=True)
+    assert float(done.stdout) < 3.5  # the protobuf, the file, and room that grows as it is written
