@@ -16,6 +16,8 @@ from clicase import Case, Outcome
 from onnx import TensorProto, helper
 
 from edgepress.compressor.cli import host
+from edgepress.compressor.export.sparse import from_model, write_sparse
+from edgepress.compressor.model import load
 from edgepress.compressor.report import gate as record
 from edgepress.compressor.report.gate import Gate
 
@@ -128,7 +130,7 @@ def test_a_broken_candidate_fails_with_the_reason(pair: Case, make: object, says
 
 def test_a_candidate_that_kills_its_process_fails(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     gating.classifier(pair.folder / "ours.onnx", turn=1)
-    monkeypatch.setattr("edgepress.compressor.cli.gate_run.OrtEngine", Deadly)
+    monkeypatch.setattr("edgepress.compressor.cli.gate_run.engine_for", Deadly)
     pair.samples("rows.npz", **gating.rows(40, 0, 0, 0))
     found, gate = judged(pair)
     assert found.code == 1
@@ -139,6 +141,9 @@ class Deadly:
     """An engine that a candidate ends by a signal, in its own process."""
 
     name, version = "deadly", "1"
+
+    def __init__(self, model: object) -> None:
+        """For any model."""
 
     def load(self, model: object, threads: int = 1) -> object:
         from edgepress.runtime.engines.ort import OrtEngine
@@ -237,6 +242,25 @@ def test_models_of_a_fixed_batch_and_tflite_files_are_candidates(pair: Case) -> 
     assert pair.run("export", "base.onnx", "--shape", "x=1,5").code == 0
     _, both = judged(pair, baseline="base.tflite", candidate="ours.tflite")
     assert both.criteria[0] == expected.criteria[0]
+
+
+def test_files_for_the_sparse_engine_are_candidates_and_baselines(pair: Case) -> None:
+    pair.samples("rows.npz", **gating.rows(290, 1, 1, 8))
+    _, expected = judged(pair)
+    for name in ("base", "ours"):
+        write_sparse(from_model(load(pair.folder / f"{name}.onnx")), pair.folder / f"{name}.npz")
+    limits = ("--max-size", "1x", "--max-latency-ratio", 1000, "--max-memory", "5GB", "--seconds", 0.1)
+    _, gate = judged(pair, *limits, candidate="ours.npz")
+    assert gate.criteria[0] == expected.criteria[0]
+    assert {each.kind for each in gate.criteria} == {"quality", "latency", "size", "memory"}
+    assert gate.candidate.size_bytes == (pair.folder / "ours.npz").stat().st_size
+    _, both = judged(pair, baseline="base.npz", candidate="ours.npz")
+    assert both.criteria[0] == expected.criteria[0]
+    damaged, gate = judged(pair, candidate="rows.npz")
+    assert (damaged.code, gate.verdict) == (1, "broken")
+    assert "is no sparse model" in gate.criteria[0].reason
+    refused = pair.run("gate", "rows.npz", "ours.npz", "--test", "rows.npz")
+    assert (refused.code, "is no sparse model" in refused.err) == (2, True)
 
 
 FILE = """

@@ -99,9 +99,9 @@ def gate(
 ) -> int:  # fmt: skip
     """Let CANDIDATE pass if it keeps what BASELINE has, fail it if it does not, and say so where rows are too few.
 
-    Both, .onnx or .tflite, run on the same rows. Exit code 0 where the whole interval of what was lost lies within the
-    budget and every limit is kept, 1 where one is broken, 2 for bad input, 3 for device trouble, 4 where it cannot be
-    told.
+    Both, .onnx, .tflite or sparse .npz, run on the same rows. Exit code 0 where the whole interval of what was lost
+    lies within the budget and every limit is kept, 1 where one is broken, 2 for bad input, 3 for device trouble, 4
+    where it cannot be told.
     """
     settings, path = settings_of(given, config)
     reproduce = command_of(given, path)

@@ -40,9 +40,7 @@ from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import DeviceSpec, is_host
 from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime.engines.apart import ApartEngine, ApartRunner
-from edgepress.runtime.engines.choose import is_tflite
-from edgepress.runtime.engines.litert import LiteRTEngine
-from edgepress.runtime.engines.ort import OrtEngine
+from edgepress.runtime.engines.choose import engine_for, is_onnx, is_tflite
 from edgepress.runtime.memory import null_model
 from edgepress.runtime.record import EngineError, Measurement
 from edgepress.runtime.stats import ratio_interval
@@ -84,7 +82,9 @@ def run_gate(settings: Settings, reproduce: str, tell: Tell = lambda stage, shar
         raise UsageError(f"No {missing}.", f"Name it, or put `{missing} = …` under [gate] in edgepress.toml.")
     for model in (baseline, candidate):
         if not model.is_file():
-            raise ModelError(f"{model}: no such file.", "Give the path of an .onnx or .tflite file.")
+            raise ModelError(
+                f"{model}: no such file.", "Give the path of an .onnx, .tflite or sparse .npz file."
+            )
     spec = find_target(settings.target)
     found = _Found()
     memory = None if settings.history is None else Memory.of(settings.history)
@@ -181,7 +181,7 @@ class Board:
 def _baseline(path: Path, threads: int) -> Iterator[tuple[Runner, list[InputSpec]]]:
     """The baseline, loaded, and what it takes, with any number of rows."""
     try:
-        if is_tflite(path):
+        if not is_onnx(path):
             apart = _apart(path, threads)
             specs, runner = [spec_of(port) for port in apart.inputs], _checked(apart)
             size = None if specs and specs[0].shape and specs[0].shape[0] == 1 else _fixed_rows(apart.inputs)
@@ -209,8 +209,7 @@ def _candidate(path: Path, threads: int) -> Runner:
 
 def _apart(path: Path, threads: int) -> ApartRunner:
     with errors_told():
-        engine = ApartEngine(partial(LiteRTEngine, as_onnx=True) if is_tflite(path) else OrtEngine)
-        return engine.load(path, threads)
+        return ApartEngine(partial(engine_for, path)).load(path, threads)
 
 
 def _checked(runner: ApartRunner) -> Runner:
@@ -342,7 +341,7 @@ def session_of(base: Measurement, ours: Measurement, settings: Settings) -> Sess
 
 
 def _memory(limit: Limit, board: Board, feeds: Feeds, threads: int) -> Criterion:
-    """Peak memory of each model, less that of a model that does nothing, some times over."""
+    """Peak memory of each model, some times over; of ONNX files less that of a model that does nothing."""
     if board.spec.benchmark:
         return limited("memory", limit, (), (), "a device without our worker does not tell its memory")
     if not board.device.timed:
@@ -361,14 +360,16 @@ def _memory(limit: Limit, board: Board, feeds: Feeds, threads: int) -> Criterion
                 for _ in range(MEMORY_RUNS)
             ]
 
-        least = float(np.median(growth(null, nothing))) if not all(map(is_tflite, board.files)) else 0.0
-        base, ours = ([max(0.0, each - least) for each in growth(file, feeds)] for file in board.files)
+        least = float(np.median(growth(null, nothing))) if any(map(is_onnx, board.files)) else 0.0
+        base, ours = (
+            [max(0.0, each - least * is_onnx(file)) for each in growth(file, feeds)] for file in board.files
+        )
     return limited("memory", limit, base, ours)
 
 
 def _file(path: Path) -> File:
     try:
-        size = path.stat().st_size if is_tflite(path) else on_disk(path)[0]
+        size = on_disk(path)[0] if is_onnx(path) else path.stat().st_size
     except Exception:  # whatever a damaged file makes of protobuf: its own bytes are all there is
         size = path.stat().st_size
     with path.open("rb") as stream:
