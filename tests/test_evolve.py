@@ -136,6 +136,19 @@ def test_a_trained_model_is_a_start(bars: Case) -> None:
     assert found["weights"] < found["dense_weights"]
 
 
+def test_a_model_of_weights_stored_narrow_is_a_start(bars: Case) -> None:
+    assert evolve(bars, "--method", "dense", epochs=12, out=bars.folder / "dense").code == 0
+    recipe = bars.folder / "recipe.toml"
+    recipe.write_text("[[pass]]\nkind = 'store'\nweight_bits = 6\nmin_elements = 1\n")
+    words = ("--recipe", recipe, "--data", bars.folder / "train.npz", "--out", bars.folder / "narrow")
+    assert bars.run("run", bars.folder / "dense/model.onnx", *words).code in (0, 1, 4)
+    done = evolve(
+        bars, "--from", bars.folder / "narrow/model.onnx", layers=None, epochs=1, zeta=0, **{"zeta-min": 0}
+    )
+    assert done.code == 0, done.err
+    assert report(bars)["test_accuracy"] > 60  # one epoch from scratch knows a quarter to a half
+
+
 def test_augmentation_threshold_and_schedules_are_taken(bars: Case) -> None:
     done = evolve(bars, "--flip", method="osv", shift=1, threshold=0.05, **{"last-epoch": "keep"})
     assert done.code == 0, done.err

@@ -1,6 +1,7 @@
 """A trained dense perceptron to start from, for `--from`."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from edgepress.compressor.errors import ModelError
 from edgepress.compressor.evolve.samples import Scaling
 from edgepress.compressor.evolve.topology import Floats
+from edgepress.compressor.evolve.widen import widened
 from edgepress.compressor.export.sparse import from_model
 from edgepress.compressor.model import load
 
@@ -45,7 +47,10 @@ def read_start(path: Path) -> Start:
     Raises:
         ModelError: it cannot be read, or is no such thing.
     """
-    net = from_model(load(path))
+    try:
+        net = from_model(widened(load(path)))
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}", "Give a perceptron that computes in floats.") from error
     inner = net.layers[:-1]
     thresholds = {layer.alpha if layer.activation == "ThresholdedRelu" else 0.0 for layer in inner}
     known = {layer.activation for layer in inner} <= {"Relu", "ThresholdedRelu"}
@@ -60,4 +65,10 @@ def read_start(path: Path) -> Start:
         (layer.weights.toarray().astype(np.float32), np.asarray(layer.bias, np.float32))
         for layer in net.layers
     )
+    for place, ((before, _), (after, _)) in enumerate(pairwise(layers), 1):
+        if before.shape[1] != after.shape[0]:
+            raise ModelError(
+                f"{path}: layer {place + 1} has {after.shape[0]} inputs, the one before {before.shape[1]} outputs.",
+                "Export the model again.",
+            )
     return Start(layers, net.input_shape or (layers[0][0].shape[0],), max(thresholds, default=0.0))

@@ -181,3 +181,32 @@ def _bytes(codes: Array, bits: int) -> Array:
     each = codes.reshape(len(codes), -1, 8 // bits) << (np.arange(8 // bits) * bits).astype(np.uint8)
     packed: Array = np.bitwise_or.reduce(each, axis=2)
     return packed
+
+
+def unpacked_blocks(packed: Array, scales: Array, zeros: Array | None, bits: int, inputs: int) -> Array:
+    """What weights packed as MatMulNBits reads them stand for: float32 [out, in].
+
+    Args:
+        packed: uint8 [out, blocks, bytes], as `packed_blocks` gives.
+        scales: [out, blocks] in any shape.
+        zeros: uint8 [out, bytes] in any shape, as `packed_zeros` gives; None: half of all codes.
+        bits: 2, 4 or 8.
+        inputs: columns; what fills the last block is left out.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    outputs, count, _ = packed.shape
+    codes = _codes(packed.reshape(outputs * count, -1), bits).reshape(outputs, count, -1)
+    half = np.full((outputs, count), 1 << (bits - 1), np.uint8)
+    zero = half if zeros is None else _codes(zeros.reshape(outputs, -1), bits)[:, :count]
+    levels = codes.astype(np.float32) - zero[:, :, None].astype(np.float32)
+    levels *= scales.reshape(outputs, count, 1).astype(np.float32)
+    return levels.reshape(outputs, -1)[:, :inputs]
+
+
+def _codes(held: Array, bits: int) -> Array:
+    """Codes [rows, n · 8 / bits] that lie side by side in bytes [rows, n], the first in the lowest bits."""
+    shifts = (np.arange(8 // bits) * bits).astype(np.uint8)
+    codes: Array = (held[:, :, None] >> shifts & ((1 << bits) - 1)).reshape(len(held), -1)
+    return codes

@@ -11,6 +11,7 @@ from edgepress.compressor.numerics.blocks import (
     packed_zeros,
     round_in_blocks,
     unblocked,
+    unpacked_blocks,
 )
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.protocols import Array
@@ -37,6 +38,17 @@ def moments(seed: int, inputs: int, rows: int = 200) -> tuple[Array, tuple[Momen
     for part, rows_of in zip(both, (x[: rows * 4 // 5], x[rows * 4 // 5 :]), strict=True):
         part.update(rows_of, rows_of[:, :0])
     return x, both
+
+
+@settings(deadline=None, max_examples=60)
+@given(SHAPES, st.booleans(), st.integers(0, 999))
+def test_what_was_packed_comes_back(shape: tuple[int, int, int, int], symmetric: bool, seed: int) -> None:
+    outputs, inputs, bits, size = shape
+    codes, levels = round_in_blocks(weights_of(seed, outputs, inputs), bits, size, symmetric, None)
+    zeros = None if symmetric else packed_zeros(levels, bits)
+    found = unpacked_blocks(packed_blocks(codes, bits, size), levels.scales.T, zeros, bits, inputs)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, unblocked(codes, levels), rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=60)
