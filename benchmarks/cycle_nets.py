@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+import cycle_kernel as kernel
+
 Floats = npt.NDArray[np.float32]
 Weights = dict[str, Floats]
 """Biases of the layers before the last one are called `bias_…`; their lengths are the widths."""
@@ -59,9 +61,11 @@ def store(whole: Weights, weights: Weights, places: npt.NDArray[np.intp]) -> Non
 class Summation:
     """y = i₁ + i₂ by 2-1000-1 with ReLU; i uniform in [−1, 1] (Çallı 2017 §2.1.1).
 
-    Squared error, momentum 0.3, rate 0.01, a million rows in batches of 1000, ten epochs, as in the document. Weights
-    begin as standard normal numbers, which it does not say; that is what its library gives where nothing is said, and
-    with them about as many units die as it reports.
+    Squared error, momentum 0.3, rate 0.01, a million rows in batches of 1000, ten epochs, as in the document. It does
+    not say how weights begin. With standard normal ones, which its library gives where nothing is said, the first
+    steps are far longer than the curvature allows (rate · λ is 9, the limit 2 (1 + momentum) = 2.6): units die at
+    random, and with two seeds of six all of them before anything is learnt. With 0.7 of that, where rate · λ is 4.4,
+    all six learn and some units die; with 0.5 (2.3) next to none does.
     """
 
     name = "sum"
@@ -69,6 +73,7 @@ class Summation:
     start_epochs, cycle_epochs = 10, 1
     units, batch, rows = 1000, 1000, 1_000_000
     rate, momentum, penalty = 0.01, 0.3, 0.03
+    deviation = SINGLE(0.7)
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 1])
@@ -80,9 +85,9 @@ class Summation:
         """Not trained yet."""
         rng = np.random.default_rng([seed, 2])
         return {
-            "w1": rng.standard_normal((2, self.units)).astype(SINGLE),
+            "w1": self.deviation * rng.standard_normal((2, self.units)).astype(SINGLE),
             "bias_1": np.zeros(self.units, SINGLE),
-            "w2": rng.standard_normal((self.units, 1)).astype(SINGLE),
+            "w2": self.deviation * rng.standard_normal((self.units, 1)).astype(SINGLE),
             "b2": np.zeros(1, SINGLE),
         }
 
@@ -131,17 +136,9 @@ class Summation:
     @staticmethod
     def gradients(w: Weights, x: Floats, y: Floats, threshold: float) -> Weights:
         """Of the mean squared error over rows x [n, 2] with sums y [n, 1]."""
-        z = x @ w["w1"] + w["bias_1"]  # (n, units)
-        fires = z > threshold
-        h = z * fires
-        error = (h @ w["w2"] + w["b2"] - y) * SINGLE(2 / len(x))  # (n, 1)
-        back = (error @ w["w2"].T) * fires
-        return {
-            "w1": x.T @ back,
-            "bias_1": back.sum(axis=0),
-            "w2": h.T @ error,
-            "b2": error.sum(axis=0),
-        }
+        columns = np.ascontiguousarray(x.T)
+        found = kernel.gradients(w["w1"], w["bias_1"], w["w2"], w["b2"], columns, y[:, 0], threshold)
+        return dict(zip(("w1", "bias_1", "w2", "b2"), found, strict=True))
 
     @staticmethod
     def distorted(weights: Weights, rng: np.random.Generator) -> Weights:
