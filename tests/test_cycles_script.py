@@ -72,6 +72,24 @@ def test_units_that_never_fire_are_left_out_to_the_same_result(monkeypatch: pyte
     assert (found["w1"] != weights["w1"]).any(axis=0).sum() == 28
 
 
+class Brief(Summation):
+    """As wide as the real one, with fewer rows."""
+
+    rows, batch, start_epochs = 100_000, 100, 2
+
+
+def test_seeds_learn_that_would_not_with_larger_weights_at_the_start() -> None:
+    found = {}
+    for seed, deviation in ((0, 0.7), (1, 0.7), (1, 1.0)):
+        net = Brief(seed)
+        net.deviation = np.float32(deviation)
+        found[seed, deviation] = cycles.loss(net, net.train(net.start(seed), net.start_epochs, seed), 0.0)
+    constant = float(np.var(Brief(0).test_targets))
+    assert Brief.deviation == np.float32(0.7)
+    assert max(found[0, 0.7], found[1, 0.7]) < 0.1 * constant
+    assert found[1, 1.0] > 0.9 * constant
+
+
 def test_what_never_fires_goes_and_the_outputs_stay() -> None:
     net = Small(0)
     weights = net.start(0)
