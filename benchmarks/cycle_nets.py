@@ -70,7 +70,7 @@ class Summation:
 
     name = "sum"
     ideal: tuple[int, ...] = (1,)
-    start_epochs, cycle_epochs = 10, 1
+    start_epochs, cycle_epochs, quiet = 10, 1, 5
     units, batch, rows = 1000, 1000, 1_000_000
     rate, momentum, penalty = 0.01, 0.3, 0.03
     deviation = SINGLE(0.7)
@@ -164,7 +164,7 @@ class AutoEncoder:
 
     name = "convae"
     ideal: tuple[int, ...] = (4, 16, 4)
-    start_epochs, cycle_epochs = 4, 1
+    start_epochs, cycle_epochs, quiet = 4, 1, 8  # the penalty takes six epochs from a first scale to zero
     channels = (1, 32, 64, 32, 1)
 
     def __init__(self, mnist: Path, python: Path) -> None:

@@ -43,8 +43,6 @@ from edgepress.runtime.environment import describe
 RESULTS = Path(__file__).parent / "results" / "cycles.json"
 BATCH = 2000
 MOST_CYCLES = 30
-QUIET = 5
-"""Cycles in a row without a dead unit that end it, where a penalty or distortion may still kill some."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class Net(Protocol):
         ideal: units of each hidden layer that would do.
         start_epochs: of the first training, and of the last.
         cycle_epochs: of the training in each cycle.
+        quiet: cycles in a row without a dead unit that end it, where a penalty or distortion may still kill some.
         train_rows: [n, …], what it is trained on.
         test_rows: [n, …], what it is judged on.
         test_targets: what should come out for them.
@@ -92,6 +91,7 @@ class Net(Protocol):
     ideal: tuple[int, ...]
     start_epochs: int
     cycle_epochs: int
+    quiet: int
     train_rows: Floats
     test_rows: Floats
     test_targets: Floats
@@ -165,7 +165,7 @@ def run_cycles(net: Net, variant: Variant, first: Weights, seed: int) -> dict[st
     began, quiet = time.monotonic(), 0
     weights = pruned(net, first, variant)
     trail: list[dict[str, Any]] = []
-    patience = QUIET if variant.distorted or variant.regularised else 1
+    patience = net.quiet if variant.distorted or variant.regularised else 1
     while quiet < patience and len(trail) < MOST_CYCLES:
         widths = widths_of(weights)
         if variant.distorted:

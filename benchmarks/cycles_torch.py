@@ -18,10 +18,11 @@ from torch.nn import functional
 
 BATCH = 50
 RATE = 1e-3
-PENALTY = 0.9
+PENALTY = 0.6
 """Of L1, on scales and shifts of BatchNorm (Liu et al. 2017): kernels in front of one have no scale of their own.
 
-Adam's steps are about RATE whatever the gradient, so RATE · PENALTY is what is taken off at each.
+Adam's steps are about RATE whatever the gradient, so RATE · PENALTY is what is taken off at each. With 0.9 all three
+layers went from 32, 64, 32 to a single channel within eight epochs, at seven times the loss.
 """
 MOMENTUM = 0.1
 """Of BatchNorm's running mean and variance."""
