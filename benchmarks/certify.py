@@ -1,17 +1,18 @@
 """Certificates tried on the zoo: do bounds hold, how many weights go under them, which classes provably stay.
 
-    python benchmarks/certify.py [--parts soundness share top1] [--models NAME,NAME]
+    python benchmarks/certify.py [--parts soundness share top1] [--models NAME,NAME] [--images N]
 
 `soundness`: each net against itself with weights on 8-bit grids and the least tenth of them zero. The bound for all
 inputs between the least and the largest value of its samples, in float32, is held against the largest change that
 onnxruntime shows on 10 000 random inputs (half of them corners of the box) and on 200 that were searched for: corners
-whose elements are flipped in groups, a flip being kept where the change grows.
+whose elements are flipped in groups, a flip being kept where the change grows. Large nets get fewer of both; the record
+says how many.
 
 `share`: weights that go at 1 % of each logit's observed range, box [0, 1], idea by idea, plain to tight; with ranges
 observed at every layer; each with the score on the test rows.
 
-`top1`: of the first 200 test images those whose class is provably the same in the net and in its 8-bit version
-(weights and activations, by the pass `quantize`), for all inputs within one grey level.
+`top1`: of the test images (`--images`: the first so many) those whose class is provably the same in the net and in its
+8-bit version (weights and activations, by the pass `quantize`), for all inputs within one grey level.
 
 Numbers go, with machine, versions and command, to `benchmarks/results/certify.json`.
 """
@@ -20,15 +21,17 @@ import argparse
 import json
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from common import known_models, write_json, zoo_folder
+from common import known_models, samples, write_json, zoo_folder
+from edgepress.compressor.certify.affine import Affine
 from edgepress.compressor.certify.certificate import bound, proved_ranges
 from edgepress.compressor.certify.choose import Chosen, Method, Task, choose
 from edgepress.compressor.certify.intervals import Interval
@@ -50,8 +53,10 @@ from edgepress.runtime.environment import describe
 
 RESULTS = Path(__file__).parent / "results" / "certify.json"
 RANDOM, SEARCHED, GENERATIONS = 10_000, 200, 20
-IMAGES = 200
-"""Test images of `top1`: the first so many."""
+RANDOM_WORK, SEARCHED_WORK = 4e11, 8e9
+"""Multiply-accumulates that all random inputs, or one step of all searched ones, may cost one net."""
+NUMBERS = 10_000_000
+"""Numbers that inputs of one run may hold."""
 IDEAS: Mapping[str, Method] = {
     "plain: as described": Method(segments=True, centred=False, backward=False, rounds=1),
     "sorted to the last": Method(segments=False, centred=False, backward=False, rounds=1),
@@ -66,10 +71,18 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
-        self.model = normalize(load(folder / "model.onnx")).model
+        self.model = normalize(load(folder / "model.onnx", shapes_of(folder))).model
         self.program = read(self.model)
-        self.data = open_data(str(folder / "calib.npz"), input_specs(self.model))
-        self.test = open_data(str(folder / "test.npz"), input_specs(self.model))
+        self.data, self.test = (
+            open_data(str(folder.parent / where), input_specs(self.model)) for where in samples(folder)
+        )
+
+    @property
+    def work(self) -> float:
+        """Multiply-accumulates of one row."""
+        ranges = self.program.ranges(self.box(0.0, 0.0))
+        linear = [(s.output, s.rule.op.terms) for s in self.program.steps if isinstance(s.rule, Affine)]
+        return float(sum(np.prod(ranges[name].shape) * terms for name, terms in linear))
 
     def rows(self, test: bool = False) -> Array:
         """All samples, [n, *row]."""
@@ -81,11 +94,24 @@ class Case:
         return Interval(np.full((1, *self.program.row), low), np.full((1, *self.program.row), high))
 
 
+def shapes_of(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Sizes for an input whose own are not known: those of its samples."""
+    inputs = input_specs(load(folder / "model.onnx"))
+    sizes = inputs[0].shape or ()
+    known = all(isinstance(n, int) for n in sizes[1:])
+    if known or len(inputs) != 1 or not (folder / "calib.npz").exists():
+        return None
+    with np.load(folder / "calib.npz", allow_pickle=False) as file:
+        (rows,) = (file[name] for name in file.files if name not in ("y", "labels"))
+    return {inputs[0].name: (1, *rows.shape[1:])}
+
+
 def outputs(run: Runner, name: str, x: Array) -> Array:
     """All outputs of a batch side by side, [n, K]."""
     parts = []
-    for start in range(0, len(x), 100):
-        found = run({name: x[start : start + 100].astype(np.float32)})
+    at_once = rows_at_once(x.shape[1:])
+    for start in range(0, len(x), at_once):
+        found = run({name: x[start : start + at_once].astype(np.float32)})
         parts.append(np.concatenate([y.reshape(len(y), -1) for y in found.values()], 1).astype(np.float64))
     return np.concatenate(parts)
 
@@ -101,12 +127,18 @@ def coarser(model: ir.Model) -> ir.Model:
     return changed
 
 
-def inputs(box: Interval, rng: np.random.Generator) -> Iterator[Array]:
+def rows_at_once(row: tuple[int, ...]) -> int:
+    """How many inputs run together."""
+    return max(1, min(100, NUMBERS // int(np.prod(row)) // 10))
+
+
+def inputs(box: Interval, count: int, rng: np.random.Generator) -> Iterator[Array]:
     """Random ones, uniform and corners in turns."""
-    for number in range(RANDOM // 100):
-        share = rng.random((100, *box.shape[1:]))
+    batch = rows_at_once(box.shape[1:])
+    for number in range(count // batch):
+        share = rng.random((batch, *box.shape[1:]))
         if number % 2:
-            share = (share < rng.random((100, *(1,) * (len(box.shape) - 1)))).astype(float)
+            share = (share < rng.random((batch, *(1,) * (len(box.shape) - 1)))).astype(float)
         yield inside(box, share)
 
 
@@ -114,6 +146,38 @@ def inside(box: Interval, share: Array) -> Array:
     """Points of a box in float32, none of them outside."""
     x = (box.lo + share * (box.hi - box.lo)).astype(np.float32)
     return np.asarray(np.clip(x, box.lo.astype(np.float32), box.hi.astype(np.float32)))
+
+
+class Seen:
+    """Least and largest change of each output so far, [K]."""
+
+    def __init__(self, case: Case, changed: ir.Model) -> None:
+        self.name = case.program.input
+        self.runs = [OrtEngine().load(to_bytes(model)) for model in (case.model, changed)]
+        self.lo: Array | float = np.inf
+        self.hi: Array | float = -np.inf
+        self.count = 0
+
+    def change(self, x: Array) -> Array:
+        """Of these inputs, [n, K]; counted."""
+        one, other = (outputs(run, self.name, x) for run in self.runs)
+        moved = other - one
+        self.lo, self.hi = np.minimum(self.lo, moved.min(0)), np.maximum(self.hi, moved.max(0))
+        self.count += len(x)
+        return moved
+
+
+def searched(seen: Seen, box: Interval, count: int, rng: np.random.Generator) -> None:
+    """Corners whose elements are flipped in groups; a flip is kept where the change grows."""
+    ones = (1,) * (len(box.shape) - 1)
+    share = (rng.random((count, *box.shape[1:])) < rng.random((count, *ones))) * 1.0
+    best = np.zeros(count)
+    for _ in range(GENERATIONS):
+        flips = rng.random(share.shape) < rng.choice([0.3, 0.1, 0.03, 0.01], (count, *ones))
+        tried = np.where(flips & (best > 0).reshape(-1, *ones), 1 - share, share)
+        size = np.abs(seen.change(inside(box, tried))).max(1)
+        better = size > best
+        share[better], best[better] = tried[better], size[better]
 
 
 def soundness(case: Case) -> dict[str, Any]:
@@ -129,44 +193,22 @@ def soundness(case: Case) -> dict[str, Any]:
             np.concatenate([getattr(p, end).reshape(-1) for p in bounds.changes]) for end in ("lo", "hi")
         ]
     seconds = time.monotonic() - started
-    runs = [OrtEngine().load(to_bytes(model)) for model in (case.model, changed)]
-
-    def change(x: Array) -> Array:
-        one, other = (outputs(run, case.program.input, x) for run in runs)
-        return other - one
-
-    rng = np.random.default_rng(0)
-    seen_lo, seen_hi = np.full(found[True][0].shape, np.inf), np.full(found[True][0].shape, -np.inf)
-    count = 0
-    for x in inputs(box, rng):
-        moved = change(x)
-        seen_lo, seen_hi, count = (
-            np.minimum(seen_lo, moved.min(0)),
-            np.maximum(seen_hi, moved.max(0)),
-            count + len(x),
-        )
-    share = (
-        rng.random((SEARCHED, *case.program.row)) < rng.random((SEARCHED, *(1,) * len(case.program.row)))
-    ) * 1.0
-    best = np.zeros(SEARCHED)
-    for _ in range(GENERATIONS):
-        flips = rng.random(share.shape) < rng.choice(
-            [0.3, 0.1, 0.03, 0.01], (SEARCHED, *(1,) * len(case.program.row))
-        )
-        tried = np.where(flips & (best > 0).reshape(-1, *(1,) * len(case.program.row)), 1 - share, share)
-        moved = change(inside(box, tried))
-        seen_lo, seen_hi = np.minimum(seen_lo, moved.min(0)), np.maximum(seen_hi, moved.max(0))
-        better = np.abs(moved).max(1) > best
-        share[better], best[better] = tried[better], np.abs(moved).max(1)[better]
-    holds = all((lo <= seen_lo).all() and (seen_hi <= hi).all() for lo, hi in found.values())
+    rng, seen = np.random.default_rng(0), Seen(case, changed)
+    for batch in inputs(box, min(RANDOM, int(RANDOM_WORK / case.work)), rng):
+        seen.change(batch)
+    random = seen.count
+    count = min(SEARCHED, int(SEARCHED_WORK / case.work))
+    searched(seen, box, count, rng)
+    holds = all((lo <= seen.lo).all() and (seen.hi <= hi).all() for lo, hi in found.values())
+    largest = {tight: float(max(-lo.min(), hi.max())) for tight, (lo, hi) in found.items()}
     return {
         "holds": bool(holds),
-        "random_inputs": count,
-        "searched_inputs": SEARCHED,
+        "random_inputs": random,
+        "searched_inputs": count,
         "search_steps": GENERATIONS,
-        "seen_change_max": float(max(-seen_lo.min(), seen_hi.max())),
-        "plain_change_max": float(max(-found[False][0].min(), found[False][1].max())),
-        "tight_change_max": float(max(-found[True][0].min(), found[True][1].max())),
+        "seen_change_max": float(max(-np.min(seen.lo), np.max(seen.hi))),
+        "plain_change_max": largest[False],
+        "tight_change_max": largest[True],
         "bound_seconds": seconds,
     }
 
@@ -180,18 +222,20 @@ def accuracy(case: Case, model: ir.Model) -> float:
 def share(case: Case) -> dict[str, Any]:
     """Weights that go under 1 %, idea by idea, proved and observed."""
     box = case.box(0.0, 1.0)
-    seen = observed_ranges(case.program, (x[None] for x in case.rows()))
+    rows = case.rows()
+    parts = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
+    seen = observed_ranges(case.program, parts)
     limit = 0.01 * np.concatenate(
         [(seen[name].hi - seen[name].lo).reshape(-1) for name in case.program.outputs]
     )
-    rows: dict[str, Any] = {"score_before": accuracy(case, case.model)}
+    record: dict[str, Any] = {"score_before": accuracy(case, case.model)}
 
     def tried(label: str, task: Task) -> None:
         started, cpu = time.monotonic(), time.process_time()
         found: Chosen = choose(task, np.random.default_rng(0))
         changed = case.model.clone()
         counts = rewrite(changed, found)
-        rows[label] = {
+        record[label] = {
             "share_reset": found.count / found.of,
             "weights_reset": counts,
             "largest_change_of_limit": float((found.change.magnitude / limit).max()),
@@ -199,7 +243,7 @@ def share(case: Case) -> dict[str, Any]:
             "seconds": time.monotonic() - started,
             "cpu_seconds": time.process_time() - cpu,
         }
-        print(case.name, label, rows[label], flush=True)
+        print(case.name, label, record[label], flush=True)
 
     for label, method in IDEAS.items():
         ranges = proved_ranges(case.program, box, 0.0, tight=method.backward)
@@ -208,10 +252,10 @@ def share(case: Case) -> dict[str, Any]:
         "observed ranges, not proved",
         Task(case.program, seen[case.program.input], seen, limit, IDEAS["and prices (tight)"]),
     )
-    return rows
+    return record
 
 
-def top1(case: Case) -> dict[str, Any]:
+def top1(case: Case, images: int) -> dict[str, Any]:
     """Test images whose class provably stays within one grey level."""
 
     def batches() -> Iterator[dict[str, Array]]:
@@ -222,7 +266,7 @@ def top1(case: Case) -> dict[str, Any]:
     context = Context(stream=Streamer(OrtEngine(), case.model, batches), rows=case.data.rows)
     Quantize().apply(changed, context)
     changed = normalize(changed).model
-    x = case.rows(test=True)[:IMAGES].astype(np.float64)
+    x = case.rows(test=True)[:images].astype(np.float64)
     started, cpu = time.monotonic(), time.process_time()
 
     def boxes() -> Iterator[tuple[Array, Interval]]:
@@ -244,8 +288,6 @@ def top1(case: Case) -> dict[str, Any]:
 
 def covered(folder: Path) -> Case | str:
     """A case, or why there is none."""
-    if not (folder / "calib.npz").exists():
-        return "no npz samples"
     try:
         return Case(folder)
     except EdgepressError as error:
@@ -260,11 +302,16 @@ def main() -> None:
         "--parts", nargs="+", choices=("soundness", "share", "top1"), default=["soundness", "share", "top1"]
     )
     parser.add_argument("--models", help="comma-separated; default: all for soundness, else two")
+    parser.add_argument("--images", type=int, default=10_000, help="of `top1`, at most; default: all")
     given = parser.parse_args()
     zoo = zoo_folder()
     named = given.models.split(",") if given.models else None
     record: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    parts = {"soundness": soundness, "share": share, "top1": top1}
+    parts: dict[str, Callable[[Case], dict[str, Any]]] = {
+        "soundness": soundness,
+        "share": share,
+        "top1": partial(top1, images=given.images),
+    }
     for part in given.parts:
         wanted = named or (known_models(zoo) if part == "soundness" else ["mnist_lenet5", "fmnist_resnet8"])
         for name in wanted:

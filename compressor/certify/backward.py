@@ -144,7 +144,7 @@ def tightened(
         if made[name].inputs == (program.input,):
             continue  # of one linear step the interval is exact already
         tell(made[name].name)
-        known[name] = _bounded(program, name, ranges, unit)
+        known[name] = bounded(program, name, ranges, unit)
     return program.ranges(box, unit, known)
 
 
@@ -161,22 +161,32 @@ def work_of(program: Program, name: str, ranges: Ranges) -> float:
     return 2 * size * total
 
 
-def _bounded(program: Program, name: str, ranges: Ranges, unit: float) -> Interval:
+def bounded(program: Program, name: str, ranges: Ranges, unit: float) -> Interval:
     """Both ends of every element of a value by linear forms."""
-    before = ranges[name]
-    lo, hi = before.lo.copy(), before.hi.copy()
-    row = before.shape[1:]
+    return by_element(ranges[name], ranges, lambda forms: lower(program, name, forms, ranges, unit))
+
+
+def by_element(value: Interval, ranges: Ranges, least: Callable[[Array], Array]) -> Interval:
+    """Both ends of every element of a value, as many at once as memory bears.
+
+    Args:
+        value: ranges that are known, [N, *row].
+        ranges: of all values that forms go through; the widest says how much memory a form takes.
+        least: lower bounds [N, K] of forms in the value, [N, K, *row].
+    """
+    lo, hi = value.lo.copy(), value.hi.copy()
+    rows, row = len(lo), value.shape[1:]
     count = int(np.prod(row))
-    for chosen in _chunks(program, ranges, count):
-        units = np.zeros((len(lo), len(chosen), count))
+    for chosen in _chunks(ranges, count):
+        units = np.zeros((rows, len(chosen), count))
         units[:, np.arange(len(chosen)), chosen] = 1.0
-        forms = units.reshape(len(lo), -1, *row)
-        lo.reshape(len(lo), -1)[:, chosen] = lower(program, name, forms, ranges, unit)
-        hi.reshape(len(lo), -1)[:, chosen] = -lower(program, name, -forms, ranges, unit)
-    return Interval(lo, hi).within(before)
+        forms = units.reshape(rows, -1, *row)
+        lo.reshape(rows, -1)[:, chosen] = least(forms)
+        hi.reshape(rows, -1)[:, chosen] = -least(-forms)
+    return Interval(lo, hi).within(value)
 
 
-def _chunks(program: Program, ranges: Ranges, count: int) -> Iterator[Array]:
+def _chunks(ranges: Ranges, count: int) -> Iterator[Array]:
     """Numbers of elements, as many at once as memory bears."""
     widest = max(int(np.prod(x.shape)) for x in ranges.values())
     size = max(1, FORMS_AT_ONCE // (widest * 4))

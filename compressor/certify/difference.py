@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from edgepress.compressor.certify.affine import Affine, Move
-from edgepress.compressor.certify.backward import Ranges, lower, lower_difference
+from edgepress.compressor.certify.backward import Ranges, bounded, by_element, lower_difference, work_of
 from edgepress.compressor.certify.curves import Bent, Nothing
 from edgepress.compressor.certify.intervals import Interval, add, point, subtract
 from edgepress.compressor.certify.linear import ConvMap
 from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.certify.rules import Pair, Rule
-from edgepress.compressor.protocols import Array
+
+CHANGE_WORK = 3e11
+"""Multiply-accumulates up to which the change of an output is bounded by linear forms: a few minutes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,26 +119,18 @@ def change(
         box: inputs.
         unit: unit roundoff of their arithmetic.
         known: ranges of the original's values.
-        tight: by linear forms as well as by intervals.
+        tight: by linear forms as well as by intervals, where these cost no more than `CHANGE_WORK`.
     """
     pairs = joint(both, box, unit, known)
+    changes = {name: pair.d for name, pair in pairs.items()}
     found = []
     for name in both.changed.outputs:
         d = pairs[name].d
-        if tight:
-            a = identity(d)
-            lo = lower_difference(both.original, both.changed, name, a, pairs, unit)
-            hi = -lower_difference(both.original, both.changed, name, -a, pairs, unit)
-            d = Interval(lo, hi).reshape(*d.shape).within(d)
+        if tight and work_of(both.changed, name, changes) <= CHANGE_WORK:
+            least = partial(lower_difference, both.original, both.changed, name, pairs=pairs, unit=unit)
+            d = by_element(d, changes, least)
         found.append(d)
     return found
-
-
-def identity(x: Interval) -> Array:
-    """One form an element: [N, K, *row] with K the elements of a row."""
-    rows, row = len(x.lo), x.shape[1:]
-    count = int(np.prod(row))
-    return np.broadcast_to(np.eye(count).reshape(1, count, *row), (rows, count, *row))
 
 
 def change_apart(original: Program, changed: Program, box: Interval, unit: float = 0.0) -> list[Interval]:
@@ -145,8 +140,9 @@ def change_apart(original: Program, changed: Program, box: Interval, unit: float
         found = program.ranges(box, unit)
         each = []
         for name in program.outputs:
-            a = identity(found[name])
-            lo, hi = lower(program, name, a, found, unit), -lower(program, name, -a, found, unit)
-            each.append(Interval(lo, hi).reshape(*found[name].shape).within(found[name]))
+            known = found[name]
+            if work_of(program, name, found) <= CHANGE_WORK:
+                known = bounded(program, name, found, unit)
+            each.append(known)
         ranges.append(each)
     return [subtract(z, x) for x, z in zip(*ranges, strict=True)]

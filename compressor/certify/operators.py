@@ -175,7 +175,7 @@ def clip(reader: Reader, node: ir.Node) -> Sequence[Step]:
 
 
 def leaky(reader: Reader, node: ir.Node) -> Sequence[Step]:
-    """LeakyRelu and PRelu, with slopes in [0, 1]."""
+    """LeakyRelu and PRelu; slopes outside [0, 1], where it is no curve of `curves`, as relu(x) − s relu(−x)."""
     if node.op_type == "PRelu":
         below = reader.number(node, 1)
         row = reader.row(node.inputs[0], node)
@@ -184,9 +184,22 @@ def leaky(reader: Reader, node: ir.Node) -> Sequence[Step]:
         below = np.broadcast_to(below, row)
     else:
         below = np.asarray(float(str(attribute(node, "alpha", 0.01))))
-    if (below < 0).any() or (below > 1).any():
-        raise refused(node, "a slope is below 0 or above 1")
-    return step(node, Bent(below=below))
+    if (below >= 0).all() and (below <= 1).all():
+        return step(node, Bent(below=below))
+    name, output = site_name(node), name_of(node.outputs[0])
+    row = reader.row(node.inputs[0], node)
+
+    def part(kind: str, rule: Rule, *reads: str) -> Step:
+        return Step(f"{name}/{kind}", reads, f"{output}/{kind}", rule)
+
+    def factor(scale: Array) -> Affine:
+        return Affine(ScaleMap(np.broadcast_to(scale, row).copy()), np.zeros(1))
+
+    above = part("above", Bent(), name_of(node.inputs[0]))
+    minus = part("minus", factor(np.full(1, -1.0)), name_of(node.inputs[0]))
+    under = part("under", Bent(), minus.output)
+    bent = part("bent", factor(-below), under.output)
+    return [above, minus, under, bent, Step(name, (above.output, bent.output), output, Sum((1.0, 1.0)))]
 
 
 def smooth(reader: Reader, node: ir.Node) -> Sequence[Step]:
