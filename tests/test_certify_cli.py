@@ -51,12 +51,21 @@ def test_weights_go_and_the_certificate_holds(case: Case) -> None:
     assert found["certified_change_max"] == max(max(-o["least"], o["most"]) for o in found["outputs"])
 
 
-def test_a_certificate_is_proved_again(case: Case) -> None:
-    pruned(case)
-    words = ("certify", case.model, case.out / "model.onnx", "--check", case.out / "certificate.json")
-    said = case.run(*words)
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (("--method", "plain"), "in exact arithmetic"),
+        ((), "by linear forms, with the code that made it"),
+        (("--arithmetic", "float32", "--method", "plain"), "by plain intervals, with the code that made it"),
+    ],
+)
+def test_a_certificate_is_proved_again_and_said_how(case: Case, words: tuple[str, ...], how: str) -> None:
+    pruned(case, *words)
+    checked = ("certify", case.model, case.out / "model.onnx", "--check", case.out / "certificate.json")
+    said = case.run(*checked)
     assert said.code == 0
     assert "Proved again" in said.out
+    assert how in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize("what", ["outputs", "certified_change_max"])

@@ -1,0 +1,68 @@
+"""Bounds hold, whatever the net: against what onnxruntime gives on a grid over the box, its corners included."""
+
+import models
+import oracles
+import pytest
+from certifynets import BODIES, assert_change_holds, assert_range_holds, box_of, net, nudged, tiny, with_erf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepress.compressor.certify.difference import aligned
+from edgepress.compressor.certify.program import NotCoveredError, read
+from edgepress.compressor.normalize import normalize
+from edgepress.compressor.passes import Quantize, StoreWeights
+from edgepress.compressor.passes.base import Context
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_ranges_hold(name: str) -> None:
+    model = net(name)
+    for low, high in ((-1.0, 1.0), (0.2, 0.3), (0.5, 0.5)):
+        assert_range_holds(model, box_of(model, low, high))
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_changes_hold(name: str) -> None:
+    model = net(name)
+    for low, high in ((-1.0, 1.0), (0.2, 0.3)):
+        assert_change_holds(model, nudged(model), box_of(model, low, high))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_point_of_a_tiny_box_is_outside(data: st.DataObject) -> None:
+    model = tiny(data)
+    low = data.draw(st.floats(-2, 1))
+    box = box_of(model, low, low + data.draw(st.floats(0, 2)))
+    assert_range_holds(model, box)
+    assert_change_holds(model, nudged(model, data.draw(st.integers(0, 99))), box)
+
+
+@pytest.mark.parametrize("name", ["relu, max pool", "residual", "average pool", "mean"])
+@pytest.mark.parametrize("width", [2.0, 0.01])
+def test_quantizing_is_a_bounded_change(name: str, width: float) -> None:
+    model = net(name)
+    changed = model.clone()
+    Quantize().apply(changed, oracles.context(model, 64))
+    changed = normalize(changed).model
+    assert aligned(read(model), read(changed)) is not None
+    assert_change_holds(model, changed, box_of(model, -width / 2, width / 2))
+
+
+def test_stored_weights_are_a_bounded_change() -> None:
+    model = net("residual")
+    changed = model.clone()
+    StoreWeights(weight_bits=4, min_elements=2).apply(changed, Context())
+    assert_change_holds(model, normalize(changed).model, box_of(model))
+
+
+def test_nets_that_are_built_differently_are_bounded_apart() -> None:
+    model, other = net("relu, max pool"), net("max pool over the edge")
+    assert_change_holds(model, other, box_of(model, 0.0, 0.2), together=False)
+
+
+def test_what_is_not_covered_is_refused_by_name() -> None:
+    with pytest.raises(NotCoveredError, match="Erf 'r'"):
+        read(normalize(with_erf()).model)
+    with pytest.raises(NotCoveredError, match="2 inputs"):
+        read(models.two_inputs())
