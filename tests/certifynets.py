@@ -37,6 +37,11 @@ BODIES = {
     "moved": "t = Transpose <perm = [0, 2, 3, 1]> (c) r = Relu(t)",
     "scaled": "n = BatchNormalization(c, g, g2, g3, g4) m = Mul(n, scale) r = Relu(m)",
     "mean": "a = Relu(c) r = GlobalAveragePool(a)",
+    "pool between": "a = Relu(c) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) "
+    "d = Conv <pads = [1, 1, 1, 1]> (p, k2, b) r = Relu(d)",
+    "pool first": "p = MaxPool <kernel_shape = [2, 2]> (c) a = Relu(p) d = Conv (a, k2) r = Relu(d)",
+    "no pool": "a = Relu(c) d = Conv (a, k2, b) r = Relu(d)",
+    "no rectifier": "p = MaxPool <kernel_shape = [2, 2]> (c) d = Conv (p, k2, b) r = Relu(d)",
     "softmax inside": "r = Softmax <axis = 1> (c)",
 }  # fmt: skip
 
@@ -71,6 +76,7 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "max pool, size rounded up": 12,
         "average pool": 12,
     }
+    width |= {"pool between": 12, "pool first": 3, "no pool": 12, "no rectifier": 3}
     width |= {"joined": 96, "mean": 3, "depthwise": 24}
     kept = weights(seed, width.get(name, 48))
     body = f"{CONV} {BODIES[name]} {TAIL}"

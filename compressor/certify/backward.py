@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from edgepress.compressor.certify import hull
 from edgepress.compressor.certify.affine import Affine, Move
 from edgepress.compressor.certify.curves import Curve
 from edgepress.compressor.certify.intervals import UNIT64, Interval
@@ -124,13 +125,13 @@ def tightened(
     work: float = np.inf,
     tell: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Interval]:
-    """Ranges of all values, those that bent activations read by linear forms.
+    """Ranges of all values, those that bent activations read by hulls of pools or by linear forms.
 
     Args:
         program: the net.
         box: [N, *row].
         unit: unit roundoff of its arithmetic.
-        work: multiply-accumulates that one value's bounds may cost; what costs more keeps its interval.
+        work: multiply-accumulates that one way to bound a value may cost; what costs more is left out.
         tell: called with the name of each step that is bounded anew.
     """  # fmt: skip
     known: dict[str, Interval] = {}
@@ -139,12 +140,20 @@ def tightened(
     for name in (s.output for s in program.steps if s.output in readers):
         ranges = program.ranges(box, unit, known)
         before = ranges[name]
-        if not ((before.lo < 0) & (before.hi > 0)).any() or work_of(program, name, ranges) > work:
+        if not ((before.lo < 0) & (before.hi > 0)).any():
             continue
         if made[name].inputs == (program.input,):
             continue  # of one linear step the interval is exact already
         tell(made[name].name)
-        known[name] = bounded(program, name, ranges, unit)
+        stack = hull.stack(program, name)
+        behind = None if stack is None else hull.bounded(stack, name, ranges, unit, work)
+        if stack is not None and behind is not None:
+            known[name] = behind
+            if stack.x == program.input:
+                continue  # no linear bounds are better
+            ranges = {**ranges, name: behind}
+        if work_of(program, name, ranges) <= work:
+            known[name] = bounded(program, name, ranges, unit)
     return program.ranges(box, unit, known)
 
 

@@ -125,6 +125,18 @@ class ConvMap:
                 ),
             )
 
+    def reads(self) -> Array:
+        """Where in the flat input each output position reads, in the order of a filter's weights; −1 in padding.
+
+        Returns:
+            [positions, in × taps], for groups = 1.
+        """
+        channels = self.weight.shape[1] * self.groups
+        numbers = np.arange(channels * math.prod(self.size)).reshape(channels, *self.size)
+        padded = np.pad(numbers, [(0, 0), *self.pads], constant_values=-1)
+        seen = [padded[(slice(None), *where)] for _, where in self._taps()]
+        return np.stack(seen, 1).reshape(channels * len(seen), -1).T
+
     def _matrices(self) -> Array:
         """Weights [groups, out / groups, taps × in / groups], so that each product is one of BLAS."""
         w = self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, self.weight.shape[1], -1)

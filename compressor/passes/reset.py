@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.certify.backward import Ranges
+from edgepress.compressor.certify.certificate import proved_ranges
 from edgepress.compressor.certify.choose import METHODS, Task, choose
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.observed import hull_of
@@ -63,7 +64,7 @@ class Reset(Pass):
         try:
             program = read(known)
             box = self._box(program, model, context)
-            ranges = program.ranges(box)
+            ranges = proved_ranges(program, box, 0.0, tight=METHODS[self.method].backward)
             limit = self._limit(program, ranges, model, context)
         except NotCoveredError as error:
             return Outcome(False, (), (Skipped(model.graph.name or "model", str(error)),))
