@@ -4,6 +4,7 @@ For a difference only slopes matter: f(x + d) − f(x) = λ d with λ between th
 way. That holds for lines and smooth curves alike; max over λ is convex in d and min concave, so chords bound them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -38,23 +39,23 @@ def _curved(a: Array, lines: Lines, x: Interval) -> tuple[Array, Array]:
     ]
 
 
-class Curve:
+class Curve(ABC):
     """What curves have in common; subclasses say what f is."""
 
     rounding: ClassVar[float] = 0.0
     """What the runtime's own evaluation may be off, in units of roundoff."""
 
+    @abstractmethod
     def value(self, x: Array) -> Array:
         """f, never falling."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slopes(self, x: Interval) -> tuple[Array, Array]:
         """Least and largest slope."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lines(self, x: Interval) -> Lines:
         """Linear bounds."""
-        raise NotImplementedError
 
     def forward(self, xs: Sequence[Interval], unit: float) -> Interval:
         """[f(lo), f(hi)]."""

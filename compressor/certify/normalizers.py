@@ -3,6 +3,7 @@
 A wall ends a linear form: what is behind it counts by its range alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,16 @@ NET_ULPS = 64
 """How far a runtime's softmax or norm may be off, in units of roundoff of the result: assumed, and not proved."""
 
 
-class Wall:
-    """What both have in common."""
+class Wall(ABC):
+    """What both have in common; subclasses say what ranges do."""
 
+    @abstractmethod
     def forward(self, xs: Sequence[Interval], unit: float) -> Interval:
         """Range of y."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def sensitivity(self, delta: Interval, xs: Sequence[Interval]) -> tuple[Interval, ...]:
+        """Ranges of ∂output/∂x."""
 
     def difference(self, other: Rule, pairs: Sequence[Pair], unit: float) -> Interval:
         """The two ranges, one off the other."""
