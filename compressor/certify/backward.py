@@ -131,9 +131,10 @@ def tightened(
         program: the net.
         box: [N, *row].
         unit: unit roundoff of its arithmetic.
-        work: multiply-accumulates that one way to bound a value may cost; what costs more is left out.
+        work: operations that all of it may take together; values whose bounds would cost more than what is left keep
+            their intervals.
         tell: called with the name of each step that is bounded anew.
-    """  # fmt: skip
+    """
     known: dict[str, Interval] = {}
     readers = {name for step in program.steps if isinstance(step.rule, Curve) for name in step.inputs}
     made = {step.output: step for step in program.steps}
@@ -144,16 +145,19 @@ def tightened(
             continue
         if made[name].inputs == (program.input,):
             continue  # of one linear step the interval is exact already
-        tell(made[name].name)
         stack = hull.stack(program, name)
-        behind = None if stack is None else hull.bounded(stack, name, ranges, unit, work)
-        if stack is not None and behind is not None:
-            known[name] = behind
+        each = np.inf if stack is None else hull.work_of(stack)
+        places = [] if stack is None or each > work else hull.places(stack, ranges[stack.x])
+        if stack is not None and places and (cost := each * len(places)) <= work:
+            tell(made[name].name)
+            known[name] = hull.bounded(stack, places, name, ranges, unit)
+            ranges, work = {**ranges, name: known[name]}, work - cost
             if stack.x == program.input:
                 continue  # no linear bounds are better
-            ranges = {**ranges, name: behind}
-        if work_of(program, name, ranges) <= work:
-            known[name] = bounded(program, name, ranges, unit)
+        cost = work_of(program, name, ranges)
+        if cost <= work:
+            tell(made[name].name)
+            known[name], work = bounded(program, name, ranges, unit), work - cost
     return program.ranges(box, unit, known)
 
 

@@ -17,8 +17,8 @@ from edgepress.compressor.report.fields import Record
 
 FILE_NAME = "certificate.json"
 BOX_NAME = "box.npz"
-TIGHTEN_WORK = 2e10
-"""Multiply-accumulates up to which the ranges of one value are bounded by linear forms: about ten seconds."""
+TIGHTEN_WORK = 5e10
+"""Operations that it may take to bound ranges by hulls and linear forms: half a minute or so."""
 
 
 class File(Record):

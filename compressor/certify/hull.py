@@ -13,7 +13,7 @@ a linear program; some steps of a subgradient method come near enough, and what 
 Bounds that look at the taps' ranges only end at a pool whose winner is open.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,8 +115,10 @@ class Place:
     there: Array
 
 
-def places(of: Stack, x: Interval) -> Iterator[tuple[Place, list[int]]]:
-    """All different places with their positions; ends early where there are too many."""
+def places(of: Stack, x: Interval) -> list[tuple[Place, list[int]]]:
+    """All different places with their positions; none for several boxes, or where there are more than `PLACES`."""
+    if len(x.lo) > 1:
+        return []
     reads = of.front.reads()[of.taps]  # [units, taps, pixels]
     edges = [np.append(end.reshape(-1), 0.0) for end in (x.lo, x.hi)]
     found: dict[bytes, tuple[Array, Array, list[Array], list[int]]] = {}
@@ -130,9 +132,8 @@ def places(of: Stack, x: Interval) -> Iterator[tuple[Place, list[int]]]:
         key = b"".join(part.tobytes() for part in (local, *ends))
         found.setdefault(key, (there, local, ends, []))[3].append(number)
         if len(found) > PLACES:
-            return
-    for there, local, ends, numbers in found.values():
-        yield _place(of, there, local, ends), numbers
+            return []
+    return [(_place(of, there, local, ends), numbers) for there, local, ends, numbers in found.values()]
 
 
 def _place(of: Stack, there: Array, local: Array, ends: list[Array]) -> Place:
@@ -151,25 +152,29 @@ def _place(of: Stack, there: Array, local: Array, ends: list[Array]) -> Place:
     return Place(weight, bias, pixels, ends[0], ends[1], there)
 
 
+def work_of(of: Stack) -> float:
+    """Operations to bound one place from both sides, roughly."""
+    taps = of.taps.shape[1]
+    numbers = of.back.weight.size * (taps + of.rectified) * of.front.terms * (1 + taps) / 2
+    return float(5 * 2 * STEPS * numbers)
+
+
 def bounded(
-    of: Stack, name: str, ranges: Mapping[str, Interval], unit: float, work: float
-) -> Interval | None:
-    """Both ends of a value by hulls; None where there is too much of it.
+    of: Stack,
+    found: Sequence[tuple[Place, list[int]]],
+    name: str,
+    ranges: Mapping[str, Interval],
+    unit: float,
+) -> Interval:
+    """Both ends of a value by hulls.
 
     Args:
         of: what gives the value.
+        found: its places.
         name: of the value.
-        ranges: of all values.
+        ranges: of all values, one box.
         unit: unit roundoff of the net's arithmetic.
-        work: operations that it may take.
     """
-    if len(ranges[name].lo) > 1:
-        return None
-    taps = of.taps.shape[1]
-    each = 5.0 * 2 * STEPS * of.back.weight.size * (taps + of.rectified) * of.front.terms * (1 + taps) / 2
-    found = list(places(of, ranges[of.x])) if each <= work else []
-    if not found or each * len(found) > work:
-        return None
     before = ranges[name]
     lo, hi = (end.reshape(len(of.back.weight), -1).copy() for end in (before.lo, before.hi))
     off = (_front_rounding(of, ranges[of.x], unit), _back_rounding(of, ranges[of.pooled], unit))
