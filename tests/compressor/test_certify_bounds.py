@@ -1,13 +1,17 @@
 """Bounds hold, whatever the net: against what onnxruntime gives on a grid over the box, its corners included."""
 
 import models
+import numpy as np
 import oracles
 import pytest
 from certifynets import BODIES, assert_change_holds, assert_range_holds, box_of, net, nudged, tiny, with_erf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepress.compressor.certify import backward, certificate, difference
+from edgepress.compressor.certify.certificate import bound
 from edgepress.compressor.certify.difference import aligned
+from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.program import NotCoveredError, read
 from edgepress.compressor.normalize import normalize
 from edgepress.compressor.passes import Quantize, StoreWeights
@@ -66,3 +70,21 @@ def test_what_is_not_covered_is_refused_by_name() -> None:
         read(normalize(with_erf()).model)
     with pytest.raises(NotCoveredError, match="2 inputs"):
         read(models.two_inputs())
+
+
+def test_forms_go_a_few_at_a_time_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net("residual")
+    pair, box = (read(model), read(nudged(model))), box_of(model)
+
+    def change(tight: bool) -> Interval:
+        return bound(*pair, box, float32=False, tight=tight).changes[0]
+
+    plain, whole = change(False), change(True)
+    assert (whole.width < plain.width).any()
+    monkeypatch.setattr(backward, "FORMS_AT_ONCE", 1)
+    parts = change(True)
+    assert np.allclose(parts.lo, whole.lo, rtol=1e-12)
+    assert np.allclose(parts.hi, whole.hi, rtol=1e-12)
+    monkeypatch.setattr(difference, "CHANGE_WORK", 0)
+    monkeypatch.setattr(certificate, "TIGHTEN_WORK", 0)
+    assert np.array_equal(change(True).lo, plain.lo)

@@ -89,3 +89,13 @@ def test_a_bound_that_forgets_a_tap_is_found_out() -> None:
         assert (whole >= value[:, numbers] - 1e-9).all()
         missed.append((part < value[:, numbers] - 1e-9).any())
     assert any(missed)
+
+
+def test_a_box_that_differs_everywhere_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, behind = program_of("pool between")
+    of = hull.stack(program, behind)
+    assert of is not None
+    lo = np.random.default_rng(0).normal(size=(1, *program.row))
+    monkeypatch.setattr(hull, "PLACES", 3)
+    assert hull.places(of, Interval(lo, lo + 1)) == []
+    assert hull.places(of, Interval(np.tile(lo, (2, 1, 1, 1)), np.tile(lo, (2, 1, 1, 1)))) == []
