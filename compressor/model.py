@@ -6,14 +6,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from edgepress.compressor import guard, specs
 from edgepress.compressor.errors import ModelError, nearest
+from edgepress.compressor.mapped import Mapped, map_external
 from edgepress.compressor.maps import represent, restored
-from edgepress.compressor.protocols import Array
 from edgepress.compressor.specs import InputSpec, dims, input_specs
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "fits_protobuf",
     "input_specs",
     "load",
-    "map_external",
     "on_disk",
     "parameters",
     "prefix",
@@ -131,39 +129,6 @@ def on_disk(path: Path) -> tuple[int, tuple[Path, ...]]:
     return total, tuple(sorted(path.parent / location for location in locations))
 
 
-def map_external(model: ir.Model, folder: Path) -> None:
-    """Make weights that lie in files views of those: read from disk when used, dropped when memory is short.
-
-    One mapping a file serves all its tensors, and any thread; the IR's own would open the file for each of them, and
-    must not be first used by two threads at once.
-
-    Args:
-        model: changed in place.
-        folder: of the model file.
-    """
-    mapped: dict[Path, Array] = {}
-
-    def view(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-        file, kind, shape = folder / tensor.location, tensor.dtype, tensor.shape.numpy()
-        if not tensor.size or kind.bitwidth < 8:  # nothing to map, or to be unpacked
-            tensor.base_dir = folder
-            return ir.Tensor(np.array(tensor.numpy()), dtype=kind, shape=tensor.shape, name=tensor.name)
-        if file not in mapped:
-            mapped[file] = np.asarray(np.memmap(file, mode="r"))
-        start = tensor.offset or 0
-        array = mapped[file][start : start + tensor.nbytes].view(kind.numpy().newbyteorder("<"))
-        return ir.Tensor(array.reshape(shape), dtype=kind, shape=tensor.shape, name=tensor.name)
-
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = view(value.const_value)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        attribute = node.attributes.get("value")
-        if attribute is not None and isinstance(attribute.value, ir.ExternalTensor):
-            node.attributes["value"] = ir.AttrTensor("value", view(attribute.value))
-
-
 def _check_finite(model: ir.Model) -> None:
     """Refuse NaN anywhere and infinity in weights; masks and clip bounds may be infinite.
 
@@ -174,6 +139,8 @@ def _check_finite(model: ir.Model) -> None:
         if not tensor.dtype.is_floating_point():
             continue
         nan, infinite = guard.count_bad(tensor.numpy())
+        if isinstance(tensor, Mapped):
+            tensor.release()
         bad = nan or (infinite if readers & _MUST_BE_FINITE else 0)
         if bad:
             raise ModelError(

@@ -18,10 +18,10 @@ from onnx_ir.passes import common
 
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
+from edgepress.compressor.mapped import map_external
 from edgepress.compressor.maps import represent
 from edgepress.compressor.model import (
     fits_protobuf,
-    map_external,
     prefix,
     prefix_bytes,
     tensor_bytes,

@@ -7,7 +7,8 @@ block-wise quantization, §2.1). Without zero points z is half of all codes and 
 weight of a block is met exactly, on the side of zero that has one code more.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,15 +18,21 @@ from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.rounding import (
     best_damping,
     levels_at,
-    nearest_codes,
     power,
     round_among,
 )
 from edgepress.compressor.numerics.steps import RATIOS
+from edgepress.compressor.parallel import side_by_side
 from edgepress.compressor.protocols import Matrix
 
 ROWS = 1024
 """Rows that are looked at together: all of them would take many times the memory of the weights."""
+
+CHUNK = 1 << 16
+"""Weights that are looked at together where nothing but time hangs on it: 512 kB as float64."""
+
+ALONE = 1 << 20
+"""Weights up to which one core does it: to share the work out takes time, too."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +82,64 @@ def fit_blocks(
         importance: how much an error in each column counts [in]; all alike where None.
     """
     outputs, inputs = weights.shape
-    count = -(-inputs // size)
+    count, top = -(-inputs // size), (1 << bits) - 1
     each = np.ones(inputs) if importance is None else importance
     counts = np.pad(each, (0, count * size - inputs)).reshape(count, size)
     scales, zeros = np.empty((count, outputs), np.float32), np.empty((count, outputs), np.float32)
-    for start in range(0, outputs, ROWS):
-        rows = slice(start, min(start + ROWS, outputs))
-        padded = np.pad(weights[rows].astype(np.float64), ((0, 0), (0, count * size - inputs)))
-        blocks = padded.reshape(-1, count, size)
-        least = np.full(blocks.shape[:2], np.inf)
-        for scale, zero in _candidates(blocks, (1 << bits) - 1, symmetric):
-            codes = np.clip(np.rint(blocks / scale[..., None] + zero[..., None]), 0, (1 << bits) - 1)
-            error = np.square((codes - zero[..., None]) * scale[..., None] - blocks)
-            loss = np.einsum("rbs,bs->rb", error, counts)
-            better = (loss < least).T
-            scales[:, rows] = np.where(better, scale.T, scales[:, rows])
-            zeros[:, rows] = np.where(better, zero.T, zeros[:, rows])
-            least = np.minimum(least, loss)
-    return Blocks(scales, zeros, (1 << bits) - 1, np.arange(inputs) // size)
+
+    def fit(rows: slice) -> None:
+        scales[:, rows], zeros[:, rows] = _best(_in_blocks(weights[rows], size), counts, top, symmetric)
+
+    _in_chunks(fit, outputs, count * size)
+    return Blocks(scales, zeros, top, np.arange(inputs) // size)
+
+
+def _in_chunks(work: Callable[[slice], None], rows: int, columns: int) -> None:
+    """Do some rows after the other, so few at a time that all in between fits into a core's cache, on all cores."""
+    step = max(1, CHUNK // columns)
+    cores = 1 if rows * columns <= ALONE else os.cpu_count() or 1
+    share = max(1, -(-rows // cores))
+
+    def each(start: int) -> None:
+        end = min(start + share, rows)
+        for first in range(start, end, step):
+            work(slice(first, min(first + step, end)))
+
+    side_by_side(each, range(0, rows, share))
+
+
+def _in_blocks(weights: Array, size: int) -> Matrix:
+    """W [rows, in] as [rows, blocks, size], zeros behind."""
+    rows, inputs = weights.shape
+    blocks = np.zeros((rows, -(-inputs // size), size))
+    blocks.reshape(rows, -1)[:, :inputs] = weights
+    return blocks
+
+
+def _best(blocks: Matrix, counts: Matrix, top: int, symmetric: bool) -> tuple[Array, Array]:
+    """Scales and zero points [blocks, rows] with the least error, weighed by counts [blocks, size]."""
+    error = np.empty_like(blocks)
+    least = np.full(blocks.shape[:2], np.inf)
+    scales, zeros = np.empty_like(least), np.empty_like(least)
+    for scale, zero in _candidates(blocks, top, symmetric):
+        _coded(blocks, scale, zero, top, error)
+        error -= zero[..., None]
+        error *= scale[..., None]
+        error -= blocks
+        np.square(error, out=error)
+        loss = np.einsum("rbs,bs->rb", error, counts)
+        better = loss < least
+        for held, found in ((scales, scale), (zeros, zero), (least, loss)):
+            np.copyto(held, found, where=better)
+    return scales.T, zeros.T
+
+
+def _coded(blocks: Matrix, scale: Array, zero: Array, top: int, out: Matrix) -> None:
+    """Nearest codes [rows, blocks, size] for scales and zero points [rows, blocks]."""
+    np.divide(blocks, scale[..., None], out=out)
+    out += zero[..., None]
+    np.rint(out, out=out)
+    out.clip(0, top, out=out)
 
 
 def _candidates(blocks: Array, top: int, symmetric: bool) -> Iterator[tuple[Array, Array]]:
@@ -135,17 +182,32 @@ def round_in_blocks(
         Codes [out, in], uint8, and their levels.
     """
     if seen is None:
-        levels = fit_blocks(weights, bits, size, symmetric)
-        parts = [slice(start, start + ROWS) for start in range(0, len(weights), ROWS)]
-        return np.concatenate(
-            [nearest_codes(weights[p], levels.part(p)).astype(np.uint8) for p in parts]
-        ), levels
+        return _round_nearest(weights, bits, size, symmetric)
     fit, held = seen
     both = fit + held
     gram, least = both.centred()[0], both.rounding()
     levels = fit_blocks(weights, bits, size, symmetric, power(gram, least))
     damping = best_damping(weights, fit, held, levels)
     return round_among(weights, gram, least, damping, levels, np.uint8), levels
+
+
+def _round_nearest(weights: Array, bits: int, size: int, symmetric: bool) -> tuple[Array, Blocks]:
+    """`round_in_blocks` without a look at inputs, in one go over the weights."""
+    outputs, inputs = weights.shape
+    count, top = -(-inputs // size), (1 << bits) - 1
+    counts = np.pad(np.ones(inputs), (0, count * size - inputs)).reshape(count, size)
+    scales, zeros = np.empty((count, outputs), np.float32), np.empty((count, outputs), np.float32)
+    codes = np.empty(weights.shape, np.uint8)
+
+    def fit(rows: slice) -> None:
+        blocks = _in_blocks(weights[rows], size)
+        scale, zero = _best(blocks, counts, top, symmetric)
+        scales[:, rows], zeros[:, rows] = scale, zero
+        _coded(blocks, scale.T, zero.T, top, blocks)
+        codes[rows] = blocks.reshape(len(blocks), -1)[:, :inputs]
+
+    _in_chunks(fit, outputs, count * size)
+    return codes, Blocks(scales, zeros, top, np.arange(inputs) // size)
 
 
 def unblocked(codes: Array, levels: Blocks) -> Array:

@@ -15,12 +15,13 @@ bits so that outputs keep (numerics/rounding.py), the mean error taken out of th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.numerics.grids import Grid
+from edgepress.compressor.numerics.grids import Array, Grid
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import Rounding
 from edgepress.compressor.numerics.steps import block_width
@@ -128,7 +129,7 @@ class Dynamic(Pass):
 
     def _reason(self, product: Product, context: Context) -> str | None:
         """Why a product stays as it is, or None."""
-        size, outputs = product.weights.size, product.weights.shape[1]
+        size, outputs = product.size, product.shape[1]
         scales = outputs if self.granularity == "channel" else 1
         if 4 * size <= stored_bytes(size, self._bits(product)) + 4 * scales + OVERHEAD:
             return "the file would not get smaller"
@@ -162,7 +163,7 @@ class Dynamic(Pass):
     def _products(self, constants: Constants, products: Sequence[Product], context: Context) -> None:
         """Round the weights of all products, then rewrite these."""
         most = _most(context)
-        grids = {p.node: weight_grid(self._bits(p), p.weights.size, most) for p in products}
+        grids = {p.node: weight_grid(self._bits(p), p.size, most) for p in products}
         means = bias_means(constants.model, products, context) if self.bias_correction else {}
         seen: Mapping[ir.Node, Rounded] = {}
         few = [s for p in products if grids[p.node].bits <= MOST_PACKED_BITS and (s := p.site) is not None]
@@ -174,16 +175,23 @@ class Dynamic(Pass):
         quantized: dict[ir.Value, Sequence[ir.Value]] = {}
         old = [value for product in products for value in product.node.inputs[1:]]
         for product in products:
-            matrix = np.ascontiguousarray(product.weights.T)
+            matrix = np.ascontiguousarray(product.rows)
             found = seen.get(product.node)
             if found is None:
                 width = block_width(self.granularity, 0, matrix.shape[1])
                 found = round_plainly(matrix, grids[product.node], width, 0.0, self.weight_ranges)
-            take_up(product, found[1].values(found[0].T) - product.weights, means)
+            take_up(product, partial(_error, found, matrix), means)
             if product.x not in quantized:
                 quantized[product.x] = _quantized(constants, product)
             _rewrite(constants, product, quantized[product.x], found)
         drop_unread(constants.model, old)
+
+
+def _error(rounded: Rounded, rows: Array) -> Array:
+    """What rounding does to weights [in, out], whose own are W [out, in]."""
+    codes, steps = rounded
+    error: Array = steps.values(codes.T) - rows.T
+    return error
 
 
 def _most(context: Context) -> int:

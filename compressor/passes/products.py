@@ -3,6 +3,7 @@
 Y = X W + c        MatMul, or Gemm with alpha and transB in W [in, out] and beta in c
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.guard import count_bad
 from edgepress.compressor.numerics.grids import Array
 from edgepress.compressor.passes.base import Context, Skipped
 from edgepress.compressor.passes.calibrate import (
@@ -36,15 +38,40 @@ class Product:
         node: a MatMul or Gemm.
         name: of its site.
         x: the input that varies.
-        weights: W [in, out], float32, alpha included.
         flipped: whether the node's own constant is Wᵀ.
+        alpha: what the constant is multiplied by.
     """
 
     node: ir.Node
     name: str
     x: ir.Value
-    weights: Array
     flipped: bool
+    alpha: float = 1.0
+
+    @property
+    def rows(self) -> Array:
+        """Wᵀ [out, in], float32, alpha included; a view of the constant where alpha is 1."""
+        rows = self._array if self.flipped else self._array.T
+        return rows if self.alpha == 1.0 else rows * np.float32(self.alpha)
+
+    @property
+    def _array(self) -> Array:
+        """The node's own constant."""
+        array = constant(self.weight)
+        if array is None:
+            raise ValueError(f"{self.name} has been rewritten")
+        return array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        outputs, inputs = self._array.shape if self.flipped else self._array.shape[::-1]
+        return inputs, outputs
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
 
     @property
     def site(self) -> Site | None:
@@ -100,11 +127,10 @@ def product_of(node: ir.Node) -> Product | str:
         return "its input is transposed"
     flipped = node.op_type == "Gemm" and bool(int_attribute(node, "transB", 0))
     alpha = attribute(node, "alpha", 1.0)
-    matrix = array.T if flipped else array
-    wide = matrix if alpha == 1.0 or not isinstance(alpha, float) else matrix * np.float32(alpha)
-    if not np.isfinite(wide).all():
+    product = Product(node, site_name(node), x, flipped, alpha if isinstance(alpha, float) else 1.0)
+    if product.alpha != 1.0 and any(count_bad(product.rows)):
         return "its weights are not finite"
-    return Product(node, site_name(node), x, np.ascontiguousarray(wide, np.float32), flipped)
+    return product
 
 
 def weight_refusal(value: ir.Value | None) -> str | None:
@@ -118,7 +144,7 @@ def weight_refusal(value: ir.Value | None) -> str | None:
         return "it has no weights"
     if value.is_graph_output():
         return "its weights are an output of the model: they must stay, and the file would grow"
-    return None if np.isfinite(array).all() else "its weights are not finite"
+    return "its weights are not finite" if any(count_bad(array)) else None
 
 
 def left_out(
@@ -188,17 +214,18 @@ def bias_means(model: ir.Model, products: Sequence[Product], context: Context) -
     return site_means(model, sites, context)
 
 
-def take_up(product: Product, error: Array, means: dict[ir.Node, Array]) -> None:
+def take_up(product: Product, error: Callable[[], Array], means: dict[ir.Node, Array]) -> None:
     """Let the bias take up the mean of what an error of the weights does, where that is known.
 
     Args:
         product: not rewritten yet.
-        error: W_q − W [in, out].
+        error: gives W_q − W [in, out]; only asked where the bias can take it up.
         means: as `bias_means` gives them.
     """
     site = product.site
     if site is not None and product.node in means:
-        correct_bias(site, error.T if product.flipped else error, means[product.node])
+        found = error()
+        correct_bias(site, found.T if product.flipped else found, means[product.node])
 
 
 def drop_unread(model: ir.Model, values: Sequence[ir.Value | None]) -> None:

@@ -14,12 +14,21 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
-from edgepress.compressor.numerics.blocks import packed_blocks, packed_zeros, round_in_blocks, unblocked
+from edgepress.compressor.mapped import release
+from edgepress.compressor.numerics.blocks import (
+    Blocks,
+    packed_blocks,
+    packed_zeros,
+    round_in_blocks,
+    unblocked,
+)
+from edgepress.compressor.numerics.grids import Array
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.constants import Constants
@@ -94,20 +103,13 @@ class WeightOnly(Pass):
         constants, walked = Constants(model), walking(context)
         means = bias_means(model, products, context) if self.compensate else {}
         rounded = [
-            round_in_blocks(
-                product.weights.T,
-                self.bits,
-                self._block(product),
-                self.symmetric,
-                self._seen(model, product, walked, centred=product.node in means),
-            )
-            for product in products
+            self._rounded(model, product, walked, centred=product.node in means) for product in products
         ]
         old = [value for product in products for value in product.node.inputs[1:]]
-        for product, (codes, levels) in zip(products, rounded, strict=True):
-            take_up(product, unblocked(codes, levels).T - product.weights, means)
+        for product, (packed, levels, codes) in zip(products, rounded, strict=True):
+            take_up(product, partial(_error, product, codes, levels), means)
             stored = [
-                constants.add(f"{product.stem}_q", packed_blocks(codes, self.bits, self._block(product))),
+                constants.add(f"{product.stem}_q", packed),
                 constants.add(f"{product.stem}_scale", levels.scales.T),
             ]
             if not self.symmetric:
@@ -117,25 +119,37 @@ class WeightOnly(Pass):
         changed = tuple(product.name for product in products)
         return Outcome(bool(changed), changed, tuple(dict.fromkeys(skipped)))
 
+    def _rounded(
+        self, model: ir.Model, product: Product, context: Context, *, centred: bool
+    ) -> tuple[Array, Blocks, Array | None]:
+        """A product's packed codes, their levels, and the codes themselves [out, in] where a bias is to be corrected.
+
+        Those take four times as much: of all products together they would be a large part of the model.
+        """
+        seen, block = self._seen(model, product, context, centred=centred), self._block(product)
+        codes, levels = round_in_blocks(product.rows, self.bits, block, self.symmetric, seen)
+        release(product.weight)
+        return packed_blocks(codes, self.bits, block), levels, codes if centred else None
+
     def _reason(self, product: Product, context: Context) -> str | None:
         """Why a product stays as it is, or None."""
-        inputs, outputs = product.weights.shape
+        inputs, outputs = product.shape
         block = self._block(product)
         blocks = -(-inputs // block)
         zeros = 0 if self.symmetric else -(-blocks * self.bits // 8)
         packed = outputs * (blocks * (block * self.bits // 8 + 4) + zeros)
-        if 4 * product.weights.size <= packed + OVERHEAD:
+        if 4 * product.size <= packed + OVERHEAD:
             return "the file would not get smaller"
         if self.bits in KERNEL_SINCE and context.target is not None:
             found = re.match(r"(\d+)\.(\d+)", context.target.runtime_version)
             if found is not None and (int(found[1]), int(found[2])) < KERNEL_SINCE[self.bits]:
                 return f"onnxruntime {context.target.runtime_version} has no kernel for {self.bits} bits"
-        name, size = product.name, product.weights.size
+        name, size = product.name, product.size
         return left_out(name, size, context, self.sites, self.leave, self.min_elements)
 
     def _block(self, product: Product) -> int:
         """Inputs of a block: as many as the recipe says, or the least that hold all."""
-        inputs = len(product.weights)
+        inputs = product.shape[0]
         return next(size for size in FAST_BLOCKS[self.bits] if size >= min(inputs, self.block_size))
 
     def _seen(
@@ -152,7 +166,7 @@ class WeightOnly(Pass):
     def _rewrite(self, constants: Constants, product: Product, stored: Sequence[ir.Value]) -> None:
         """Make the node a MatMulNBits, in its place; an addend that is no row of outputs is added behind it."""
         node, addend, y = product.node, product.addend(constants), product.node.outputs[0]
-        inputs, outputs = product.weights.shape
+        inputs, outputs = product.shape
         array = constant(addend)
         values: list[ir.Value | None] = [product.x, *stored]
         if array is not None and array.size == outputs == math.prod(array.shape[-1:]):
@@ -178,6 +192,14 @@ class WeightOnly(Pass):
             kernel.attributes[name] = ir.AttrInt64(name, number)
         _read(kernel, values)
         constants.model.opset_imports[MICROSOFT] = 1
+
+
+def _error(product: Product, codes: Array | None, levels: Blocks) -> Array:
+    """What rounding does to the weights [in, out]."""
+    if codes is None:
+        raise ValueError(f"the codes of {product.name} were not kept")
+    error: Array = (unblocked(codes, levels) - product.rows).T
+    return error
 
 
 def _read(node: ir.Node, values: Sequence[ir.Value | None]) -> None:

@@ -1,0 +1,77 @@
+"""Weights that lie in files beside the model: mapped into memory, where they need not stay once they were looked at."""
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+PAGE = mmap.PAGESIZE
+
+
+class Mapped(ir.Tensor):
+    """A tensor that is a view of a file: read from disk when used, dropped when memory is short.
+
+    Attributes:
+        file: where it lies.
+        offset: its first byte there.
+    """
+
+    def __init__(self, tensor: ir.ExternalTensor, file: Path, mapping: mmap.mmap) -> None:
+        """View the part of a file that an external tensor names.
+
+        Args:
+            tensor: of at least 8 bits an element, and not empty.
+            file: where it lies.
+            mapping: of the whole file.
+        """
+        kind, self.file, self.offset = tensor.dtype, file, tensor.offset or 0
+        self._mapping = mapping
+        flat = np.frombuffer(mapping, kind.numpy().newbyteorder("<"), tensor.size, self.offset)
+        super().__init__(flat.reshape(tensor.shape.numpy()), dtype=kind, shape=tensor.shape, name=tensor.name)
+
+    def release(self) -> None:
+        """Take its pages out of this process, until they are read again."""
+        start = self.offset // PAGE * PAGE
+        if hasattr(self._mapping, "madvise"):  # not on Windows
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, self.offset + self.nbytes - start)
+
+
+def release(value: ir.Value) -> None:
+    """Let a constant's pages go where it is `Mapped`."""
+    if isinstance(value.const_value, Mapped):
+        value.const_value.release()
+
+
+def map_external(model: ir.Model, folder: Path) -> None:
+    """Make weights that lie in files `Mapped`.
+
+    One mapping a file serves all its tensors, and any thread; the IR's own would open the file for each of them, and
+    must not be first used by two threads at once.
+
+    Args:
+        model: changed in place.
+        folder: of the model file.
+    """
+    maps: dict[Path, mmap.mmap] = {}
+
+    def view(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        file = folder / tensor.location
+        if not tensor.size or tensor.dtype.bitwidth < 8:  # nothing to map, or to be unpacked
+            tensor.base_dir = folder
+            return ir.Tensor(
+                np.array(tensor.numpy()), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name
+            )
+        if file not in maps:
+            with file.open("rb") as opened:
+                maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return Mapped(tensor, file, maps[file])
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = view(value.const_value)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        attribute = node.attributes.get("value")
+        if attribute is not None and isinstance(attribute.value, ir.ExternalTensor):
+            node.attributes["value"] = ir.AttrTensor("value", view(attribute.value))
