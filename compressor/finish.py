@@ -22,7 +22,7 @@ from edgepress.compressor.recipe import digest
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import Metric, score_all
 from edgepress.compressor.search import Timer
-from edgepress.compressor.serialize import Serialized, parse, serialize
+from edgepress.compressor.serialize import Serialized, StoredModel, parse, serialize
 
 LOSSLESS = 1e-4
 """Largest change of an output, as a share of its largest value, that a lossless step may make (rounding)."""
@@ -198,7 +198,7 @@ def take_back_if_slower(found: Findings, timer: Timer) -> None:
     if best is None or found.job.recipe is not None or not found.one_row:
         return
     name = digest(best.recipe)
-    times = timer([(INPUT, serialize(found.source)), (f"{OUTPUT}{name}", found.exported)])
+    times = timer([(INPUT, _came_in(found)), (f"{OUTPUT}{name}", found.exported)])
     if times[1] <= SLOWER * times[0]:
         return
     found.timed = {}  # of a file that does not go out
@@ -220,12 +220,20 @@ def take_back_if_slower(found: Findings, timer: Timer) -> None:
     found.warnings.append(f"The result was taken back: {why}.")
 
 
+def _came_in(found: Findings) -> Serialized:
+    """The model that came in, as users have it."""
+    data = serialize(found.source)
+    if isinstance(data, StoredModel) and not found.job.shapes:
+        data.lies_at(found.job.model)
+    return data
+
+
 def measure(found: Findings) -> None:
     """Latency (or instructions) and memory of what came in and what goes out, as files that users have."""
     host = found.host
     if not found.one_row:
         return
-    pair = (serialize(found.source), found.exported)
+    pair = (_came_in(found), found.exported)
     found.predicted_ns = (predicted(found, pair[0]), predicted(found, pair[1]))
     names = (INPUT, f"{OUTPUT}{digest(found.best.recipe)}") if found.best is not None else ()
     if host.counter is not None:

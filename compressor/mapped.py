@@ -1,32 +1,41 @@
 """Weights that lie in files beside the model: mapped into memory, where they need not stay once they were looked at."""
 
 import mmap
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.protocols import Array
+
 PAGE = mmap.PAGESIZE
 
+SMALL = 1 << 10
+"""Bytes of a tensor below which it is no matter where it lies."""
 
-class Mapped(ir.Tensor):
+
+class Mapped(ir.Tensor[Array]):
     """A tensor that is a view of a file: read from disk when used, dropped when memory is short.
 
     Attributes:
-        file: where it lies.
+        folder: of the model file.
+        location: the file that it lies in, relative to that.
         offset: its first byte there.
     """
 
-    def __init__(self, tensor: ir.ExternalTensor, file: Path, mapping: mmap.mmap) -> None:
+    def __init__(self, tensor: ir.ExternalTensor, folder: Path, mapping: mmap.mmap, owner: object) -> None:
         """View the part of a file that an external tensor names.
 
         Args:
             tensor: of at least 8 bits an element, and not empty.
-            file: where it lies.
+            folder: of the model file.
             mapping: of the whole file.
+            owner: what the file goes with, where it is a temporary one; it is kept as long as this.
         """
-        kind, self.file, self.offset = tensor.dtype, file, tensor.offset or 0
-        self._mapping = mapping
+        kind, self.folder, self.offset = tensor.dtype, folder, tensor.offset or 0
+        self.location = os.fspath(tensor.location)
+        self._mapping, self._owner = mapping, owner
         flat = np.frombuffer(mapping, kind.numpy().newbyteorder("<"), tensor.size, self.offset)
         super().__init__(flat.reshape(tensor.shape.numpy()), dtype=kind, shape=tensor.shape, name=tensor.name)
 
@@ -43,7 +52,31 @@ def release(value: ir.Value) -> None:
         value.const_value.release()
 
 
-def map_external(model: ir.Model, folder: Path) -> None:
+def named_by_file(model: ir.Model, folder: Path) -> ir.Model:
+    """A copy whose mapped weights are written as names of their files, where these lie in a folder.
+
+    Args:
+        model: is not changed.
+        folder: the names are relative to it.
+    """
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, Mapped) and tensor.nbytes >= SMALL and tensor.folder == folder:
+                value.const_value = ir.ExternalTensor(
+                    tensor.location,
+                    tensor.offset,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape),
+                    name=value.name or "",
+                    base_dir=folder,
+                )
+    return copy
+
+
+def map_external(model: ir.Model, folder: Path, owner: object = None) -> None:
     """Make weights that lie in files `Mapped`.
 
     One mapping a file serves all its tensors, and any thread; the IR's own would open the file for each of them, and
@@ -52,6 +85,7 @@ def map_external(model: ir.Model, folder: Path) -> None:
     Args:
         model: changed in place.
         folder: of the model file.
+        owner: what the folder goes with, where it is a temporary one.
     """
     maps: dict[Path, mmap.mmap] = {}
 
@@ -65,7 +99,7 @@ def map_external(model: ir.Model, folder: Path) -> None:
         if file not in maps:
             with file.open("rb") as opened:
                 maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        return Mapped(tensor, file, maps[file])
+        return Mapped(tensor, folder, maps[file], owner)
 
     for graph in model.graphs():
         for value in graph.initializers.values():

@@ -22,6 +22,8 @@ __all__ = [
     "copies_within",
     "dims",
     "fits_protobuf",
+    "in_memory",
+    "in_one_message",
     "input_specs",
     "load",
     "on_disk",
@@ -35,6 +37,8 @@ __all__ = [
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _ROOM = 16 << 20  # bytes left for the graph itself when weights are summed against the 2 GB limit
+IN_MEMORY = 256 << 20
+"""Bytes of weights up to which a model is handed on as bytes: it is held several times while it is made and loaded."""
 _MUST_BE_FINITE = frozenset(
     {
         *("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN", "PRelu"),
@@ -222,7 +226,17 @@ def copies_within(limit_bytes: int, model: ir.Model) -> int:
 
 def fits_protobuf(model: ir.Model) -> bool:
     """Whether a model can be one protobuf, weights and all: below 2 GB."""
-    return tensor_bytes(model) <= guard.PROTO_LIMIT - _ROOM
+    return tensor_bytes(model) <= in_one_message()
+
+
+def in_one_message() -> int:
+    """Bytes of weights up to which a model can be one protobuf."""
+    return guard.PROTO_LIMIT - _ROOM
+
+
+def in_memory() -> int:
+    """Bytes of weights up to which a model is handed on as bytes."""
+    return min(IN_MEMORY, in_one_message())
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -275,7 +289,7 @@ def prefix_bytes(model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] 
         ModelError: likewise.
     """
     view = _view(model, outputs, inputs)
-    if model.functions or _tensor_bytes(view) > guard.PROTO_LIMIT - _ROOM:
+    if model.functions or _tensor_bytes(view) > in_memory():
         return None
     proto = onnx.ModelProto(ir_version=model.ir_version)
     for domain, version in model.graph.opset_imports.items():

@@ -1,7 +1,9 @@
-"""A model in the form that engines load and folders hold: bytes, or above 2 GB files.
+"""A model in the form that engines load and folders hold: bytes, or where it is large files.
 
-Protobuf, and with it ONNX, ends at 2 GB in one piece; weights beyond that lie beside the file, as external data.
-`serialize` decides which it is and nobody else asks: both forms have a length, and engines load both.
+Protobuf, and with it ONNX, ends at 2 GB in one piece; weights beyond that lie beside the file, as external data. From
+`model.IN_MEMORY` on no copy is held in memory either: weights that still lie in the user's files are named there, the
+others go to a temporary folder. `serialize` decides which it is and nobody else asks: all forms have a length, and
+engines load them.
 """
 
 import errno
@@ -9,7 +11,8 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -18,10 +21,12 @@ from onnx_ir.passes import common
 
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
-from edgepress.compressor.mapped import map_external
+from edgepress.compressor.inline import Piece, one_file, read, size_of, two_files
+from edgepress.compressor.mapped import SMALL, Mapped, map_external, named_by_file
 from edgepress.compressor.maps import represent
 from edgepress.compressor.model import (
-    fits_protobuf,
+    in_memory,
+    in_one_message,
     prefix,
     prefix_bytes,
     tensor_bytes,
@@ -31,6 +36,7 @@ from edgepress.compressor.model import (
 __all__ = [
     "Serialized",
     "StoredModel",
+    "contents",
     "files",
     "parse",
     "proto_of",
@@ -43,15 +49,24 @@ FILE_NAME = "model.onnx"
 _ROOM = 64 << 20
 """Bytes asked of a disk beyond the weights: for the graph, and for what others write meanwhile."""
 
+
 Edit = Callable[[onnx.ModelProto], None]
 """Changes a protobuf in place: of a large model every further copy is dear."""
 
+_ELSEWHERE = "Set TMPDIR to a folder with more room."
+
 
 class StoredModel(os.PathLike[str]):
-    """A model file with its weights beside it, in a temporary folder that goes with this object.
+    """A model file with its weights beside it.
 
-    It stands where bytes would: `len` is its size, and an engine loads it, being a path. The folder goes when the
-    object does, or when the process ends, Ctrl-C included; sessions that an engine has loaded from it live on.
+    It stands where bytes would: `len` is its size, and an engine loads it, being a path. The weights lie where they
+    came from (`home`), or in a temporary folder, which goes when the object does, or when the process ends, Ctrl-C
+    included; sessions that an engine has loaded from it live on.
+
+    Attributes:
+        graph: the model file, without the weights beside it.
+        weights_folder: where those lie; names in `graph` are relative to it.
+        in_place: whether that is where they came from.
     """
 
     def __init__(self, model: ir.Model, edit: Edit) -> None:
@@ -60,25 +75,53 @@ class StoredModel(os.PathLike[str]):
         Raises:
             OutputError: the folder for temporary files has no room.
         """
-        folder = Path(tempfile.mkdtemp(prefix="edgepress-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.path = folder / FILE_NAME
-        _check_room(folder, tensor_bytes(model), "Set TMPDIR to a folder with more room.")
         copy = model.clone()
         common.LiftConstantsToInitializersPass()(copy)  # only initializers may lie outside
         common.RemoveUnusedNodesPass()(copy)
-        try:
-            ir.save(copy, self.path, external_data=_data_of(self.path).name)
-            _data_of(self.path).touch()  # where every weight was too small to lie outside
-            proto = onnx.ModelProto.FromString(self.path.read_bytes())
-            edit(proto)
-            self.path.write_bytes(proto.SerializeToString(deterministic=True))
-        except OSError as error:
-            raise OutputError(
-                f"A model over 2 GB cannot be written to {folder.parent}: {error.strerror or error}.",
-                "Set TMPDIR to another folder.",
-            ) from error
-        self._size = self.path.stat().st_size + _data_of(self.path).stat().st_size
+        self._path: Path | None = None
+        home = _home(copy)
+        self.in_place = home is not None
+        if home is not None:
+            self.weights_folder, self._copy = home, copy  # which keeps the weights where they are
+            self.graph = _edited(to_proto(named_by_file(copy, home)), edit)
+        else:
+            self._path = self._saved(copy, edit)
+            self.weights_folder, self.graph = self._path.parent, self._path.read_bytes()
+        self._size = sum(files(self, FILE_NAME).values())
+
+    @property
+    def path(self) -> Path:
+        """The model as a file with its weights beside it; made now where there is none yet.
+
+        Raises:
+            OutputError: as of the object.
+        """
+        if self._path is None:
+            folder = self._folder()
+            with _told(folder):
+                write(self, folder / FILE_NAME)
+            self._path = folder / FILE_NAME
+        return self._path
+
+    def lies_at(self, path: Path) -> None:
+        """Say that there is such a file already: it stays when this object goes."""
+        self._path = path
+
+    def _folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="edgepress-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    def _saved(self, model: ir.Model, edit: Edit) -> Path:
+        """Write a model, weights and all, to a temporary folder."""
+        folder = self._folder()
+        path = folder / FILE_NAME
+        _check_room(folder, tensor_bytes(model), _ELSEWHERE)
+        with _told(folder):
+            ir.save(model, path, external_data=_data_of(path).name)
+            _data_of(path).touch()  # where every weight was too small to lie outside
+            path.write_bytes(_edited(onnx.ModelProto.FromString(path.read_bytes()), edit))
+        return path
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -87,8 +130,31 @@ class StoredModel(os.PathLike[str]):
         return self._size
 
 
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say what to do where files cannot be written to a temporary folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"A large model cannot be written to {folder.parent}: {error.strerror or error}.",
+            "Set TMPDIR to another folder.",
+        ) from error
+
+
 Serialized = bytes | StoredModel
-"""A model file's bytes, or above 2 GB files in a temporary folder."""
+"""A model file's bytes, or where it is large files."""
+
+
+def _home(model: ir.Model) -> Path | None:
+    """The folder in which all weights of some size lie already, or None."""
+    homes: set[Path | None] = set()
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes >= SMALL:
+                homes.add(tensor.folder if isinstance(tensor, Mapped) else None)
+    return homes.pop() if len(homes) == 1 else None
 
 
 def serialize(model: ir.Model, edit: Edit = lambda proto: None) -> Serialized:
@@ -99,11 +165,12 @@ def serialize(model: ir.Model, edit: Edit = lambda proto: None) -> Serialized:
         edit: changes the protobuf before it becomes a file, such as a clean-up that leaves weights alone.
 
     Raises:
-        OutputError: it is over 2 GB, and the folder for temporary files has no room.
+        OutputError: it is large, and the folder for temporary files has no room.
     """
-    if not fits_protobuf(model):
-        return StoredModel(model, edit)
-    proto = to_proto(model)
+    return _edited(to_proto(model), edit) if tensor_bytes(model) <= in_memory() else StoredModel(model, edit)
+
+
+def _edited(proto: onnx.ModelProto, edit: Edit) -> bytes:
     edit(proto)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
@@ -127,7 +194,7 @@ def serialize_prefix(model: ir.Model, outputs: Sequence[str], inputs: Sequence[s
 def proto_of(data: Serialized) -> onnx.ModelProto:
     """The protobuf of a serialized model; weights in files stay there."""
     proto = onnx.ModelProto()
-    proto.ParseFromString(data if isinstance(data, bytes) else data.path.read_bytes())
+    proto.ParseFromString(data if isinstance(data, bytes) else data.graph)
     return proto
 
 
@@ -135,16 +202,23 @@ def parse(data: Serialized) -> ir.Model:
     """The graph of a serialized model; weights in files are read from there when used."""
     model = represent(proto_of(data))
     if not isinstance(data, bytes):
-        map_external(model, data.path.parent)
+        map_external(model, data.weights_folder, data)
     return model
+
+
+def contents(data: Serialized) -> Iterator[bytes]:
+    """All bytes of a model, weights in files included, in blocks."""
+    if isinstance(data, bytes):
+        yield data
+        return
+    graph, weights = two_files(proto_of(data), "")
+    yield graph
+    yield from read(weights, data.weights_folder)
 
 
 def files(data: Serialized, name: str) -> Mapping[str, int]:
     """Bytes by file, where the model's is called `name`."""
-    if isinstance(data, bytes):
-        return {name: len(data)}
-    size = data.path.stat().st_size
-    return {name: size, _data_of(Path(name)).name: len(data) - size}
+    return {path: size_of(pieces) for path, pieces in _pieces(data, name).items()}
 
 
 def write(data: Serialized, path: Path) -> None:
@@ -158,13 +232,21 @@ def write(data: Serialized, path: Path) -> None:
         path.write_bytes(data)
         return
     _check_room(path.parent, len(data), "Choose another folder.")
-    shutil.copyfile(_data_of(data.path), _data_of(path))
+    for name, pieces in _pieces(data, path.name).items():
+        with path.with_name(name).open("wb") as file:
+            file.writelines(read(pieces, data.weights_folder))
+
+
+def _pieces(data: Serialized, name: str) -> Mapping[str, Sequence[Piece]]:
+    """What the files of a model consist of, by file."""
+    if isinstance(data, bytes):
+        return {name: [data]}
     proto = proto_of(data)
-    for tensor in guard.tensors(proto):
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = _data_of(path).name
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    if sum(map(guard.nbytes, guard.tensors(proto))) <= in_one_message():
+        return {name: one_file(proto, data.weights_folder)}
+    beside = _data_of(Path(name)).name
+    graph, weights = two_files(proto, beside)
+    return {name: [graph], beside: weights}
 
 
 def _data_of(path: Path) -> Path:
@@ -176,7 +258,7 @@ def _check_room(folder: Path, needed: int, hint: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _ROOM:
         raise OutputError(
-            f"{os.strerror(errno.ENOSPC)}: a model over 2 GB needs {(needed + _ROOM) / 1e9:.1f} GB in {folder}, "
+            f"{os.strerror(errno.ENOSPC)}: a model of this size needs {(needed + _ROOM) / 1e9:.1f} GB in {folder}, "
             f"and {free / 1e9:.1f} GB are free.",
             f"Free some space. {hint}",
         )

@@ -39,7 +39,7 @@ from edgepress.compressor.images import ImageColumn
 from edgepress.compressor.parallel import at_most, one_thread_each, seldom_collecting
 from edgepress.compressor.protocols import Tell
 from edgepress.compressor.scoring import UserMetric
-from edgepress.compressor.serialize import parse, serialize
+from edgepress.compressor.serialize import contents, parse, serialize
 from edgepress.compressor.trials import Stopped, Task, Trials, make_trials
 
 WORTH_PROCESSES = 4.0
@@ -115,14 +115,8 @@ def identity(original: ir.Model, setup: Setup) -> str:
         setup: all else.
     """
     found = hashlib.sha256(tool_digest().encode())
-    data = serialize(original)
-    if isinstance(data, bytes):
-        found.update(data)
-    else:
-        for path in sorted(data.path.parent.iterdir()):
-            with path.open("rb") as file:
-                while block := file.read(1 << 24):
-                    found.update(block)
+    for block in contents(serialize(original)):
+        found.update(block)
     for batch in setup.data.batches(64):
         for name, feed in batch.feeds.items():
             found.update(f"{name} {feed.dtype} {feed.shape}".encode() + feed.tobytes())

@@ -23,10 +23,12 @@ from edgepress.compressor.protocols import (
     TfliteEngine,
     TfliteRunner,
 )
+from edgepress.compressor.serialize import StoredModel
 from edgepress.devices.opening import transport_of
 from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile, remark
-from edgepress.runtime.engines.apart import ApartEngine, ApartRunner
-from edgepress.runtime.engines.base import Engine
+from edgepress.runtime.engines.apart import ApartEngine, ApartRunner, alone
+from edgepress.runtime.engines.base import Engine, InPlace
+from edgepress.runtime.engines.base import Runner as EngineRunner
 from edgepress.runtime.engines.litert import LiteRTEngine
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.engines.sparse import SparseEngine
@@ -44,8 +46,18 @@ GLANCE_PRECISION = 0.02
 """Half the width of an interval, as a share of the median, at which it is enough for that."""
 
 
+APART_BYTES = 256 << 20
+"""Size of a model from which it runs in a process of its own."""
+
+LEAN_BYTES = 1 << 30
+"""Size of one from which its weights are read where they lie, without a copy in the kernels' own order."""
+
+
 class CheckedEngine:
     """onnxruntime, or another engine, its errors told as the compressor's.
+
+    Models of `APART_BYTES` run in a process of their own: there they take what they take, and where that is too much it
+    is an error, and not the end of this process.
 
     Attributes:
         name: the engine's name.
@@ -59,13 +71,26 @@ class CheckedEngine:
     def load(self, model: ModelFile, threads: int = 1) -> Runner:
         """Load a model; raises `DeviceError` where the engine refuses it."""
         with errors_told():
-            runner = self._engine.load(model, threads)
+            runner = (
+                _load_files(model, threads)
+                if isinstance(model, StoredModel)
+                else self._engine.load(model, threads)
+            )
 
         def run(feeds: Feeds) -> dict[str, Array]:
             with errors_told():
                 return runner(feeds)
 
         return run
+
+
+def _load_files(model: StoredModel, threads: int) -> EngineRunner:
+    """Load a model that is files, where they are; a large one in another process."""
+    given = InPlace(model.graph, os.fspath(model.weights_folder)) if model.in_place else model
+    if len(model) < APART_BYTES:
+        return OrtEngine().load(given, threads)
+    lean = model.in_place and len(model) >= LEAN_BYTES
+    return ApartEngine(partial(OrtEngine, lean=lean)).load(given, threads)
 
 
 class CheckedTflite:
@@ -179,14 +204,19 @@ def make_host(
     def stopwatch(
         limit_s: float, precision: float, models: Sequence[ModelFile], feeds: Feeds
     ) -> list[Latency]:
+        timed = partial(measure, threads=threads, seed=seed, time_limit_s=limit_s, precision=precision)
         with errors_told():
-            found = measure(
-                models, feeds, threads=threads, seed=seed, time_limit_s=limit_s, precision=precision
-            )
+            if any(len(model) >= APART_BYTES for model in models if isinstance(model, StoredModel)):
+                paths = [model if isinstance(model, bytes) else Path(model) for model in models]
+                found = alone("onnxruntime", timed, paths, feeds)
+            else:
+                found = timed(models, feeds)
         return [Latency(m.median_ns, m.ci95_ns, tuple(m.samples_ns)) for m in found]
 
     def memory(model: ModelFile, feeds: Feeds) -> int:
         with errors_told():
+            if isinstance(model, StoredModel) and len(model) >= APART_BYTES:  # beside that there is no noise
+                return memory_peak_bytes(model, feeds, threads=threads, repeats=1)
             return memory_peak_bytes(model, feeds, threads=threads)
 
     measured, board = is_host(spec), micro.board_of(spec)

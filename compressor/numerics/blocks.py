@@ -28,11 +28,11 @@ from edgepress.compressor.protocols import Matrix
 ROWS = 1024
 """Rows that are looked at together: all of them would take many times the memory of the weights."""
 
-CHUNK = 1 << 16
-"""Weights that are looked at together where nothing but time hangs on it: 512 kB as float64."""
+TILE, TILE_ROWS = 1 << 16, 512
+"""Weights that are looked at together where nothing but time hangs on it, 512 kB as float64; rows among them."""
 
-ALONE = 1 << 20
-"""Weights up to which one core does it: to share the work out takes time, too."""
+SHARE = 16
+"""Tiles that a further core is worth."""
 
 
 @dataclass(frozen=True)
@@ -81,70 +81,89 @@ def fit_blocks(
         symmetric: leave zero points out.
         importance: how much an error in each column counts [in]; all alike where None.
     """
+    return _fitted(weights, bits, size, symmetric, importance, None)
+
+
+def _fitted(
+    weights: Array, bits: int, size: int, symmetric: bool, importance: Matrix | None, codes: Array | None
+) -> Blocks:
+    """`fit_blocks`, which writes the nearest codes [out, in] as well where there is a place for them."""
     outputs, inputs = weights.shape
     count, top = -(-inputs // size), (1 << bits) - 1
-    each = np.ones(inputs) if importance is None else importance
-    counts = np.pad(each, (0, count * size - inputs)).reshape(count, size)
+    counts = None if importance is None else np.pad(importance, (0, count * size - inputs))
     scales, zeros = np.empty((count, outputs), np.float32), np.empty((count, outputs), np.float32)
 
-    def fit(rows: slice) -> None:
-        scales[:, rows], zeros[:, rows] = _best(_in_blocks(weights[rows], size), counts, top, symmetric)
+    def fit(tile: tuple[slice, slice]) -> None:
+        rows, blocks = tile
+        columns = slice(blocks.start * size, min(blocks.stop * size, inputs))
+        part = _in_blocks(weights[rows, columns], size)
+        each = None if counts is None else counts[blocks.start * size : blocks.stop * size].reshape(-1, size)
+        scale, zero = _best(part, each, top, symmetric)
+        scales[blocks, rows], zeros[blocks, rows] = scale, zero
+        if codes is not None:
+            _coded(part, scale, zero, top, part)
+            codes[rows, columns] = part.reshape(-1, part.shape[2])[: columns.stop - columns.start].T
 
-    _in_chunks(fit, outputs, count * size)
+    _by_tiles(fit, outputs, count, size)
     return Blocks(scales, zeros, top, np.arange(inputs) // size)
 
 
-def _in_chunks(work: Callable[[slice], None], rows: int, columns: int) -> None:
-    """Do some rows after the other, so few at a time that all in between fits into a core's cache, on all cores."""
-    step = max(1, CHUNK // columns)
-    cores = 1 if rows * columns <= ALONE else os.cpu_count() or 1
-    share = max(1, -(-rows // cores))
+def _by_tiles(work: Callable[[tuple[slice, slice]], None], rows: int, blocks: int, size: int) -> None:
+    """Do some rows of some blocks at a time, so few that all in between fits into a core's cache; on all cores."""
+    wide = max(1, TILE // (min(rows, TILE_ROWS) * size))
+    tiles = [
+        (slice(row, min(row + TILE_ROWS, rows)), slice(block, min(block + wide, blocks)))
+        for row in range(0, rows, TILE_ROWS)
+        for block in range(0, blocks, wide)
+    ]
+    cores = min(os.cpu_count() or 1, len(tiles) // SHARE + 1)
 
-    def each(start: int) -> None:
-        end = min(start + share, rows)
-        for first in range(start, end, step):
-            work(slice(first, min(first + step, end)))
+    def share(first: int) -> None:
+        for tile in tiles[first::cores]:
+            work(tile)
 
-    side_by_side(each, range(0, rows, share))
+    side_by_side(share, range(cores))
 
 
 def _in_blocks(weights: Array, size: int) -> Matrix:
-    """W [rows, in] as [rows, blocks, size], zeros behind."""
-    rows, inputs = weights.shape
-    blocks = np.zeros((rows, -(-inputs // size), size))
-    blocks.reshape(rows, -1)[:, :inputs] = weights
+    """W [rows, columns] as [blocks, size, rows], zeros behind: so each operation is over many numbers."""
+    rows, columns = weights.shape
+    blocks = np.zeros((-(-columns // size), size, rows))
+    blocks.reshape(-1, rows)[:columns] = weights.T
     return blocks
 
 
-def _best(blocks: Matrix, counts: Matrix, top: int, symmetric: bool) -> tuple[Array, Array]:
+def _best(blocks: Matrix, counts: Matrix | None, top: int, symmetric: bool) -> tuple[Matrix, Matrix]:
     """Scales and zero points [blocks, rows] with the least error, weighed by counts [blocks, size]."""
     error = np.empty_like(blocks)
-    least = np.full(blocks.shape[:2], np.inf)
+    least = np.full((len(blocks), blocks.shape[2]), np.inf)
     scales, zeros = np.empty_like(least), np.empty_like(least)
     for scale, zero in _candidates(blocks, top, symmetric):
         _coded(blocks, scale, zero, top, error)
-        error -= zero[..., None]
-        error *= scale[..., None]
+        error -= zero[:, None]
+        error *= scale[:, None]
         error -= blocks
         np.square(error, out=error)
-        loss = np.einsum("rbs,bs->rb", error, counts)
+        if counts is not None:
+            error *= counts[:, :, None]
+        loss = error.sum(axis=1)
         better = loss < least
         for held, found in ((scales, scale), (zeros, zero), (least, loss)):
             np.copyto(held, found, where=better)
-    return scales.T, zeros.T
+    return scales, zeros
 
 
-def _coded(blocks: Matrix, scale: Array, zero: Array, top: int, out: Matrix) -> None:
-    """Nearest codes [rows, blocks, size] for scales and zero points [rows, blocks]."""
-    np.divide(blocks, scale[..., None], out=out)
-    out += zero[..., None]
+def _coded(blocks: Matrix, scale: Matrix, zero: Matrix, top: int, out: Matrix) -> None:
+    """Nearest codes [blocks, size, rows] for scales and zero points [blocks, rows]."""
+    np.divide(blocks, scale[:, None], out=out)
+    out += zero[:, None]
     np.rint(out, out=out)
     out.clip(0, top, out=out)
 
 
 def _candidates(blocks: Array, top: int, symmetric: bool) -> Iterator[tuple[Array, Array]]:
-    """Scales and zero points [rows, blocks] to try, widest range first; scales as float32 has them."""
-    low, high = np.minimum(blocks.min(axis=2), 0.0), np.maximum(blocks.max(axis=2), 0.0)
+    """Scales and zero points [blocks, rows] to try, widest range first; scales as float32 has them."""
+    low, high = np.minimum(blocks.min(axis=1), 0.0), np.maximum(blocks.max(axis=1), 0.0)
     if not symmetric:
         for ratio in RATIOS:
             scale = _scale((high - low) * ratio / top)
@@ -182,32 +201,14 @@ def round_in_blocks(
         Codes [out, in], uint8, and their levels.
     """
     if seen is None:
-        return _round_nearest(weights, bits, size, symmetric)
+        codes = np.empty(weights.shape, np.uint8)
+        return codes, _fitted(weights, bits, size, symmetric, None, codes)
     fit, held = seen
     both = fit + held
     gram, least = both.centred()[0], both.rounding()
     levels = fit_blocks(weights, bits, size, symmetric, power(gram, least))
     damping = best_damping(weights, fit, held, levels)
     return round_among(weights, gram, least, damping, levels, np.uint8), levels
-
-
-def _round_nearest(weights: Array, bits: int, size: int, symmetric: bool) -> tuple[Array, Blocks]:
-    """`round_in_blocks` without a look at inputs, in one go over the weights."""
-    outputs, inputs = weights.shape
-    count, top = -(-inputs // size), (1 << bits) - 1
-    counts = np.pad(np.ones(inputs), (0, count * size - inputs)).reshape(count, size)
-    scales, zeros = np.empty((count, outputs), np.float32), np.empty((count, outputs), np.float32)
-    codes = np.empty(weights.shape, np.uint8)
-
-    def fit(rows: slice) -> None:
-        blocks = _in_blocks(weights[rows], size)
-        scale, zero = _best(blocks, counts, top, symmetric)
-        scales[:, rows], zeros[:, rows] = scale, zero
-        _coded(blocks, scale.T, zero.T, top, blocks)
-        codes[rows] = blocks.reshape(len(blocks), -1)[:, :inputs]
-
-    _in_chunks(fit, outputs, count * size)
-    return codes, Blocks(scales, zeros, top, np.arange(inputs) // size)
 
 
 def unblocked(codes: Array, levels: Blocks) -> Array:
@@ -228,8 +229,8 @@ def packed_blocks(codes: Array, bits: int, size: int) -> Array:
     """
     outputs, inputs = codes.shape
     count = -(-inputs // size)
-    padded = np.pad(codes.astype(np.uint8), ((0, 0), (0, count * size - inputs)))
-    return _bytes(padded, bits).reshape(outputs, count, size * bits // 8)
+    whole = codes if inputs == count * size else np.pad(codes, ((0, 0), (0, count * size - inputs)))
+    return _bytes(whole.astype(np.uint8, copy=False), bits).reshape(outputs, count, size * bits // 8)
 
 
 def packed_zeros(levels: Blocks, bits: int) -> Array:
@@ -240,8 +241,10 @@ def packed_zeros(levels: Blocks, bits: int) -> Array:
 
 def _bytes(codes: Array, bits: int) -> Array:
     """Codes [rows, n], n a multiple of those in a byte, side by side."""
-    each = codes.reshape(len(codes), -1, 8 // bits) << (np.arange(8 // bits) * bits).astype(np.uint8)
-    packed: Array = np.bitwise_or.reduce(each, axis=2)
+    each = 8 // bits
+    packed: Array = codes[:, ::each].copy()
+    for place in range(1, each):
+        packed |= codes[:, place::each] << np.uint8(place * bits)
     return packed
 
 

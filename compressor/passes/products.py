@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.guard import count_bad
+from edgepress.compressor.mapped import release
 from edgepress.compressor.numerics.grids import Array
 from edgepress.compressor.passes.base import Context, Skipped
 from edgepress.compressor.passes.calibrate import (
@@ -38,6 +39,7 @@ class Product:
         node: a MatMul or Gemm.
         name: of its site.
         x: the input that varies.
+        weight: the node's own constant.
         flipped: whether the node's own constant is Wᵀ.
         alpha: what the constant is multiplied by.
     """
@@ -45,6 +47,7 @@ class Product:
     node: ir.Node
     name: str
     x: ir.Value
+    weight: ir.Value
     flipped: bool
     alpha: float = 1.0
 
@@ -59,7 +62,7 @@ class Product:
         """The node's own constant."""
         array = constant(self.weight)
         if array is None:
-            raise ValueError(f"{self.name} has been rewritten")
+            raise ValueError(f"{self.name} has no weights")
         return array
 
     @property
@@ -77,14 +80,6 @@ class Product:
     def site(self) -> Site | None:
         """The same as a site, whose inputs can be looked at; None where alpha or beta is not one."""
         return site_of(self.node)
-
-    @property
-    def weight(self) -> ir.Value:
-        """The node's own constant."""
-        value = self.node.inputs[1]
-        if value is None:
-            raise ValueError(f"{self.name} has no weights")
-        return value
 
     @property
     def stem(self) -> str:
@@ -117,7 +112,7 @@ def product_of(node: ir.Node) -> Product | str:
     array = constant(weight)
     if refused := weight_refusal(weight):
         return refused
-    if x is None or array is None:
+    if x is None or weight is None or array is None:
         return NO_CONSTANT
     if array.ndim != 2:
         return "its weights are no matrix"
@@ -127,7 +122,7 @@ def product_of(node: ir.Node) -> Product | str:
         return "its input is transposed"
     flipped = node.op_type == "Gemm" and bool(int_attribute(node, "transB", 0))
     alpha = attribute(node, "alpha", 1.0)
-    product = Product(node, site_name(node), x, flipped, alpha if isinstance(alpha, float) else 1.0)
+    product = Product(node, site_name(node), x, weight, flipped, alpha if isinstance(alpha, float) else 1.0)
     if product.alpha != 1.0 and any(count_bad(product.rows)):
         return "its weights are not finite"
     return product
@@ -144,7 +139,9 @@ def weight_refusal(value: ir.Value | None) -> str | None:
         return "it has no weights"
     if value.is_graph_output():
         return "its weights are an output of the model: they must stay, and the file would grow"
-    return "its weights are not finite" if any(count_bad(array)) else None
+    bad = any(count_bad(array))
+    release(value)
+    return "its weights are not finite" if bad else None
 
 
 def left_out(

@@ -12,7 +12,7 @@ takes up the mean of the error.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -102,9 +102,11 @@ class WeightOnly(Pass):
         skipped += _others(model, context)
         constants, walked = Constants(model), walking(context)
         means = bias_means(model, products, context) if self.compensate else {}
-        rounded = [
+        rounded: Iterable[tuple[Array, Blocks, Array | None]] = (
             self._rounded(model, product, walked, centred=product.node in means) for product in products
-        ]
+        )
+        if context.stream is not None:  # all is looked at before anything is changed
+            rounded = list(rounded)
         old = [value for product in products for value in product.node.inputs[1:]]
         for product, (packed, levels, codes) in zip(products, rounded, strict=True):
             take_up(product, partial(_error, product, codes, levels), means)

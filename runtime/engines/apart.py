@@ -15,7 +15,7 @@ from typing import Any
 
 from loky.backend import get_context
 
-from edgepress.runtime.engines.base import Array, Engine, Feeds, Port
+from edgepress.runtime.engines.base import Array, Engine, Feeds, InPlace, Port
 from edgepress.runtime.record import EngineError
 
 FACTS = ("delegate", "partitions", "outside", "operators", "inputs")
@@ -56,9 +56,9 @@ class ApartEngine:
         self._make = make
         self.name, self.version = (engine := make()).name, engine.version
 
-    def load(self, model: bytes | PathLike[str], threads: int = 1) -> ApartRunner:
+    def load(self, model: bytes | PathLike[str] | InPlace, threads: int = 1) -> ApartRunner:
         """Load a model in a new process; raises `EngineError` as the engine does, or where the process dies."""
-        content = model if isinstance(model, bytes) else fspath(model)
+        content = model if isinstance(model, (bytes, InPlace)) else fspath(model)
         return ApartRunner(self.name, self._make, content, threads)
 
 
@@ -75,7 +75,9 @@ class ApartRunner:
     operators: Mapping[str, int]
     inputs: Sequence[Port]
 
-    def __init__(self, name: str, make: Callable[[], Engine], model: bytes | str, threads: int) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], Engine], model: bytes | str | InPlace, threads: int
+    ) -> None:
         # loky's way to start a process needs no `if __name__ == "__main__"` in a user's script.
         executor = ProcessPoolExecutor(1, get_context("loky"), _begin)
         self._name, self._executor = name, executor
@@ -117,10 +119,11 @@ def _begin() -> None:
 _loaded: list[Any] = []
 
 
-def _load(make: Callable[[], Engine], model: bytes | str, threads: int) -> dict[str, Any]:
+def _load(make: Callable[[], Engine], model: bytes | str | InPlace, threads: int) -> dict[str, Any]:
     from pathlib import Path
 
-    runner = make().load(model if isinstance(model, bytes) else Path(model), threads)
+    given: Any = Path(model) if isinstance(model, str) else model  # only some engines take `InPlace`
+    runner = make().load(given, threads)
     _loaded[:] = [runner]
     return {name: getattr(runner, name) for name in FACTS if hasattr(runner, name)}
 

@@ -12,6 +12,18 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 
+class InPlace(NamedTuple):
+    """A model whose weights lie in a folder without its file.
+
+    Attributes:
+        graph: the model file, without the weights.
+        weights_folder: names of files in it are relative to this.
+    """
+
+    graph: bytes
+    weights_folder: str
+
+
 class Port(NamedTuple):
     """An input or output of a loaded model.
 

@@ -12,10 +12,11 @@ from os import PathLike, fspath
 
 import onnxruntime as ort
 
-from edgepress.runtime.engines.base import Array, Feeds, Port
+from edgepress.runtime.engines.base import Array, Feeds, InPlace, Port
 from edgepress.runtime.record import EngineError
 
 _MESSAGE_LIMIT = 300
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _SILENT = 4  # errors come back as exceptions; the engine's own log of them would only repeat them on stderr
 
 
@@ -89,15 +90,24 @@ class OrtEngine:
         version: its release.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lean: bool = False) -> None:
+        """Choose how weights are held.
+
+        Args:
+            lean: where they lie, without a copy in the kernels' own order: slower, and in little memory.
+        """
         self.name = "onnxruntime"
         self.version: str = ort.__version__
+        self._lean = lean
 
-    def load(self, model: bytes | PathLike[str], threads: int = 1, *, optimise: bool = True) -> OrtRunner:
+    def load(
+        self, model: bytes | PathLike[str] | InPlace, threads: int = 1, *, optimise: bool = True
+    ) -> OrtRunner:
         """Load a model.
 
         Args:
-            model: serialized, or a file (a must above 2 GB or with external data).
+            model: serialized, or a file (a must above 2 GB or with external data), or its graph and where its weights
+                lie.
             threads: threads that one operator may use.
             optimise: False leaves out every graph optimisation: quicker to load, each node runs as written.
 
@@ -107,6 +117,8 @@ class OrtEngine:
         options = _options(threads)
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self._lean:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         return OrtRunner(*_session(model, options))
 
     def profiled(self, model: bytes | PathLike[str], prefix: str, threads: int = 1) -> Profiled:
@@ -133,8 +145,13 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _session(model: bytes | PathLike[str], options: ort.SessionOptions) -> tuple[ort.InferenceSession, str]:
+def _session(
+    model: bytes | PathLike[str] | InPlace, options: ort.SessionOptions
+) -> tuple[ort.InferenceSession, str]:
     """The loaded model, and what to call it."""
+    if isinstance(model, InPlace):
+        options.add_session_config_entry(_WEIGHTS_FOLDER, model.weights_folder)
+        model = model.graph
     where = "the model" if isinstance(model, bytes) else fspath(model)
     try:
         session = ort.InferenceSession(
