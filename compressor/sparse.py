@@ -14,6 +14,8 @@ from edgepress.compressor.serialize import parse
 
 SPARSE = 0.3
 """Share of weights that are not zero from which on it is not tried: a dense product is faster by far."""
+MOST_NODES = 1000
+"""Nodes above which a model is not looked at: no perceptron has so many, and to normalise it takes long."""
 FASTER = 0.98
 """Ratio of latencies from which on the file is worth having."""
 
@@ -28,8 +30,11 @@ def make_sparse(found: Findings) -> None:
         or not isinstance(found.exported, bytes)
     ):
         return
+    model = parse(found.exported)
+    if model.graph.num_nodes() > MOST_NODES:
+        return
     try:
-        net = from_model(parse(found.exported))
+        net = from_model(model)
     except ModelError:
         return
     if net.density > SPARSE:

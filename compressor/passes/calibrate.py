@@ -11,7 +11,7 @@ from edgepress.compressor.numerics import ranges as rg
 from edgepress.compressor.numerics.grids import Array, Grid
 from edgepress.compressor.observe import inputs_left_behind, leave_inputs, origin, own_moments, wide
 from edgepress.compressor.passes.base import Context, Stream
-from edgepress.compressor.passes.qdq import Plan, behind
+from edgepress.compressor.passes.qdq import Plan, behind, given
 from edgepress.compressor.sites import Site, constant, conv_padding, ints_attribute, replace_constant
 
 SIGMOID_RANGE = (0.0, 255.0 / 256.0)
@@ -99,7 +99,7 @@ class Seen:
 
     def finite(self, plan: Plan, site: Site) -> bool:
         """Whether a site's input and output were numbers on all samples."""
-        around = [v for v in plan.carried if v is site.x or behind(v) is site.node]
+        around = {site.x, site.y, given(site.node)}.intersection(plan.carried)
         return all(self.histograms[plan.root[v]].finite for v in around)
 
     def range_of(self, root: ir.Value, grid: Grid) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from edgepress.compressor.passes.constants import packed
 from edgepress.compressor.passes.low_rank import CORE, INNER
 from edgepress.compressor.passes.parts import COPIES
 from edgepress.compressor.passes.separable import DEPTHWISE
+from edgepress.compressor.predict import computed_at_load
 from edgepress.compressor.report.record import SiteCost, SiteRow
 from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.sites import int_attribute
@@ -107,7 +108,7 @@ def _sum(parts: Sequence[NodeCost], stored: dict[str, Held]) -> SiteCost:
 
 def _weights_by_node(model: ir.Model) -> dict[str, Held]:
     """Each node's constants, seen through the nodes that only unpack them."""
-    found = {}
+    found, at_load = {}, computed_at_load(model)
     for node in model.graph:
         held = found[site_name(node)] = Held()
         stack = [value for value in node.inputs if value is not None]
@@ -125,7 +126,7 @@ def _weights_by_node(model: ir.Model) -> dict[str, Held]:
                 )
             elif tensor is not None:
                 held.add(tensor.size, tensor.nbytes, tensor.dtype.bitwidth)
-            elif maker is not None and maker.op_type in _UNPACKING and _constant_only(maker):
+            elif maker is not None and maker.op_type in _UNPACKING and maker in at_load:
                 stack += [each for each in maker.inputs if each is not None]
     return found
 
@@ -136,16 +137,6 @@ def in_blocks(node: ir.Node) -> tuple[int, int] | None:
         return None
     inputs, outputs, bits = (int_attribute(node, name, 0) for name in ("K", "N", "bits"))
     return inputs * outputs, bits
-
-
-def _constant_only(node: ir.Node) -> bool:
-    for value in node.inputs:
-        if value is None or value.const_value is not None:
-            continue
-        maker = value.producer()
-        if maker is None or not _constant_only(maker):
-            return False
-    return True
 
 
 def _treatment(cost: NodeCost, parts: Sequence[NodeCost], recipe: Sequence[Pass], bits: set[int]) -> str:
