@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.compressor.exact.networks import ExactNet, Vector
 from edgepress.compressor.export.sparse import SparseLayer, SparseNet, to_bytes
+from edgepress.compressor.numerics.blocks import Blocks, packed_blocks, packed_zeros
 
 Form = Literal["gemm", "matmul", "conv", "sparse"]
 """Kinds of operators: Gemm; MatMul and Add; a 3×3 convolution, then those of one pixel; the sparse engine's."""
@@ -26,6 +27,12 @@ FORMS: tuple[Form, ...] = ("gemm", "matmul", "conv")
 INPUT = "x"
 TAPS = 9
 """Of the first convolution: as many features share a channel."""
+
+BLOCK, ONE = 32, 4
+"""Inputs that share a scale, of weights in blocks; steps of their grid that are 1: a power of two."""
+
+FLOAT32_BITS, CODE_BITS = 24, 5
+"""Of the significand; left of it for codes that are multiplied before their zero point is taken off."""
 
 LARGEST = 250
 """Code of the largest number that comes out: what is too large by a step shows in the codes above."""
@@ -44,6 +51,7 @@ class Precision:
         tiny: exponent of two to which 1 is scaled down, so that all numbers are subnormal; 0: not at all.
         weight_codes: largest code of weights; 0 for floats.
         activation: `uint8` or `int8`, of integers.
+        block_bits: of weights in blocks, which kernels unpack as they go and multiply as floats; 0: not in blocks.
     """
 
     name: str
@@ -51,6 +59,7 @@ class Precision:
     tiny: int = 0
     weight_codes: int = 0
     activation: str = ""
+    block_bits: int = 0
 
     @property
     def integer(self) -> bool:
@@ -83,12 +92,13 @@ def precisions(activation: str, weight_bits: int) -> dict[str, Precision]:
         weight_bits: that 8-bit weights use there: 8, or 7.
     """
     return {
-        "fp32": Precision("fp32", 24),
+        "fp32": Precision("fp32", FLOAT32_BITS),
         "fp32 subnormal": Precision("fp32 subnormal", 24, tiny=-140),
         "fp16": Precision("fp16", 11),
         "fp16 subnormal": Precision("fp16 subnormal", 11, tiny=-20),
         "int8": Precision("int8", weight_codes=2 ** (weight_bits - 1) - 1, activation=activation),
         "int4": Precision("int4", weight_codes=7, activation=activation),
+        "int4 blocks": Precision("int4 blocks", FLOAT32_BITS - CODE_BITS, block_bits=4),
     }
 
 
@@ -171,7 +181,10 @@ def build(
     few = precision.weight_codes == 7
     model = helper.make_model(
         made,
-        opset_imports=[helper.make_opsetid("", OPSET if few else 17)],
+        opset_imports=[
+            helper.make_opsetid("", OPSET if few else 17),
+            *([helper.make_opsetid("com.microsoft", 1)] if precision.block_bits else []),
+        ],
         ir_version=IR_VERSION if few else 8,
     )
     unit = 2.0**precision.tiny
@@ -197,9 +210,13 @@ class _Graph:
         name, result = f"layer{place + 1}", f"y{place + 1}"
         rectified = f"r{place + 1}" if self.precision.integer else result
         matrix = self._shaped(weight, place)
-        w = self._weights(matrix, name, axis=1 if self.form == "matmul" else 0)
+        blocks = bool(self.precision.block_bits)
+        w = None if blocks else self._weights(matrix, name, axis=1 if self.form == "matmul" else 0)
         if self.form == "matmul":
-            self._node("MatMul", [value, w], f"{name}_product", f"{name}")
+            if w is None:
+                self._blocks(value, weight, f"{name}_product", name)
+            else:
+                self._node("MatMul", [value, w], f"{name}_product", f"{name}")
             b = self._floats(bias / self.steps, f"{name}_bias")
             self._node("Add", [f"{name}_product", b], f"{name}_sum", f"{name}_add")
         else:
@@ -243,6 +260,23 @@ class _Graph:
         return self._node(
             "DequantizeLinear", [source, scale, zero], f"{name}_weight", f"{name}_weight_dq", axis=axis
         )
+
+    def _blocks(self, value: str, weight: npt.NDArray[np.float64], result: str, name: str) -> None:
+        """A product with weights [out, in] in blocks: 1 is `ONE` steps of 1 / `ONE` above the zero point, exactly."""
+        bits, (outputs, inputs) = self.precision.block_bits, weight.shape
+        codes = (weight * ONE + (1 << bits - 1)).astype(np.uint8)
+        count = -(-inputs // BLOCK)
+        zeros = np.full((outputs, count), 1 << bits - 1)
+        levels = Blocks(
+            np.full((count, outputs), 1 / ONE, np.float32), zeros.T, (1 << bits) - 1, np.arange(0)
+        )
+        stored = [
+            self._constant(packed_blocks(codes, bits, BLOCK), f"{name}_codes"),
+            self._constant(levels.scales.T.copy(), f"{name}_scale"),
+            self._constant(packed_zeros(levels, bits), f"{name}_zero"),
+        ]
+        numbers = {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": 0}
+        self._node("MatMulNBits", [value, *stored], result, name, domain="com.microsoft", **numbers)
 
     def _bias(self, bias: Vector, name: str) -> str:
         """In steps: an integer's grid is that of the products."""

@@ -12,7 +12,15 @@ from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.exact import cases, constructions, known
 from edgepress.compressor.exact.cases import Case
 from edgepress.compressor.exact.judge import Judgement, judge
-from edgepress.compressor.exact.models import FORMS, ExactModel, Form, Precision, build, build_sparse
+from edgepress.compressor.exact.models import (
+    FLOAT32_BITS,
+    FORMS,
+    ExactModel,
+    Form,
+    Precision,
+    build,
+    build_sparse,
+)
 from edgepress.compressor.exact.networks import ExactNet
 from edgepress.compressor.export.tflite.convert import convert
 from edgepress.compressor.protocols import Array, Feeds
@@ -28,9 +36,6 @@ PAIRS, BRIEF_PAIRS = 60, 12
 
 BRIEF_EXTRA = 1
 """As `cases.EXTRA_ROWS`."""
-
-FLOAT32_BITS = 24
-"""Of the significand."""
 
 TOGETHER = 64
 """Models that go to the device at once."""
@@ -150,7 +155,10 @@ def _forms(name: str, precision: Precision, *, large: bool) -> Sequence[Form]:
     """Kinds of operators that a file format has, in a precision.
 
     A product in TFLite is the same operator however ONNX writes it: one form is enough. The sparse engine is float32.
+    Weights in blocks are onnxruntime's, for products alone.
     """
+    if precision.block_bits:
+        return ("matmul",) if name == "onnx" and not large else ()
     if name == "sparse":
         return ("sparse",) if precision.float_bits == FLOAT32_BITS else ()
     return [] if large else [each for each in FORMS if name == "onnx" or each != "matmul"]

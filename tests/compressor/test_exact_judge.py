@@ -25,6 +25,7 @@ from edgepress.runtime.engines.litert import LiteRTEngine
 from edgepress.runtime.engines.ort import OrtEngine
 
 PRECISIONS = precisions("uint8", 8)
+BLOCKS = "int4 blocks"
 Outputs = dict[str, Any]
 
 
@@ -58,7 +59,7 @@ def as_outputs(case: Case, model: ExactModel, layers: list[Any]) -> Outputs:
 
 @pytest.mark.parametrize("activation", ["uint8", "int8"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(PRECISIONS))
+@pytest.mark.parametrize("name", [name for name in PRECISIONS if name != BLOCKS])
 def test_both_runtimes_answer_exactly(activation: str, form: Form, name: str) -> None:
     precision = precisions(activation, 8)[name]
     net = constructions.words(4, 3, 30)
@@ -126,6 +127,35 @@ def test_one_weight_that_is_one_step_off_is_found_and_located(layer: int, step: 
     assert net.labels[layer - 1][source] in deviation.cause
     assert f"{step:+d} step of its grid" in deviation.cause
     assert not found.right
+
+
+@pytest.mark.parametrize("windows", list(known.WINDOWS))
+def test_weights_in_blocks_answer_exactly(windows: tuple[int, int]) -> None:
+    net = constructions.words(*windows, 30)
+    for case in (answers(net, BLOCKS), cases.changed(net, PRECISIONS[BLOCKS], 20)):
+        assert case is not None
+        model = made(case, "matmul")
+        found = judge(case, model, here(case, model))
+        assert found.right
+        assert not found.deviations
+        kinds = {node.op_type for node in onnx.load_from_string(model.data).graph.node}
+        assert kinds == {"MatMulNBits", "Add", "Relu"}
+
+
+@pytest.mark.parametrize("nibble", [0x01, 0x10])
+def test_one_step_in_a_block_is_found_and_located(nibble: int) -> None:
+    net = constructions.words(4, 3, 30)
+    case = answers(net, BLOCKS)
+    right = made(case, "matmul")
+
+    def change(codes: Any) -> None:
+        codes[3, 1, 2] ^= nibble
+
+    found = judge(case, right, here(case, edited(right, "layer2_codes", change)))
+    (deviation,) = found.deviations
+    assert not found.right
+    assert (deviation.layer, deviation.neuron) == (2, net.labels[2][3])
+    assert net.labels[1][32 + 4 + (nibble > 1)] in deviation.cause
 
 
 @given(st.sampled_from(["int8", "int4"]), st.data())
