@@ -211,9 +211,9 @@ class _Graph:
         rectified = f"r{place + 1}" if self.precision.integer else result
         matrix = self._shaped(weight, place)
         blocks = bool(self.precision.block_bits)
-        w = None if blocks else self._weights(matrix, name, axis=1 if self.form == "matmul" else 0)
+        w = "" if blocks else self._weights(matrix, name, axis=1 if self.form == "matmul" else 0)
         if self.form == "matmul":
-            if w is None:
+            if blocks:
                 self._blocks(value, weight, f"{name}_product", name)
             else:
                 self._node("MatMul", [value, w], f"{name}_product", f"{name}")
