@@ -1,24 +1,23 @@
 """The output folder is whole or absent: everything is written beside it and renamed into place at the end.
 
-Beside DIR stands, while a run lasts, `.edgepress-XXXX/` with `new/` (being written) and, for the moment of
+Beside DIR stands, while a run lasts, `.edgepress-DIR/` with `new/` (being written) and, for the moment of
 the swap, `old/`. Files in an existing DIR that are not ours are carried over: nobody loses notes to a rerun.
+What a killed run left there, the next one ends or undoes.
 """
 
 import contextlib
 import errno
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from edgepress.compressor.claim import Claim, beside, claim, empty
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.report.manifest import files_of
 
-_PREFIX = ".edgepress-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], None]
@@ -38,11 +37,12 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
         inputs: what the run reads; an `out` that is one of them or holds one is refused.
 
     Raises:
-        OutputError: `out` cannot be used, or cannot be written (no rights, full disk).
+        OutputError: `out` cannot be used, another run writes it, or it cannot be written (no rights, full disk).
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100  resolve() would follow a link, and links are refused
     inputs = tuple(inputs)
     made: tuple[Path, ...] = ()
+    held: Claim | None = None
     work: Path | None = None
     within = done = False
     with _sigterm_as_interrupt():
@@ -50,7 +50,11 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
             _check(out, force, inputs)
             made = _missing_parents(out)
             with _undisturbed():
-                work = _make(out)
+                out.parent.mkdir(parents=True, exist_ok=True)
+                held = claim(out)
+                _recover(held.folder, out)
+                work = held.folder
+                (work / "new").mkdir()  # whose rights follow the umask
             within = True
             yield work / "new"
             within = False
@@ -64,7 +68,7 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
             raise _explained(error, out) from error
         finally:
             with _undisturbed():
-                _clean(work, () if done else made, done)
+                _clean(held, () if done else made, done)
 
 
 def write_file(path: Path, text: str, hint: str) -> None:
@@ -79,11 +83,8 @@ def write_file(path: Path, text: str, hint: str) -> None:
         OutputError: the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PREFIX) as folder:
-            whole = Path(folder) / path.name
-            whole.write_text(text, encoding="utf-8")
-            whole.replace(path)
+        with beside(path) as folder:
+            (folder / path.name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}.", hint) from error
 
@@ -125,16 +126,27 @@ def _missing_parents(out: Path) -> tuple[Path, ...]:
     return tuple(parent for parent in out.parents if not parent.exists())
 
 
-def _make(out: Path) -> Path:
-    """The folder beside `out`, with an empty `new/` whose rights follow the umask, unlike mkdtemp's."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=out.parent))
-    try:
-        (work / "new").mkdir()
-    except OSError:
-        work.rmdir()
-        raise
-    return work
+def _recover(work: Path, out: Path) -> None:
+    """End or undo the swap that a killed run was amid, and remove all else that it left."""
+    old = work / "old"
+    if old.is_dir() and not (out.exists() and any(out.iterdir())):
+        old.rename(out)
+    elif old.is_dir():
+        for entry in _others(old, out, swapped=files_of(out) is not None):
+            entry.rename(out / entry.name)
+    empty(work)
+
+
+def _others(old: Path, out: Path, *, swapped: bool = True) -> list[Path]:
+    """Entries of the old folder that are not of our making, and not in the new one.
+
+    Args:
+        old: the folder that was `out`.
+        out: what stands in its place.
+        swapped: whether we put that there; else all of the old folder is somebody's.
+    """
+    ours = {name.split("/")[0] for name in files_of(old) or ()} if swapped else set()
+    return [e for e in sorted(old.iterdir()) if e.name not in ours and not (out / e.name).exists()]
 
 
 def _swap(fresh: Path, out: Path, old: Path) -> None:
@@ -145,24 +157,22 @@ def _swap(fresh: Path, out: Path, old: Path) -> None:
             source.rename(destination)
             undo.callback(destination.rename, source)
 
-        ours = {name.split("/")[0] for name in files_of(out) or ()}
         if out.exists():
             move(out, old)
         move(fresh, out)
         if old.exists():
-            for entry in sorted(old.iterdir()):
-                if entry.name not in ours and not (out / entry.name).exists():
-                    move(entry, out / entry.name)
+            for entry in _others(old, out):
+                move(entry, out / entry.name)
         undo.pop_all()
 
 
-def _clean(work: Path | None, made: Iterable[Path], done: bool) -> None:
+def _clean(held: Claim | None, made: Iterable[Path], done: bool) -> None:
     """Remove the working folder, and the parents made for nothing (those that others use by now stay).
 
     An `old/` that could not be put back is the user's only copy, so it stays.
     """
-    if work is not None and (done or not (work / "old").exists()):
-        shutil.rmtree(work, ignore_errors=True)
+    if held is not None:
+        held.release(keep=not done and (held.folder / "old").exists())
     for parent in made:
         with contextlib.suppress(OSError):
             parent.rmdir()

@@ -1,8 +1,6 @@
 """`compress export MODEL --format tflite`: a model as it is, in the form that another runtime reads."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.text import Text
 
+from edgepress.compressor.claim import beside
 from edgepress.compressor.cli.host import CheckedEngine, CheckedTflite
 from edgepress.compressor.cli.remaining import Stage
 from edgepress.compressor.cli.run import progress_bar, shape_option
@@ -150,17 +149,11 @@ def _check_target(out: Path, force: bool, inputs: Iterable[Path]) -> None:
 
 def _put(out: Path, fill: Callable[[Path], object]) -> None:
     """Write a file, and what belongs to it, whole or not at all: beside it first, then renamed into place."""
-    work: Path | None = None
     try:
-        work = Path(tempfile.mkdtemp(prefix=".edgepress-", dir=out.absolute().parent))
-        fill(work / out.name)
-        for made in sorted(work.iterdir(), key=lambda path: path.name == out.name):
-            made.replace(out.with_name(made.name))
+        with beside(out) as folder:
+            fill(folder / out.name)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror or error}.", "Name another file.") from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def _show(out: Path, kind: str, found: Tflite | None, model: Path) -> None:

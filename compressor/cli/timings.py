@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepress.compressor.errors import OutputError, UsageError
+from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Findings, Job
+from edgepress.compressor.outdir import write_file
 from edgepress.compressor.report.manifest import sha256_file
 
 
@@ -54,12 +55,8 @@ def write_timings(path: Path, found: Findings) -> None:
     document = {**_header(found.job, found.host.target.name), "timings_ns": found.timings}
     if found.memories:
         document["memory_bytes"] = found.memories
-    try:
-        path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write {path}: {error.strerror}.", "Name another --timings file."
-        ) from error
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    write_file(path, text, "Name another --timings file.")
 
 
 def _header(job: Job, target: str) -> dict[str, Any]:

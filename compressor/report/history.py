@@ -1,6 +1,8 @@
 """Past gates as JSON lines: one a run, appended, so that the file can be committed or kept by CI."""
 
 import base64
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +45,12 @@ def append_history(path: Path, past: Past) -> None:
     """Add a result; raises `OutputError` where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(past.model_dump_json() + "\n")
+        line = past.model_dump_json().encode() + b"\n"
+        with path.open("ab", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            if stream.write(line) < len(line):  # part of a line would spoil the file for all runs to come
+                stream.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise OutputError(
             f"Cannot write {path}: {error.strerror}.", "Name another with --history."

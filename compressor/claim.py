@@ -1,0 +1,142 @@
+"""A folder to write in, beside what is to be written, that one run at a time holds.
+
+It has one name for each target and a lock that ends with its process. So two runs never mix what they write, a killed
+run leaves one folder at most, and the next run takes that over.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepress.compressor.errors import OutputError
+
+PREFIX = ".edgepress-"
+WAIT_SECONDS = 5.0
+"""A single file is written in less."""
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that is ours.
+
+    Attributes:
+        folder: `.edgepress-NAME` beside the target; where file systems know no locks, of a name of its own.
+        lock: file descriptor that holds it; None without a lock.
+    """
+
+    folder: Path
+    lock: int | None
+
+    def release(self, *, keep: bool = False) -> None:
+        """Let it go; raises nothing.
+
+        Args:
+            keep: leave what is in it to the next run.
+        """
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.lock is not None:
+            os.close(self.lock)
+
+
+def claim(target: Path) -> Claim:
+    """Hold the folder beside a target; what a killed run left there is still in it.
+
+    Args:
+        target: file or folder to be; the folder that holds it exists.
+
+    Raises:
+        OutputError: another run holds it.
+        OSError: it cannot be made.
+    """
+    folder = target.with_name(PREFIX + target.name)
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # whoever had it has just ended
+        except OSError:  # something else has that name
+            return _unlocked(target)
+        taken = False
+        try:
+            if os.fstat(lock).st_uid != os.geteuid():  # others could change what we write
+                return _unlocked(target)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = _is(folder, lock)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"Another run is writing {target}.", "Wait until it has ended, or name another place."
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                raise
+            return _unlocked(target)
+        finally:
+            if not taken:
+                os.close(lock)
+        if taken:
+            return Claim(folder, lock)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """An empty folder beside a file, to write it in; at the end all that is there is renamed into place, the file last.
+
+    Args:
+        path: of the file; folders that are not there are made.
+
+    Raises:
+        OutputError: another run writes it, for seconds on end.
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = _patient(path)
+    try:
+        empty(held.folder)
+        yield held.folder
+        for made in sorted(held.folder.iterdir(), key=lambda each: each.name == path.name):
+            made.replace(path.with_name(made.name))
+    finally:
+        held.release()
+
+
+def empty(folder: Path) -> None:
+    """Remove all that is in a folder; raises `OSError`."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _patient(path: Path) -> Claim:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return claim(path)
+        except OutputError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+
+
+def _unlocked(target: Path) -> Claim:
+    return Claim(Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent)), None)
+
+
+def _is(folder: Path, descriptor: int) -> bool:
+    """Whether the folder of that name is still the one that was opened."""
+    try:
+        return os.path.samestat(folder.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
