@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgepress.compressor.budget import Scale
+from edgepress.compressor.compare import finite_rows
 from edgepress.compressor.data import Batch
 from edgepress.compressor.errors import MetricError, nearest
-from edgepress.compressor.protocols import Array, Matrix, Runner
+from edgepress.compressor.protocols import Array, Feeds, Matrix, Runner
 from edgepress.compressor.userfunction import load_function
 
 Outputs = Mapping[str, Array]
@@ -223,6 +224,28 @@ def score_all(
         if not found:
             raise MetricError(f"metric {metric.name}: there were no rows to score", "Give samples.")
     return [np.concatenate(found) for found in values]
+
+
+@dataclass
+class Watched:
+    """A model that is run, and how many rows of its outputs were NaN or infinite.
+
+    Attributes:
+        run: the model.
+        broken: output name → rows; only outputs that had some.
+    """
+
+    run: Runner
+    broken: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Run once."""
+        outputs = self.run(feeds)
+        for name, value in outputs.items():
+            if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind == "f":
+                count = int((~finite_rows(value)).sum())
+                self.broken |= {name: self.broken.get(name, 0) + count} if count else {}
+        return outputs
 
 
 def _length(value: object) -> int:

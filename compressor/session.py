@@ -38,7 +38,7 @@ from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import check_names, digest
 from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
-from edgepress.compressor.scoring import Metric, score_all
+from edgepress.compressor.scoring import Metric, Watched, score_all
 from edgepress.compressor.searching import search_for
 from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
@@ -306,10 +306,23 @@ def _score_original(found: Findings, metric: Metric) -> None:
     """
     if found.test is None:
         return
-    run_original = found.host.engine.load(serialize(found.source), found.job.threads)
-    found.original_scores = score_all([metric, *found.others], run_original, found.test.batches(found.batch))
-    rows = found.original_scores[0]
-    judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=found.test.rows)
+    original = Watched(found.host.engine.load(serialize(found.source), found.job.threads))
+    found.original_scores = score_all([metric, *found.others], original, found.test.batches(found.batch))
+    rows, count = found.original_scores[0], found.test.rows
+    said = [
+        f"output {name!r} of the original is NaN or infinite in {min(n, count)} of {count} unseen rows"
+        for name, n in original.broken.items()
+    ]
+    try:
+        judge(Budget(found.job.budget), metric, Scores(rows, rows), rows=count)
+    except MetricError as error:
+        if not said:
+            raise
+        hint = "Logarithms and roots of negative numbers, divisions by zero and overflow give that."
+        raise MetricError(
+            f"{said[0]}: {error}", f"{hint} Mend the model, or name another --output."
+        ) from error
+    found.warnings += [f"{each[0].upper()}{each[1:]}; such rows count as wrong." for each in said]
 
 
 def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:

@@ -178,4 +178,5 @@ def bias_scale(input_scale: float, weight_scale: Array | float) -> Floats:
 
 def bias_floor(bias: Array, input_scale: float) -> Floats:
     """Least weight scales at which `bias` [n] still fits 32 bits, with a bit to spare for the sum; [n]."""
-    return np.asarray(np.abs(bias) / (float(input_scale) * BIAS_GRID.qmax / 2), np.float32)
+    floors = np.abs(bias, dtype=np.float64) / (float(input_scale) * BIAS_GRID.qmax / 2)
+    return np.asarray(np.minimum(floors, np.finfo(np.float32).max), np.float32)

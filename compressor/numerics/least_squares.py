@@ -193,9 +193,15 @@ def _growth(fit: Moments, held: Moments, old: Matrix, scale: float) -> Callable[
     about: Matrix = _about(held.xx, n, x_fit, x_held)
     about -= np.outer(x_held - x_fit, x_fit)
     cross: Matrix = held.xy / n - np.outer(x_fit, y_held) - np.outer(x_held - x_fit, y_fit)
-    slope = ((about @ old - cross) / scale).astype(np.float32)
-    bend = (about / scale).astype(np.float32)
-    return lambda added: 2 * float(np.vdot(added, slope)) + float(np.vdot(added, bend @ added))
+    with np.errstate(over="ignore"):
+        slope = ((about @ old - cross) / scale).astype(np.float32)
+        bend = (about / scale).astype(np.float32)
+
+    def growth(added: Array) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):  # what no float32 holds becomes NaN: no gain
+            return 2 * float(np.vdot(added, slope)) + float(np.vdot(added, bend @ added))
+
+    return growth
 
 
 def solve_ridge(gram: Array, right: Array, strength: float) -> Array:
