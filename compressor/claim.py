@@ -21,6 +21,8 @@ PREFIX = ".edgepress-"
 WAIT_SECONDS = 5.0
 """A single file is written in less."""
 _POLL_SECONDS = 0.02
+_NO_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.ENOTDIR, errno.ELOOP)
+"""The file system knows no locks on folders, or somebody else has put something of that name there."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +64,41 @@ def claim(target: Path) -> Claim:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         try:
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            return Claim(folder, lock_folder(folder))
         except FileNotFoundError:
             continue  # whoever had it has just ended
-        except OSError:  # something else has that name
-            return _unlocked(target)
-        taken = False
-        try:
-            if os.fstat(lock).st_uid != os.geteuid():  # others could change what we write
-                return _unlocked(target)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = _is(folder, lock)
         except BlockingIOError as error:
             raise OutputError(
                 f"Another run is writing {target}.", "Wait until it has ended, or name another place."
             ) from error
         except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            if error.errno not in _NO_LOCK:
                 raise
-            return _unlocked(target)
-        finally:
-            if not taken:
-                os.close(lock)
-        if taken:
-            return Claim(folder, lock)
+            return Claim(Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent)), None)
+
+
+def lock_folder(folder: Path) -> int:
+    """Lock a folder of our own until what is returned is closed, or this process ends.
+
+    Returns:
+        A file descriptor.
+
+    Raises:
+        BlockingIOError: somebody has it.
+        FileNotFoundError: it is gone.
+        OSError: it is not ours, or no folder (`EPERM`, `ENOTDIR`, `ELOOP`), or cannot be locked.
+    """
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(lock).st_uid != os.geteuid():  # others could change what we write
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(folder))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(folder.stat(follow_symlinks=False), os.fstat(lock)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 @contextlib.contextmanager
@@ -128,15 +141,3 @@ def _patient(path: Path) -> Claim:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_SECONDS)
-
-
-def _unlocked(target: Path) -> Claim:
-    return Claim(Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent)), None)
-
-
-def _is(folder: Path, descriptor: int) -> bool:
-    """Whether the folder of that name is still the one that was opened."""
-    try:
-        return os.path.samestat(folder.stat(follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

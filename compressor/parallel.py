@@ -6,11 +6,13 @@ work that made the same search ten times slower; whole pieces side by side lose 
 
 import gc
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -81,6 +83,18 @@ def within_memory(model_bytes: int) -> Iterator[None]:
 def at_most() -> int:
     """How many pieces of work memory bears side by side."""
     return _most.get()
+
+
+def address_space_left() -> int | None:
+    """Bytes of address space that this process may still take; None where that is not limited, or not known."""
+    try:
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return None
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - taken * os.sysconf("SC_PAGE_SIZE"))
 
 
 def physical_bytes() -> int:

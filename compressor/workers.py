@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
@@ -95,11 +96,19 @@ def perform(package: Package, task: Task) -> Any:
         return task.pack(task.do(_open[package.identity]))
 
 
-def _begin(package: Package) -> None:
+def _begin(package: Package, owner: int) -> None:
     """Be ready to work; Ctrl-C is for the process that waits for this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
     threadpool_limits(1)
     _open[""] = make_trials(parse(package.model), package.setup)
+
+
+def _end_with(owner: int) -> None:
+    """End this process soon after its owner, which may have been killed: the pipe between them would not tell."""
+    while os.getppid() == owner:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 def _perform_begun(task: Task) -> Any:
@@ -329,7 +338,7 @@ class Crew:
 
 def _process(package: Package) -> Hand:
     """A process; loky's way to start one needs no `if __name__ == "__main__"` in a user's script."""
-    executor = ProcessPoolExecutor(1, get_context("loky"), _begin, (package,))
+    executor = ProcessPoolExecutor(1, get_context("loky"), _begin, (package, os.getpid()))
     pid = executor.submit(os.getpid)
 
     def dismiss() -> None:

@@ -42,6 +42,10 @@ class LocalDevice(NearDevice):
         except subprocess.TimeoutExpired as error:
             message = f"{self.name}: {command[0]} took longer than {limit_s:g} s"
             raise DeviceTroubleError(message, "Raise the time limit, or use a smaller model.") from error
-        except OSError as error:
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             return Completed(127, b"", f"{command[0]}: {error.strerror}")
+        except OSError as error:
+            raise DeviceTroubleError(
+                f"{self.name}: {command[0]} cannot be started: {error.strerror}", "Close other programs."
+            ) from error
         return Completed(done.returncode, done.stdout, shortened(done.stderr))

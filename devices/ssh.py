@@ -55,6 +55,9 @@ _MEANINGS = (
     ("mktemp", "cannot make a folder", "Is its disk full? TMPDIR there may name another."),
 )  # fmt: skip
 
+_SHORT = 60
+"""Bytes of a folder's path in which there is room for a socket's, with what ssh adds to its name."""
+
 
 class SshDevice(ShellDevice):
     """A board that runs sshd and a POSIX shell; Python there only where the worker is to run."""
@@ -79,7 +82,9 @@ class SshDevice(ShellDevice):
     def __enter__(self) -> Self:
         """Connect and make the folder; raises `DeviceTroubleError`."""
         # A socket's path is short, at most 104 bytes, so not in just any temporary folder; the folder is ours alone.
-        self._control = tempfile.mkdtemp(prefix="edgepress-", dir="/tmp")
+        usual = tempfile.gettempdir()
+        place = usual if len(usual) <= _SHORT else "/tmp"  # noqa: S108
+        self._control = tempfile.mkdtemp(prefix="edgepress-", dir=place)
         return super().__enter__()
 
     def __exit__(

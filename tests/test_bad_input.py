@@ -317,10 +317,10 @@ def test_folders_of_others_are_refused_before_the_work(case: Case, monkeypatch: 
 def test_read_only_folder(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "make_host", never)
 
-    def denied(*_: object, dir: Path, **__: object) -> str:  # noqa: A002  as tempfile calls it
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
+    def denied(target: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
 
-    monkeypatch.setattr(outdir.tempfile, "mkdtemp", denied)
+    monkeypatch.setattr(outdir, "claim", denied)
     refused(case, case.compress, "Cannot write", str(case.out), "Permission denied")
 
 

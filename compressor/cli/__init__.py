@@ -3,6 +3,7 @@
 Nothing heavy is imported before `main` is ready for Ctrl-C: loading the libraries takes seconds.
 """
 
+import contextlib
 import signal
 import sys
 import traceback
@@ -29,17 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         signal.signal(signal.SIGTERM, _interrupt)
-        from edgepress.compressor.cli.commands import execute
+        from edgepress.compressor.cli.scratch import scratch
 
-        code = execute(words)
+        with scratch():
+            from edgepress.compressor.cli.commands import execute
+
+            code = execute(words)
     except KeyboardInterrupt:
-        sys.stderr.write("compress: Interrupted; the output folder is absent, or whole.\n")
         code = INTERRUPTED
+        _say("compress: Interrupted; the output folder is absent, or whole.\n")
     except Exception:  # not the user's mistake: the traceback is what a report of it needs
-        traceback.print_exc()
-        sys.stderr.write("compress: This is an error of the tool itself; please report it.\n")
         code = INTERNAL
+        _say(traceback.format_exc() + "compress: This is an error of the tool itself; please report it.\n")
     sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """On stderr, where that can be written to; the exit code counts all the same."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """The group of commands, and how errors are told."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -29,6 +30,9 @@ COMMANDS = (
     "completion",
 )
 """Each in a module of its name beside this one."""
+
+_NO_THREAD = "can't start new thread"
+"""What Python says where memory or the number of processes is at its limit."""
 
 
 class DefaultGroup(click.Group):
@@ -96,9 +100,7 @@ def execute(words: Sequence[str]) -> int:
         code = cli.main(list(words), prog_name="compress", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except EdgepressError as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        return _fail(str(error), error.hint, error.exit_code)
+        return _told(error, words)
     except click.Abort:
         raise KeyboardInterrupt from None
     except click.NoSuchOption as error:
@@ -113,6 +115,25 @@ def execute(words: Sequence[str]) -> int:
         # `compress inspect … | head`: the reader has what it wanted; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (known := _of_the_system(error)) is None:
+            raise
+        return _told(known, words)
+
+
+def _of_the_system(error: OSError | MemoryError | RuntimeError) -> EdgepressError | None:
+    """What the system refused, as the user's to mend; None for what else there is."""
+    from edgepress.compressor.cli.troubles import memory_error, system_error
+
+    if isinstance(error, OSError):
+        return system_error(error)
+    return memory_error() if isinstance(error, MemoryError) or _NO_THREAD in str(error) else None
+
+
+def _told(error: EdgepressError, words: Sequence[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    return _fail(str(error), error.hint, error.exit_code)
 
 
 def _options(context: click.Context | None) -> Iterable[str]:
@@ -131,5 +152,6 @@ def _hint(error: click.BadParameter) -> str:
 def _fail(message: str, hint: str, code: int) -> int:
     """One message on stderr: what is wrong, and what to do."""
     text = message if message.endswith((".", "!", "?")) else f"{message}."
-    click.echo(f"compress: {text}" + (f"\n  {hint}" if hint else ""), err=True)
+    with contextlib.suppress(OSError):  # where stderr cannot be written to, the code tells all the same
+        click.echo(f"compress: {text}" + (f"\n  {hint}" if hint else ""), err=True)
     return code

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
+from edgepress.compressor.cache import Cache
 from edgepress.compressor.cli import micro
 from edgepress.compressor.cli.away import Away
 from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError, UsageError, nearest
 from edgepress.compressor.job import Host
+from edgepress.compressor.parallel import address_space_left
 from edgepress.compressor.protocols import (
     Array,
     Feeds,
@@ -44,6 +46,9 @@ GLANCE = 0.25
 
 GLANCE_PRECISION = 0.02
 """Half the width of an interval, as a share of the median, at which it is enough for that."""
+
+WORKER_BYTES = 128 << 20
+"""Address space of one that works: its stack, its heap, and the buffers of two libraries for linear algebra."""
 
 
 APART_BYTES = 256 << 20
@@ -168,6 +173,15 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "edgepress"
 
 
+def usable_cache() -> Path | None:
+    """The default folder for what was worked out; None, and a warning, where it cannot be written to."""
+    try:
+        return Cache.open(default_cache(), "").path.parent
+    except UsageError as error:
+        click.echo(f"warning: {error} Nothing is kept of this run.", err=True)
+        return None
+
+
 def make_host(
     target: str,
     threads: int,
@@ -199,7 +213,7 @@ def make_host(
         DeviceError: the target has an address, and does not answer there.
     """
     spec = find_target(target)
-    workers = workers or os.cpu_count() or 1
+    workers = _affordable(workers or os.cpu_count() or 1)
 
     def stopwatch(
         limit_s: float, precision: float, models: Sequence[ModelFile], feeds: Feeds
@@ -243,6 +257,25 @@ def make_host(
         notes=tuple(filter(None, [remark(spec)])),
     )
     return _elsewhere(host, spec, threads, seconds) if device and os.environ.get(NO_DEVICE) is None else host
+
+
+def _affordable(workers: int) -> int:
+    """How many can work side by side where address space is limited (`ulimit -v`).
+
+    The libraries for linear algebra do not say so when they get none: they wait for ever, or end the process.
+
+    Raises:
+        DeviceError: not even one can.
+    """
+    left, least = address_space_left(), 2 * WORKER_BYTES
+    if left is None:
+        return workers
+    if left < least:
+        raise DeviceError(
+            f"Memory is limited: {left / 1e6:.0f} MB more may be taken, and {least / 1e6:.0f} MB are needed.",
+            "Raise the limit: `ulimit -v unlimited`.",
+        )
+    return min(workers, left // WORKER_BYTES - 1)
 
 
 def _elsewhere(host: Host, spec: DeviceSpec, threads: int, seconds: float) -> Host:

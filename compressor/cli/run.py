@@ -15,7 +15,7 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextCol
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from edgepress.compressor.cli.host import default_cache, make_host
+from edgepress.compressor.cli.host import make_host, usable_cache
 from edgepress.compressor.cli.interrupt import INTERRUPTED, first_interrupt
 from edgepress.compressor.cli.pick import picked
 from edgepress.compressor.cli.remaining import APPLY, SEARCH, Remaining, Stage, in_words
@@ -310,7 +310,7 @@ def run(
                 watch(tell),
                 workers=workers,
                 scheduler=scheduler,
-                cache=None if no_cache else cache or default_cache(),
+                cache=None if no_cache else cache or usable_cache(),
                 stopped=stopped,
                 device=not no_device,
             )

@@ -5,7 +5,10 @@ TFLite's kernels trust a file's contents in places; a graph that nobody thought 
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +20,8 @@ from loky.backend import get_context
 
 from edgepress.runtime.engines.base import Array, Engine, Feeds, InPlace, Port
 from edgepress.runtime.record import EngineError
+
+_POLL_S = 0.2
 
 FACTS = ("delegate", "partitions", "outside", "operators", "inputs")
 """What is told of a loaded model, where its runner has it."""
@@ -30,7 +35,7 @@ def alone(name: str, task: Callable[..., Any], *arguments: Any) -> Any:
         task: found in the other process by its name.
         arguments: of the function.
     """
-    executor = ProcessPoolExecutor(1, get_context("loky"), _begin)
+    executor = ProcessPoolExecutor(1, get_context("loky"), _begin, (os.getpid(),))
     try:
         return executor.submit(task, *arguments).result()
     except BrokenProcessPool as error:
@@ -79,7 +84,7 @@ class ApartRunner:
         self, name: str, make: Callable[[], Engine], model: bytes | str | InPlace, threads: int
     ) -> None:
         # loky's way to start a process needs no `if __name__ == "__main__"` in a user's script.
-        executor = ProcessPoolExecutor(1, get_context("loky"), _begin)
+        executor = ProcessPoolExecutor(1, get_context("loky"), _begin, (os.getpid(),))
         self._name, self._executor = name, executor
         self._dismiss = weakref.finalize(self, executor.shutdown, wait=False, cancel_futures=True)
         for fact, value in self._ask(_load, make, model, threads).items():
@@ -111,9 +116,17 @@ def _died(name: str) -> EngineError:
     )
 
 
-def _begin() -> None:
+def _begin(owner: int) -> None:
     """Ctrl-C goes to all processes of a terminal; this one ends with its owner."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
+
+
+def _end_with(owner: int) -> None:
+    """Where the owner is killed, the pipe to it stays open: this process holds both ends."""
+    while os.getppid() == owner:
+        time.sleep(_POLL_S)
+    os._exit(1)
 
 
 _loaded: list[Any] = []
