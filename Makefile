@@ -16,9 +16,10 @@ demo: .venv/.ready
 test: lint types system board .axe/.ready .venv/.ready
 	$(BIN)/python -m pytest -n 2 -rs
 
-# And all test models of the onnx package, of which the tests take a part: some minutes.
+# And all test models of the onnx package and all faults, of which the tests take a part: half an hour.
 test-all: test
 	$(BIN)/python benchmarks/anymodel.py --out benchmarks/results/anymodel.json
+	$(BIN)/python benchmarks/faults.py --out benchmarks/results/faults.json
 
 # What some tests talk to: installed where that is possible, else those tests are skipped and named. RUNLEVEL=1: the server
 # is not started, tests start their own.

@@ -1,0 +1,395 @@
+"""Runs that are killed, starved and fenced in: nothing half-written stays, reruns succeed, the message names the cause.
+
+    python benchmarks/faults.py [--kills N] [--only REGEX] [--out FILE]
+
+On a net of 32 hidden neurons. Exit code 1 where anything was left that may not be, or a message did not name the cause.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from fault_runs import Ended, Fault, Left, Server, left_in, run_fresh, server
+from onnx import TensorProto, helper, numpy_helper
+
+from common import RESULTS, machine, shown_command, versions, write_json
+
+RECIPE = '[[pass]]\nkind = "quantize"\n'
+PLAIN = ("--target", "arm", "--no-device", "--format", "onnx", "--out", "out", "--quiet")
+SAMPLES = ("--data", "calib.npz", "--test", "test.npz")
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "search": ("model.onnx", *SAMPLES, *PLAIN, "--workers", "1"),
+    "recipe": ("model.onnx", *SAMPLES, *PLAIN, "--recipe", "recipe.toml"),
+    "evolve": (
+        *("evolve", *SAMPLES, "--layers", "6,40,40,4", "--epochs", "6", "--batch", "20", "--epsilon", "3"),
+        *("--kernels", "scipy", "--threads", "1", "--out", "out", "--quiet"),
+    ),
+    "bench": (
+        "bench",
+        "model.onnx",
+        "--device",
+        "local",
+        "--seconds",
+        "0.3",
+        "--json",
+        "out.json",
+        "--quiet",
+    ),
+}
+"""What is run, by name."""
+FACES = {"bench": "out.json"}
+"""What a command writes, where that is not `out`."""
+
+
+def make_inputs(folder: Path) -> Mapping[str, bytes]:
+    """Write a net 6 – 32 – 4, samples and a recipe; returns what is in them by name."""
+    chance = np.random.default_rng(0)
+    weights = [chance.normal(size=shape).astype(np.float32) for shape in ((6, 32), (32,), (32, 4), (4,))]
+    names = ["w1", "b1", "w2", "b2"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["s"], name="hidden"),
+            helper.make_node("Relu", ["s"], ["h"]),
+            helper.make_node("Gemm", ["h", "w2", "b2"], ["y"], name="out"),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(each, name) for each, name in zip(weights, names, strict=True)],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        folder / "model.onnx",
+    )
+    for name, rows in (("calib.npz", 80), ("test.npz", 60)):
+        x = chance.normal(size=(rows, 6)).astype(np.float32)
+        hidden = np.maximum(x @ weights[0] + weights[1], 0)
+        np.savez(folder / name, x=x, y=(hidden @ weights[2] + weights[3]).argmax(1))
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+BY_LIBRARIES = (-6, -11)
+"""A library ends the process where it gets no memory; nothing of ours can say so then."""
+FULL = "No space left|disk is full|Free some space"
+
+
+@dataclass
+class Findings:
+    """What came of one kind of fault.
+
+    Attributes:
+        runs: how many there were.
+        codes: exit code → how often; negative: ended by that signal.
+        wrong: what was left or said that may not be.
+        messages: the different ones, without their numbers.
+        most_temporary: most files and folders that lay in the folder for temporary files after a run.
+        alive: processes that outlived their run.
+        seconds: that all of it took.
+    """
+
+    runs: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    most_temporary: int = 0
+    alive: int = 0
+    seconds: float = 0.0
+
+    def note(self, ended: Ended, left: Left, what: str) -> None:
+        """Add a run."""
+        self.runs += 1
+        self.codes[str(ended.code)] = self.codes.get(str(ended.code), 0) + 1
+        self.wrong += [f"{what}: {each}" for each in left.wrong]
+        self.most_temporary = max(self.most_temporary, left.temporary)
+        self.alive += ended.alive
+        if "Traceback" in ended.told or ended.code == 70:
+            self.wrong.append(f"{what}: {ended.told.strip()[-300:]}")
+        message = re.sub(r"/\S+/", "…/", re.sub(r"\d+", "N", ended.told.strip().split("\n")[0]))
+        if ended.code > 0 and message not in self.messages:
+            self.messages.append(message)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are made to fail.
+
+    Attributes:
+        runs: starts them.
+        folder: with the inputs.
+        inputs: what is in them.
+    """
+
+    runs: Server
+    folder: Path
+    inputs: Mapping[str, bytes]
+
+    def clear(self) -> None:
+        """Remove all but the inputs."""
+        for each in self.folder.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each)
+            elif each.name not in self.inputs:
+                each.unlink()
+
+    def left(self, command: str) -> Left:
+        """What lies there after a run."""
+        return left_in(self.folder, self.inputs, FACES.get(command, "out"))
+
+    def again(self, found: Findings, command: str, what: str) -> Ended:
+        """Nothing is wrong any more: the same command must succeed and leave nothing beside its result."""
+        words, out = list(COMMANDS[command]), FACES.get(command, "out")
+        if command == "evolve" and (self.folder / "out.checkpoint.npz").exists():
+            words.append("--resume")
+        ended = self.runs.run(words, self.folder)
+        wrong = self.left(command).wrong
+        if ended.code != 0 or not (self.folder / out).exists():
+            wrong.append(f"code {ended.code}: {ended.told.strip()[-300:]}")
+        if (self.folder / f".edgepress-{out}").exists():
+            wrong.append("the working folder was left")
+        found.wrong += [f"rerun after {what}: {each}" for each in wrong]
+        return ended
+
+    def broken(
+        self,
+        found: Findings,
+        command: str,
+        fault: Fault,
+        says: str,
+        codes: Sequence[int],
+        *,
+        again: bool = True,
+    ) -> Ended:
+        """A run in which something goes wrong: it succeeds all the same, or says what it was, and a rerun succeeds."""
+        what = f"{command}, {fault.kind} {fault.value:g}"
+        fresh = fault.kind == "memory"
+        start = run_fresh if fresh else self.runs.run
+        ended = start(COMMANDS[command], self.folder, fault)
+        found.note(ended, self.left(command), what)
+        if ended.code not in (0, *codes):
+            found.wrong.append(f"{what}: code {ended.code}: {ended.told.strip()[-300:]}")
+        elif ended.code and not re.search(says, ended.told):
+            found.wrong.append(f"{what}: said {ended.told.strip()[-300:]}")
+        if ended.code and again:
+            self.again(found, command, what)
+        self.clear()
+        return ended
+
+
+def kills(place: Place, command: str, count: int, kind: str = "") -> Findings:
+    """Kill a command at random moments; after each kill the same command must succeed.
+
+    Args:
+        place: where.
+        command: its name.
+        count: how often.
+        kind: of what else is changed in it.
+    """
+    found, chance = Findings(), np.random.default_rng(len(command))
+    whole = place.again(found, command, "nothing").seconds
+    for number in range(count):
+        if number % 2:  # an existing result is replaced, or there is none yet
+            place.clear()
+        fault = Fault(kind, kill_s=chance.uniform(0, 1.1 * whole))
+        ended = place.runs.run(COMMANDS[command], place.folder, fault)
+        found.note(ended, place.left(command), f"kill {number}")
+        place.again(found, command, f"kill {number}")
+    return found
+
+
+def full_disks(place: Place, command: str) -> Findings:
+    """The disk is full from the n-th file on that is opened for writing, for every n."""
+    found = Findings()
+    for number in range(1, 1000):
+        fault = Fault("disk", number)
+        again = number % 4 == 0  # to rerun each time takes minutes
+        if place.broken(found, command, fault, FULL, (2, 3), again=again).code == 0:
+            break
+    return found
+
+
+def small_disks(place: Place, command: str) -> Findings:
+    """No file may be larger than so much."""
+    found = Findings()
+    for size in (0, 100, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 1_000_000):
+        place.broken(found, command, Fault("file size", size), "File too large|disk is full", (2, 3))
+    return found
+
+
+def short_memory(place: Place, command: str) -> Findings:
+    """So many bytes of address space are left."""
+    found = Findings()
+    for size in (1, 4, 16, 64, 256, 1024):
+        place.broken(
+            found, command, Fault("memory", size << 20), "[Mm]emory|bad_alloc|threads?", (3, *BY_LIBRARIES)
+        )
+    return found
+
+
+def few_files(place: Place, command: str) -> Findings:
+    """So many files may be open at a time."""
+    found = Findings()
+    for number in (8, 12, 16, 20, 24, 32, 64):
+        place.broken(found, command, Fault("files", number), "Too many open files", (2, 3))
+    return found
+
+
+def jumping_clock(place: Place, command: str) -> Findings:
+    """The system's clock jumps by up to 40 days each time that it is read."""
+    found = Findings()
+    ended = place.broken(found, command, Fault("clock", 40), "", ())
+    if ended.seconds > 60:
+        found.wrong.append(f"{command}: took {ended.seconds:.0f} s while the clock jumped")
+    place.again(found, command, "jumps of the clock")
+    return found
+
+
+def no_rights(place: Place, command: str) -> Findings:
+    """A folder that may not be written to: the output's, the result itself, the cache, that of temporary files."""
+    found, out = Findings(), FACES.get(command, "out")
+    place.again(found, command, "nothing")
+    for locked in (".", out, "cache", "tmp"):
+        path = place.folder / locked
+        if path.is_dir():
+            path.chmod(0o555)
+        ended = place.runs.run(COMMANDS[command], place.folder, Fault("rights"))
+        if path.is_dir():
+            path.chmod(0o755)
+        found.note(ended, place.left(command), locked)
+        (place.folder / "out.checkpoint.npz").unlink(
+            missing_ok=True
+        )  # of what was trained and could not be put there
+        if ended.code not in (0, 2, 3) or (
+            ended.code and not re.search("Permission|temporary|cannot hold", ended.told)
+        ):
+            found.wrong.append(f"{command}, {locked}: code {ended.code}: {ended.told.strip()[-300:]}")
+        if ended.code == 0 and locked == ".":
+            found.wrong.append(f"{command}: wrote where it has no rights")
+    place.again(found, command, "rights came back")
+    return found
+
+
+def three_at_once(place: Place, command: str, count: int = 3) -> Findings:
+    """Three runs into one place at the same time: each is whole or told that another one is at work."""
+    found = Findings()
+    for _ in range(count):
+        for ended in place.runs.together([COMMANDS[command]] * 3, place.folder):
+            found.note(ended, place.left(command), "three at once")
+            if ended.code not in (0, 2) or (ended.code and "Another run is writing" not in ended.told):
+                found.wrong.append(f"three at once: code {ended.code}: {ended.told.strip()[-300:]}")
+        if found.codes.get("0", 0) == 0:
+            found.wrong.append("three at once: none of them succeeded")
+        place.clear()
+    return found
+
+
+def killed_workers(place: Place, command: str, count: int = 3) -> Findings:
+    """A process that a search has hired is killed amid its work."""
+    found = Findings()
+    words = [*COMMANDS[command][:-1], "2"]
+    for number in range(count):
+        ended = place.runs.run(words, place.folder, Fault("worker"))
+        found.note(ended, place.left(command), f"worker {number}")
+        if ended.code:
+            found.wrong.append(f"worker {number}: code {ended.code}: {ended.told.strip()[-300:]}")
+        place.clear()
+    return found
+
+
+def killed_with_workers(place: Place, command: str, count: int = 5) -> Findings:
+    """A search is killed while processes that it has hired work: none of them may stay."""
+    found, chance = Findings(), np.random.default_rng(1)
+    words = [*COMMANDS[command][:-1], "2"]
+    for number in range(count):
+        place.clear()
+        ended = place.runs.run(words, place.folder, Fault("hired", kill_s=chance.uniform(1, 5)))
+        found.note(ended, place.left(command), f"kill {number}")
+    place.clear()
+    place.again(found, command, "kills")
+    if found.alive:
+        found.wrong.append(f"{found.alive} processes outlived the run that hired them")
+    return found
+
+
+KILLS = {"search": 0.35, "recipe": 0.2, "evolve": 0.25, "bench": 0.2}
+"""Shares of all kills."""
+ALL, SEARCHES = tuple(COMMANDS), ("search",)
+KINDS: Mapping[str, tuple[Callable[[Place, str], Findings], Sequence[str]]] = {
+    "disk full from the n-th file on": (full_disks, ALL),
+    "files limited in size": (small_disks, ALL),
+    "memory limited": (short_memory, ALL),
+    "open files limited": (few_files, ALL),
+    "clock jumps": (jumping_clock, ALL),
+    "no rights": (no_rights, ALL),
+    "three runs into one place": (three_at_once, ALL),
+    "a worker is killed": (killed_workers, SEARCHES),
+    "killed while workers work": (killed_with_workers, SEARCHES),
+}
+"""What goes wrong, and in which commands."""
+
+
+def main() -> int:
+    """Inject them all; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="how many runs are killed in all")
+    parser.add_argument("--only", default="", help="regular expression of kinds")
+    parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
+    given = parser.parse_args()
+    begun, wrong = machine(), 0
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, server() as runs:
+        for place, (kind, command, work) in enumerate(jobs(given.kills)):
+            if not re.search(given.only, f"{kind}: {command}"):
+                continue
+            folder = Path(name) / str(place)
+            folder.mkdir()
+            started = time.monotonic()
+            found = work(Place(runs, folder, make_inputs(folder)), command)
+            found.seconds = round(time.monotonic() - started, 1)
+            shutil.rmtree(folder)
+            store(given.out, {"kind": kind, "command": command, **asdict(found)}, begun)
+            told = f"{found.runs} runs, codes {found.codes}, {len(found.wrong)} wrong, {found.seconds} s"
+            print("\n  ".join([f"{kind}, {command}: {told}", *found.wrong]), flush=True)
+            wrong += len(found.wrong)
+    return 1 if wrong else 0
+
+
+def store(path: Path, row: dict[str, Any], begun: dict[str, Any]) -> None:
+    """Put a kind's findings in the file, in the place of those of an earlier run; the others stay.
+
+    Args:
+        path: of the file.
+        row: what was found.
+        begun: the machine when this run began.
+    """
+    known = json.loads(path.read_text("utf-8"))["kinds"] if path.exists() else []
+    rows = [each for each in known if (each["kind"], each["command"]) != (row["kind"], row["command"])]
+    rows.append(row)
+    total = {name: sum(each[name] for each in rows) for name in ("runs", "alive")}
+    total["wrong"] = sum(len(each["wrong"]) for each in rows)
+    command = shown_command("benchmarks/faults.py", sys.argv[1:])
+    head = {"command": command, "machine": begun, "versions": versions()}
+    write_json({**head, **total, "kinds": rows}, path)
+
+
+def jobs(count: int) -> Iterator[tuple[str, str, Callable[[Place, str], Findings]]]:
+    """Kinds of faults, commands, and the work that it takes."""
+    for command, share in KILLS.items():
+        yield "killed", command, partial(kills, count=round(share * count))
+    for kind, (work, commands) in KINDS.items():
+        for command in commands:
+            yield kind, command, work
+
+
+if __name__ == "__main__":
+    sys.exit(main())

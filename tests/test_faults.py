@@ -1,0 +1,118 @@
+"""Some of what `benchmarks/faults.py` does to runs; `make test-all` takes all of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import faults
+import pytest
+from fault_runs import Ended, Fault, Left, Server, left_in, server
+from faults import Findings, Place
+
+from edgepress.compressor.report import manifest
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Server]:
+    """One server for all tests: it takes seconds to start."""
+    with server() as found:
+        yield found
+
+
+@pytest.fixture
+def place(runs: Server, tmp_path: Path) -> Place:
+    return Place(runs, tmp_path, faults.make_inputs(tmp_path))
+
+
+@pytest.mark.parametrize(("command", "count"), [("evolve", 5), ("recipe", 2)])
+def test_killed_at_any_moment(place: Place, command: str, count: int) -> None:
+    found = faults.kills(place, command, count)
+    assert found.wrong == []
+    assert found.runs == count
+    assert found.codes.get("-9", 0) >= 1
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "value", "says", "codes"),
+    [
+        ("evolve", "disk", 1, "The disk is full: .*out was not written", (2,)),
+        ("evolve", "disk", 9, "Cannot write the checkpoint .*No space left", (2,)),
+        ("recipe", "disk", 5, "disk is full|No space left", (2, 3)),
+        ("bench", "disk", 3, "No space left", (2, 3)),
+        ("evolve", "file size", 0, "Cannot write the checkpoint .*File too large", (2,)),
+        ("recipe", "file size", 100, "File too large", (2, 3)),
+        ("evolve", "files", 6, "Too many open files", (2,)),
+        ("recipe", "memory", 64 << 20, "Memory is limited: .*ulimit -v unlimited", (3,)),
+    ],
+)
+def test_what_runs_out_is_named(
+    place: Place, command: str, kind: str, value: float, says: str, codes: tuple[int, ...]
+) -> None:
+    found = Findings()
+    ended = place.broken(found, command, Fault(kind, value), f"(?s){says}", codes)
+    assert found.wrong == []
+    assert ended.code in codes
+    assert ended.told.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "work", [faults.jumping_clock, faults.no_rights, faults.three_at_once], ids=lambda work: work.__name__
+)
+def test_clocks_rights_and_others(place: Place, work: Callable[[Place, str], Findings]) -> None:
+    found = work(place, "evolve")
+    assert found.wrong == []
+    assert found.runs >= 1
+
+
+def test_hired_processes_do_not_outlive_a_killed_run(place: Place) -> None:
+    found = faults.killed_with_workers(place, "search", 1)
+    assert (found.wrong, found.alive) == ([], 0)
+
+
+def test_what_may_not_be_left_is_found(tmp_path: Path) -> None:
+    """The look at what is left sees half a result, a changed input, and what lies about."""
+    inputs = faults.make_inputs(tmp_path)
+    assert left_in(tmp_path, inputs) == Left()
+    out = tmp_path / "out"
+    out.mkdir()
+    assert len(left_in(tmp_path, inputs).wrong) == 1
+    (out / "model.onnx").write_text("whole")
+    made = manifest.Manifest(
+        tool_version="0",
+        versions={},
+        seed=0,
+        options={},
+        recipe=(),
+        inputs=(),
+        files=manifest.hash_files(out),
+    )
+    manifest.write(made, out)
+    assert left_in(tmp_path, inputs) == Left()
+    (out / "model.onnx").write_text("hal")
+    (tmp_path / ".edgepress-abc").mkdir()
+    (tmp_path / "recipe.toml").write_text("other")
+    assert len(left_in(tmp_path, inputs).wrong) == 3
+    (tmp_path / "out.json").write_text('{"a": ')
+    assert "out.json is half a file" in left_in(tmp_path, inputs, "out.json").wrong
+
+
+def test_a_message_that_does_not_name_the_cause_is_found(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([Ended(2, "compress: No.\n", 0.1, 0), Ended(0, "", 0.1, 0)])
+    monkeypatch.setattr(Server, "run", lambda *_: next(said))
+    found = Findings()
+    place.broken(found, "recipe", Fault("disk", 1), "disk is full", (2,))
+    assert any("said compress: No." in each for each in found.wrong)
+    assert any("rerun" in each for each in found.wrong), "it wrote nothing"
+
+
+def test_findings_of_other_kinds_stay_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    row = {"kind": "killed", "command": "bench", "runs": 3, "alive": 0, "wrong": ["x"]}
+    faults.store(file, row, {})
+    faults.store(file, {**row, "command": "search"}, {})
+    faults.store(file, {**row, "wrong": []}, {})
+    stored = json.loads(file.read_text())
+    assert (stored["runs"], stored["wrong"]) == (6, 1)
+    assert [each["command"] for each in stored["kinds"]] == ["search", "bench"]
