@@ -21,10 +21,25 @@ from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.scoring import BuiltIn, Metric, Outputs, UserMetric, cut, score_all, score_rows
 from edgepress.compressor.userfunction import is_function_name, load_function
 
-__all__ = ["BUILT_IN", "Metric", "Outputs", "fidelity", "resolve_metric", "score_all", "score_rows", "unread"]
+__all__ = [
+    "BUILT_IN",
+    "Metric",
+    "Outputs",
+    "fidelity",
+    "is_user_metric",
+    "resolve_metric",
+    "score_all",
+    "score_rows",
+    "unread",
+]
 
 MAX_CLASSES = 100_000
 BUILT_IN = ("top1", "top5", "agreement", "mse", "mae", "psnr", "fidelity")
+
+
+def is_user_metric(name: str) -> bool:
+    """Whether a metric is a function of the user's; `psnr:255` only looks like one."""
+    return name.partition(":")[0] not in BUILT_IN and is_function_name(name)
 
 
 def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str | None = None) -> Metric:
@@ -48,7 +63,7 @@ def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str
     output = _first(outputs) if output is None else output
     if output not in outputs:
         raise MetricError(f"the model has no output {output!r}", nearest(output, outputs))
-    if name is not None and name.partition(":")[0] not in BUILT_IN and is_function_name(name):
+    if name is not None and is_user_metric(name):
         return UserMetric(name, load_function(name, MetricError))
     values = outputs[output]
     if not _numeric(values):

@@ -29,7 +29,7 @@ from edgepress.compressor.finish import (
 )
 from edgepress.compressor.folds import Answering, Setup
 from edgepress.compressor.job import Findings, Host, Job
-from edgepress.compressor.metrics import BUILT_IN, answers, resolve_metric, unread
+from edgepress.compressor.metrics import BUILT_IN, answers, is_user_metric, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize
 from edgepress.compressor.parallel import within_memory
@@ -44,7 +44,6 @@ from edgepress.compressor.serialize import serialize
 from edgepress.compressor.shapes import Seen, seen_shapes
 from edgepress.compressor.sparse import make_sparse
 from edgepress.compressor.trials import Trials, make_trials
-from edgepress.compressor.userfunction import is_function_name
 
 __all__ = ["Findings", "Host", "Job", "look", "run"]
 
@@ -137,12 +136,9 @@ def look(job: Job, host: Host, unseen: bool = True) -> tuple[Findings, Trials | 
 
 def _check_names(job: Job) -> None:
     """Names and patterns that can be judged without the model."""
-    if job.metric is not None:
-        known = job.metric.partition(":")[0] in BUILT_IN or is_function_name(job.metric)
-        if not known:
-            raise MetricError(
-                f"unknown metric {job.metric!r}", nearest(job.metric, BUILT_IN) + " Or module:function."
-            )
+    name = job.metric
+    if name is not None and name.partition(":")[0] not in BUILT_IN and not is_user_metric(name):
+        raise MetricError(f"unknown metric {name!r}", nearest(name, BUILT_IN) + " Or module:function.")
     for pattern in job.leave:
         try:
             re.compile(pattern)

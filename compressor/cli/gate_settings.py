@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgepress.compressor.cli.units import SIZES
 from edgepress.compressor.errors import UsageError, nearest
 from edgepress.compressor.gate import Limit
-from edgepress.compressor.metrics import BUILT_IN
+from edgepress.compressor.metrics import is_user_metric
 from edgepress.compressor.userfunction import is_function_name
 
 FILE_NAME = "edgepress.toml"
@@ -141,13 +141,18 @@ def _beside(given: Mapping[str, Any]) -> Path | None:
 
 
 def _check_no_code(path: Path | None, said: Mapping[str, Any]) -> None:
-    """Refuse functions that a file names which nobody named: it may have come with a model of somebody else's."""
-    for name in ("metric", "test"):
+    """Refuse code that a file names which nobody named: it may have come with a model of somebody else's."""
+    what = {
+        "metric": (is_user_metric, "Python code"),
+        "test": (is_function_name, "Python code"),
+        "target": (lambda value: value.endswith(".toml"), "a device profile, which may name commands"),
+    }
+    for name, (is_code, kind) in what.items():
         value = said.get(name)
-        if isinstance(value, str) and is_function_name(value) and value.partition(":")[0] not in BUILT_IN:
+        if isinstance(value, str) and is_code(value):
             raise UsageError(
-                f"{path}: {name} = {value!r} names Python code, and the file was only found beside the models.",
-                f"If you trust it, name the file with --config, or the function with --{name}.",
+                f"{path}: {name} = {value!r} names {kind}, and the file was only found beside the models.",
+                f"If you trust it, name the file with --config, or say --{name} yourself.",
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from edgepress.compressor.cli.again import job_of
+from edgepress.compressor.cli.again import job_of, options_of
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import Findings, Job
 from edgepress.compressor.report import manifest as manifests
@@ -17,11 +17,11 @@ from edgepress.compressor.report.record import FrontPoint, Report
 from edgepress.compressor.userfunction import is_function_name
 
 OPEN = frozenset(
-    {"model", "data", "test", "preprocess", "budget", "max_size_bytes", "max_latency_ns", "formats"}
+    {"model", "data", "test", "metric", "preprocess", "budget", "max_size_bytes", "max_latency_ns", "formats"}
     | {"out", "pick", "earlier", "force", "as_json", "quiet", "debug"}
     | {"workers", "scheduler", "cache", "no_cache", "no_device", "device_rows"}
 )
-"""What may be said anew; all else is as it was in the earlier run."""
+"""What may be said anew; all else is as it was in the earlier run, and so are functions, which must be said."""
 
 
 class Picked:
@@ -53,7 +53,7 @@ class Picked:
     @property
     def target(self) -> str:
         """Device profile of the earlier run."""
-        return str(self.record.options["target"])
+        return options_of(self.record).target
 
     def job(self, given: dict[str, Any]) -> Job:
         """The earlier run's job with the point's recipe.
@@ -73,16 +73,12 @@ class Picked:
                     f"--pick: the earlier run had {f'--{role} {entry}' if entry else f'no --{role}'}.",
                     f"Leave --{role} out, or compress again.",
                 )
-        paths = {
-            role: None if (name := given.get(role)) is None or is_function_name(str(name)) else Path(name)
-            for role in ("model", "data", "test", "preprocess")
-        }
         record = self.record.model_copy(update={"recipe": self.point.recipe, "timings_ns": {}})
         anew = {
             name: given.get(name)
             for name in ("budget", "max_size_bytes", "max_latency_ns", "formats", "device_rows")
         }
-        job = job_of(record, self.folder, paths)
+        job = job_of(record, self.folder, given)
         return replace(job, **{name: value for name, value in anew.items() if value is not None})
 
     def report(self, report: Report, found: Findings) -> Report:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from edgepress.compressor.cli.again import job_of
+from edgepress.compressor.cli.again import job_of, options_of
 from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.cli.remaining import APPLY
 from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar, show
@@ -21,8 +21,9 @@ from edgepress.compressor.session import run as run_session
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the rebuilt result.")
 @click.option("--model", type=click.Path(path_type=Path), help="Where the model is now.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where the samples are now.")
-@click.option("--test", type=click.Path(path_type=Path), help="Where the unseen samples are now.")
+@click.option("--data", help="Where the samples are now; or the run's function, without which it is not run.")
+@click.option("--test", help="Where the unseen samples are now; a function likewise.")
+@click.option("--metric", help="The run's metric, where that is a function: else it is not run.")
 @click.option("--preprocess", type=click.Path(path_type=Path), help="Where preprocess.toml is now.")
 @click.option("--no-device", is_flag=True, help="Judge here, not on the target.")
 @click.option("--force", is_flag=True, help="Write into a folder that this tool did not write.")
@@ -38,7 +39,7 @@ def replay(
     as_json: bool,
     quiet: bool,
     debug: bool,
-    **given: Path | None,
+    **given: str | Path | None,
 ) -> int:
     """Rebuild the result that MANIFEST describes: the same bytes on the same machine, else exit 2."""
     record = manifests.read(manifest)
@@ -46,8 +47,9 @@ def replay(
     job = job_of(record, folder, given)
     with staged(out, force, [*input_paths(job), manifest]) as staging:
         with progress_bar(quiet or as_json, APPLY) as tell:
-            target = str(record.options["target"])
-            host = make_host(target, job.threads, job.seed, TIMING_SECONDS, tell, device=not no_device)
+            host = make_host(
+                options_of(record).target, job.threads, job.seed, TIMING_SECONDS, tell, device=not no_device
+            )
             found = run_session(job, host)
         report = build_report(found)
         write_result(found, report, staging, out)

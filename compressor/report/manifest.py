@@ -74,7 +74,7 @@ class Manifest(Record):
     tool: Literal["edgepress"] = "edgepress"
     tool_version: str
     versions: dict[str, str]
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     options: dict[str, JsonValue]
     recipe: tuple[dict[str, JsonValue], ...]
     inputs: tuple[Input, ...]
