@@ -151,7 +151,9 @@ def _hint(error: click.BadParameter) -> str:
 
 def _fail(message: str, hint: str, code: int) -> int:
     """One message on stderr: what is wrong, and what to do."""
+    from edgepress.compressor.report.words import showable  # with all that it brings, only where it is needed
+
     text = message if message.endswith((".", "!", "?")) else f"{message}."
     with contextlib.suppress(OSError):  # where stderr cannot be written to, the code tells all the same
-        click.echo(f"compress: {text}" + (f"\n  {hint}" if hint else ""), err=True)
+        click.echo(showable(f"compress: {text}" + (f"\n  {hint}" if hint else "")), err=True)
     return code

@@ -29,7 +29,7 @@ from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.evolve import Evolved, dump
 from edgepress.compressor.report.html import MissingExtra
 from edgepress.compressor.report.record import FILE_NAME
-from edgepress.compressor.report.words import number, printable, quantity
+from edgepress.compressor.report.words import number, printable, quantity, showable
 from edgepress.compressor.userfunction import is_function_name
 
 SHARE = click.FloatRange(0, 1, max_open=True)
@@ -170,7 +170,7 @@ def evolve(
     elif not quiet:
         _show(found, out)
     for warning in () if quiet else found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(showable(f"warning: {warning}"), err=True)
     return 0
 
 

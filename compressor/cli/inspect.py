@@ -28,7 +28,7 @@ from edgepress.compressor.passes.store import WEIGHTS
 from edgepress.compressor.report import sensitivity as told
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.html import MissingExtra
-from edgepress.compressor.report.words import printable, quantity
+from edgepress.compressor.report.words import printable, quantity, showable
 from edgepress.compressor.sensitivity import LITTLE, Sensitivity, measure
 from edgepress.compressor.session import look
 from edgepress.compressor.workers import Crew
@@ -102,7 +102,7 @@ def inspect(
         return 0
     _print(facts)
     for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(showable(f"warning: {warning}"), err=True)
     return 0
 
 

@@ -29,7 +29,7 @@ from edgepress.compressor.recipe import parse
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.console import summary
 from edgepress.compressor.report.record import FILE_NAME, Report
-from edgepress.compressor.report.words import printable
+from edgepress.compressor.report.words import printable, showable
 from edgepress.compressor.session import run as run_session
 from edgepress.compressor.userfunction import is_function_name
 
@@ -339,7 +339,7 @@ def show(report: Report, warnings: Sequence[str], out: Path, *, table: bool, war
     if table:
         summary(report.model_copy(update={"warnings": ()}), Console(), out)
     for warning in warnings if warn else ():
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(showable(f"warning: {warning}"), err=True)
 
 
 def input_paths(job: Job, *others: Path | None) -> list[Path]:
