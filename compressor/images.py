@@ -53,9 +53,9 @@ class Preprocess(BaseModel):
     size: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     color: Literal["RGB", "BGR", "L"] = "RGB"
-    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = (0.0,)
-    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (1.0,)
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    mean: tuple[Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)], ...] = (0.0,)
+    std: tuple[Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)], ...] = (1.0,)
+    scale: Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)] = 1.0
     crop: Literal["center", "none"] = "center"
     resize: Annotated[int, Field(ge=1, le=8192)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
@@ -81,7 +81,7 @@ def read_preprocess(path: Path) -> Preprocess:
     """
     try:
         keys = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read: {error}", f"It should hold, for example: {_EXAMPLE}."
         ) from error

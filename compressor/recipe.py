@@ -49,7 +49,7 @@ def parse(text: str, passes: Kinds | None = None) -> Recipe:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # an integer of 5000 digits is no TOMLDecodeError
         raise UsageError(
             f"The recipe is not valid TOML: {error}.", 'A pass is written as: [[pass]], then kind = "…".'
         ) from error

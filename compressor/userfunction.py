@@ -14,7 +14,15 @@ _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 def is_function_name(text: str) -> bool:
     """Whether `text` is written as `module:function` (and is not a path that exists)."""
-    return _NAME.fullmatch(text) is not None and not Path(text).exists()
+    return _NAME.fullmatch(text) is not None and not exists(Path(text))
+
+
+def exists(path: Path) -> bool:
+    """Whether a path exists; no name from a file is an error, however long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def load_function(name: str, error_type: type[EdgepressError]) -> Callable[..., Any]:

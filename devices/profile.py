@@ -15,13 +15,13 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from edgepress.devices.table import KernelTable, kernel_lines, read_kernels
+from edgepress.devices.table import KernelTable, as_float, kernel_lines, read_kernels
 from edgepress.runtime.environment import Environment, architecture, describe
 
 LOCAL = "local"
 MICRO = "tflite-micro"
 """The engine of microcontrollers."""
-_OLDEST_RUNTIME = "1.23"  # what the package itself asks for
+_OLDEST_RUNTIME = "1.24"  # what the package itself asks for
 _VNNI = {"avx512_vnni", "avx_vnni"}
 _MACS_AN_INSTRUCTION = 2.46
 """Of onnxruntime's float convolutions on any 64-bit ARM core, counted under emulation."""
@@ -259,7 +259,7 @@ def _table(name: str, user_dirs: Sequence[Path], above: tuple[str, ...]) -> dict
     entry = _find(name, user_dirs)
     try:
         table = tomllib.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProfileError(f"profile {name} cannot be read: {error}") from error
     base = table.pop("base", None)
     if base is None:
@@ -321,7 +321,7 @@ def _check_way(name: str, values: dict[str, Any]) -> None:
 def _value(name: str, key: str, value: Any) -> Any:
     kind = _TYPES[key]
     if kind is float and type(value) is int:
-        value = float(value)
+        value = as_float(value)
     if type(value) is not kind:
         raise ProfileError(f"profile {name}: {key} must be {_words(kind)}, not {value!r}")
     if isinstance(value, (int, float)) and not 0 < value < float("inf"):  # NaN fails it too

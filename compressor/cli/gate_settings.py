@@ -1,5 +1,6 @@
 """What a gate is asked: options of the command over those of an `edgepress.toml` beside the model."""
 
+import math
 import re
 import shlex
 import tomllib
@@ -13,7 +14,7 @@ from edgepress.compressor.cli.units import SIZES
 from edgepress.compressor.errors import UsageError, nearest
 from edgepress.compressor.gate import Limit
 from edgepress.compressor.metrics import is_user_metric
-from edgepress.compressor.userfunction import is_function_name
+from edgepress.compressor.userfunction import exists, is_function_name
 
 FILE_NAME = "edgepress.toml"
 TABLE = "gate"
@@ -36,8 +37,9 @@ def as_limit(value: object) -> Limit:
             return Limit(amount / 100, relative=True)
         if unit in ("x", "×") or (not unit and "." in found[1]):
             return Limit(amount, relative=True)
-        if unit in SIZES or not unit:
-            return Limit(float(int(amount * SIZES.get(unit, 1.0))), relative=False)
+        size = amount * SIZES.get(unit, 1.0)
+        if (unit in SIZES or not unit) and math.isfinite(size):
+            return Limit(float(int(size)), relative=False)
     raise ValueError(
         f"{value!r}: write bytes, such as 1.5MB, or a share of the baseline's, such as 0.5x or 50%"
     )
@@ -162,7 +164,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.", "Name another with --config.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}.", "Mend the file, or name another with --config.") from error
     said = document.get(TABLE)
     if not isinstance(said, dict):
@@ -176,6 +178,6 @@ def _read(path: Path) -> dict[str, Any]:
             said[name] = inside(said[name])
     for name in ("test", "target"):
         value = said.get(name)
-        if isinstance(value, str) and (path.parent / value).exists() and not is_function_name(value):
+        if isinstance(value, str) and exists(path.parent / value) and not is_function_name(value):
             said[name] = inside(value)
     return said

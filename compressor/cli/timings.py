@@ -34,7 +34,7 @@ def read_timings(path: Path | None, job: Job, target: str) -> Job:
         timings = {str(name): float(ns) for name, ns in document["timings_ns"].items()}
         memories = {str(name): int(size) for name, size in document.get("memory_bytes", {}).items()}
         header = {name: document[name] for name in _header(job, target)}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, OverflowError) as error:
         raise UsageError(f"{path} holds no timings ({type(error).__name__}: {error}).", again) from error
     if not all(math.isfinite(ns) and ns > 0 for ns in timings.values()):
         raise UsageError(f"{path} holds a timing that is not a positive number.", again)

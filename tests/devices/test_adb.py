@@ -93,6 +93,27 @@ def test_files_and_commands(phone: Phone, tmp_path: Path) -> None:
     assert f"-s 10.0.0.2:5555 push {tmp_path / 'file'} {folder}/file" in asked
 
 
+def test_words_go_through_unchanged(phone: Phone) -> None:
+    """adb joins its arguments with blanks for the phone's shell: quoting is ours."""
+    odd = [
+        "a b",
+        "'",
+        '"',
+        "$HOME",
+        "$(touch ran)",
+        "`touch ran`",
+        "; touch ran",
+        "*",
+        "",
+        "-n",
+        "é\n!",
+        "\\",
+    ]
+    with AdbDevice("10.0.0.2:5555") as device:
+        assert device.run(["printf", "%s|", *odd]).out.decode() == "".join(f"{word}|" for word in odd)
+        assert device.run(["ls"]).out == b""
+
+
 @pytest.mark.parametrize(
     ("what", "text", "says"),
     [
@@ -122,7 +143,7 @@ def test_adb_that_hangs_is_ended(phone: Phone, monkeypatch: pytest.MonkeyPatch) 
     assert not [line for line in sshd.running("PATH=" + os.environ["PATH"]) if line.startswith("sleep 61")]
 
 
-@pytest.mark.parametrize("address", ["-H", "a b"])
+@pytest.mark.parametrize("address", ["-H", "a b", "a\nb"])
 def test_a_serial_number_is_no_option(address: str) -> None:
     with pytest.raises(ValueError, match="no address"):
         AdbDevice(address)

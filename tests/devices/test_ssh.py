@@ -89,7 +89,7 @@ def test_a_name_that_leads_nowhere() -> None:
         pytest.fail("connected")
 
 
-@pytest.mark.parametrize("address", ["-oProxyCommand=true", "", "a b"])
+@pytest.mark.parametrize("address", ["-oProxyCommand=true", "", "a b", "a\nb"])
 def test_an_address_is_no_option(address: str) -> None:
     with pytest.raises(ValueError, match="no address"):
         SshDevice(address)
