@@ -5,7 +5,10 @@ and returns those rows; it only ever moves forward, so a deflated member costs o
 batch, however many rows there are.
 """
 
+import math
+import shutil
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +34,12 @@ _READ_ERRORS = (
     NotImplementedError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,  # numpy's readers of headers written by Python 2
+    RecursionError,
 )
 _SPOOL_BYTES = 1 << 22
+_MOST_TAKEN = 4 << 30
+"""Bytes of rows in memory at once."""
 
 
 class Column(Protocol):
@@ -121,6 +128,12 @@ class FileColumn:
                 archive.close()
 
     def _take(self, stream: IO[bytes], rows: IndexArray) -> Array:
+        needed = len(rows) * math.prod(self.shape[1:]) * self.dtype.itemsize
+        if needed > _MOST_TAKEN:
+            raise DataError(
+                f"{len(rows)} rows of array {self.name!r} of {self.path} unpack to {needed} bytes",
+                "Rows that large are not what a model takes: check the file.",
+            )
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         raw = out.reshape(-1).view(np.uint8)
         row_bytes = out.nbytes // max(len(rows), 1)
@@ -164,17 +177,20 @@ def _read_header(
 
     The declared size must be the size that is there: nothing is allocated on the word of a header.
     """
+    where = f"array {name!r} of {path}"
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise DataError(
-            f"array {name!r} of {path} is of npy version {version[0]}.{version[1]}",
+            f"{where} is of npy version {version[0]}.{version[1]}",
             "Save plain arrays of numbers; structured arrays are not read.",
         )
-    where = f"array {name!r} of {path}"
+    read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(stream)
+    except MemoryError as error:  # of Python's parser, where brackets are nested deeply
+        raise ValueError("its header is no table of shape and type") from error
+    if not dtype.itemsize or any(length < 0 for length in shape):
+        raise ValueError(f"its header says {dtype} of shape {shape}")
     if dtype.hasobject:
         raise DataError(
             f"{where} holds Python objects", "Save arrays of numbers; pickled objects are never loaded."
@@ -245,6 +261,12 @@ def _member_column(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, p
         header_bytes = stream.tell()
         if fortran and len(shape) > 1 and 0 not in shape:
             # Columns lie together, so a row is all over the member: only a mapped copy can be read by rows.
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            if info.file_size > free:
+                raise DataError(
+                    f"array {name!r} of {path} unpacks to {info.file_size} bytes; {free} are free for temporary files",
+                    "Save it by rows (numpy.ascontiguousarray), or let TMPDIR name another folder.",
+                )
             return ArrayColumn(name, _spool_raw(stream, dtype, shape))
     if info.compress_type != zipfile.ZIP_STORED:
         return FileColumn(name, path, info.filename, header_bytes, dtype, shape)

@@ -37,6 +37,7 @@ __all__ = ["Batch", "Dataset", "InputSpec", "Source", "describe", "open_data", "
 
 MAX_OVERLAP = 0.1
 _HASH_BLOCK_BYTES = 1 << 22
+_MOST_BATCH_BYTES = 2 << 30
 _DIGEST_BYTES = 16
 
 
@@ -339,6 +340,12 @@ def _row_label_shape(column: Column) -> tuple[int, ...]:
 
 
 def _padded(values: Array, size: int | None) -> Array:
+    """Rows as many as the model takes at once, the last one repeated."""
     if size is None or len(values) == size:
         return values
+    needed = size * (values.nbytes // max(len(values), 1))
+    if needed > _MOST_BATCH_BYTES:
+        raise DataError(
+            f"the model takes {size} rows at once, {needed} bytes", "Export it for fewer, or for any number."
+        )
     return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])

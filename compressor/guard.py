@@ -19,6 +19,7 @@ from edgepress.compressor.errors import ModelError
 from edgepress.compressor.protocols import Array
 
 PROTO_LIMIT = 2**31 - 1
+_EXTERNAL_KEYS = ("location", "offset", "length", "checksum", "basepath")
 """Bytes of one protobuf message: the format's own limit."""
 _BLOCK = 1 << 22  # elements looked at in one go
 
@@ -100,7 +101,7 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
         file.seek(8)
         try:
             return isinstance(json.loads(file.read(length)), dict)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
 
 
@@ -203,10 +204,20 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def nbytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor's elements in raw form; sub-byte types are packed, strings count 0."""
+    """Bytes of a tensor's elements in raw form; sub-byte types are packed, strings count 0.
+
+    Raises:
+        ModelError: its type is none that ONNX has.
+    """
     if tensor.data_type in {onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED}:
         return 0
-    return math.ceil(math.prod(map(int, tensor.dims)) * ir.DataType(tensor.data_type).bitwidth / 8)
+    try:
+        bits = ir.DataType(tensor.data_type).bitwidth
+    except ValueError as error:
+        raise ModelError(
+            f"Tensor {tensor.name!r}: {tensor.data_type} is no type of elements.", "Export the model again."
+        ) from error
+    return math.ceil(math.prod(map(int, tensor.dims)) * bits / 8)
 
 
 def check_external(proto: onnx.ModelProto, folder: Path) -> None:
@@ -240,12 +251,17 @@ def check_external(proto: onnx.ModelProto, folder: Path) -> None:
                 f"{offset + length}, the file at {file.stat().st_size}).",
                 "Copy or download the data file again.",
             )
+        for at in reversed(range(len(tensor.external_data))):
+            if (
+                tensor.external_data[at].key not in _EXTERNAL_KEYS
+            ):  # the IR warns of them, and does nothing else
+                del tensor.external_data[at]
 
 
 def _inside(name: str, location: str, folder: Path) -> Path:
     """The data file of a tensor, refused where it leaves the model's folder."""
     file = folder / location
-    outside = not location or Path(location).is_absolute() or ".." in Path(location).parts
+    outside = not location or "\0" in location or Path(location).is_absolute() or ".." in Path(location).parts
     if outside or not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(
             f"Tensor {name!r}: its external data {location!r} lies outside the model's folder.",
@@ -261,6 +277,19 @@ def _inside(name: str, location: str, folder: Path) -> Path:
             "Copy the file (`cp --reflink=never`).",
         )
     return file
+
+
+def check_onnx(file: Path) -> None:
+    """Run onnx's own checker by path: it reads no weights and takes models over 2 GB.
+
+    Raises:
+        ModelError: the checker refuses the model.
+    """
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        text = " ".join(str(error).split("==>")[0].split())
+        raise ModelError(f"{file}: the onnx checker refuses it: {text}", "Export the model again.") from error
 
 
 def check_content(proto: onnx.ModelProto) -> None:
@@ -294,6 +323,14 @@ def check_content(proto: onnx.ModelProto) -> None:
                 f"Tensor {tensor.name!r}: {len(tensor.raw_data)} bytes, its shape needs {nbytes(tensor)}.",
                 "Export the model again.",
             )
+
+
+def drop_devices(proto: onnx.ModelProto) -> None:
+    """Take out how nodes are spread over several devices, in place: a small device is one."""
+    del proto.configuration[:]
+    for graph in graphs(proto):
+        for node in graph.node:
+            del node.device_configurations[:]
 
 
 def densify(proto: onnx.ModelProto) -> int:

@@ -72,18 +72,24 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
         proto = guard.read_proto(file)
         guard.check_external(proto, file.parent)
         guard.check_content(proto)
-        _check_onnx(file)
+        guard.check_onnx(file)
+        guard.drop_devices(proto)
         guard.densify(proto)
     except OSError as error:
         raise ModelError(
             f"{file}: {error.strerror or error}.", "Check the path and its permissions."
         ) from error
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{file}: holds a name that is not UTF-8 text.", "Export the model again."
+        ) from error
     try:
         model = represent(proto)
         map_external(model, file.parent)
     except Exception as error:  # the IR raises many kinds, each with the cause below it
-        cause = error.__cause__ or error
-        raise ModelError(f"{file}: cannot be represented: {cause}.", "Please report this model.") from error
+        cause = _root(error)
+        text = " ".join(f"{type(cause).__name__}: {cause}".split())
+        raise ModelError(f"{file}: cannot be represented: {text}.", "Please report this model.") from error
     _check_finite(model)
     specs.forget_negative_dims(model)
     if shapes:
@@ -91,13 +97,9 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
     return model
 
 
-def _check_onnx(file: Path) -> None:
-    """Run onnx's own checker by path: it reads no weights and takes models over 2 GB."""
-    try:
-        onnx.checker.check_model(str(file))
-    except onnx.checker.ValidationError as error:
-        text = " ".join(str(error).split("==>")[0].split())
-        raise ModelError(f"{file}: the onnx checker refuses it: {text}", "Export the model again.") from error
+def _root(error: BaseException) -> BaseException:
+    """What an error came of."""
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _weights(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, frozenset[str]]]:

@@ -1,5 +1,6 @@
 """Feeds where the user gave none, and shapes as they come out of a run."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from edgepress.compressor.cost import Shapes
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.model import input_specs
 from edgepress.compressor.predict import computed_at_load
-from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
+from edgepress.compressor.protocols import Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.sites import int_attribute
@@ -17,8 +18,13 @@ from edgepress.compressor.specs import InputSpec
 
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
 """Sizes tried for dynamic dimensions other than the batch."""
+_MOST_ELEMENTS = 1 << 28
+"""Of one input: a model may say anything."""
 _MOST_FREE = 8
 """Dynamic dimensions up to which each is tried alone."""
+
+
+_Shapes = Sequence[tuple[InputSpec, Sequence[int]]]
 
 
 def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
@@ -29,7 +35,10 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
         run: the model, loaded.
         seed: of the numbers.
     """
-    for feeds in _attempts(model, seed):
+    for shapes in _attempts(model):
+        if any(math.prod(shape) > _MOST_ELEMENTS for _, shape in shapes):
+            continue
+        feeds = _filled(shapes, seed)
         try:
             run(feeds)
         except DeviceError:
@@ -38,8 +47,8 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
     return None
 
 
-def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
-    """Feeds whose free sizes are all alike, and then such with one that is not 1, as in a state beside a signal."""
+def _attempts(model: ir.Model) -> Iterator[_Shapes]:
+    """Inputs whose free sizes are all alike, and then such with one that is not 1, as in a state beside a signal."""
     specs = input_specs(model)
     known = {value.name or "": {0: 1} | _sizes_read(value) for value in model.graph.inputs}
     free = [
@@ -48,27 +57,34 @@ def _attempts(model: ir.Model, seed: int) -> Iterator[Feeds]:
         for axis, size in enumerate(spec.shape or ())
         if not isinstance(size, int) and axis not in known[spec.name]
     ]
-    yield from (
-        _filled(specs, known, dict.fromkeys(free, guess), seed) for guess in GUESSES[: None if free else 1]
-    )
+
+    def shapes(sizes: Mapping[tuple[str, int], int]) -> _Shapes:
+        said = {(name, axis): size for name, each in known.items() for axis, size in each.items()} | sizes
+        return [
+            (
+                spec,
+                [
+                    d if isinstance(d, int) else said.get((spec.name, i), 1)
+                    for i, d in enumerate(spec.shape or ())
+                ],
+            )
+            for spec in specs
+        ]
+
+    yield from (shapes(dict.fromkeys(free, guess)) for guess in GUESSES[: None if free else 1])
     if 1 < len(free) <= _MOST_FREE:
-        yield from (_filled(specs, known, {axis: guess}, seed) for guess in GUESSES for axis in free)
+        yield from (shapes({axis: guess}) for guess in GUESSES for axis in free)
 
 
-def _filled(
-    specs: Sequence[InputSpec],
-    known: Mapping[str, dict[int, int]],
-    free: Mapping[tuple[str, int], int],
-    seed: int,
-) -> Feeds:
-    """Normal numbers, or zeros for integers; a size that is said nowhere is 1."""
-    rng, feeds = np.random.default_rng(seed), dict[str, Array]()
-    for spec in specs:
-        sizes = known[spec.name] | {axis: size for (name, axis), size in free.items() if name == spec.name}
-        shape = [d if isinstance(d, int) else sizes.get(i, 1) for i, d in enumerate(spec.shape or ())]
-        kind = np.dtype(spec.dtype)
-        feeds[spec.name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
-    return feeds
+def _filled(shapes: _Shapes, seed: int) -> Feeds:
+    """Normal numbers, or zeros for integers."""
+    rng = np.random.default_rng(seed)
+    return {
+        spec.name: rng.normal(size=shape).astype(spec.dtype)
+        if spec.dtype.kind == "f"
+        else np.zeros(shape, spec.dtype)
+        for spec, shape in shapes
+    }
 
 
 def _sizes_read(value: ir.Value) -> dict[int, int]:

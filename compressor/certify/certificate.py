@@ -11,6 +11,7 @@ from edgepress.compressor.certify.backward import Ranges, tightened
 from edgepress.compressor.certify.difference import aligned, change, change_apart
 from edgepress.compressor.certify.intervals import UNIT32, Interval
 from edgepress.compressor.certify.program import Program
+from edgepress.compressor.columns import npz_columns
 from edgepress.compressor.errors import DataError
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.report.fields import Record
@@ -207,16 +208,14 @@ def load_box(path: Path, row: tuple[int, ...]) -> Interval:
     Raises:
         DataError: it is damaged, or of another net.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            low, high = file["low"], file["high"]
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a box: {error}.", "Certify again.") from error
-    if (
-        low.shape != (1, *row)
-        or high.shape != low.shape
-        or low.dtype != np.float64
-        or not (low <= high).all()
-    ):
-        raise DataError(f"{path} is no box for this model.", "Certify again.")
-    return Interval(low, high.astype(np.float64))
+    columns = npz_columns(path)
+    ends = []
+    for name in ("low", "high"):
+        column = columns.get(name)
+        if column is None or column.shape != (1, *row) or column.dtype != np.float64:
+            raise DataError(f"{path} is no box for this model.", "Certify again.")
+        with column.open() as take:
+            ends.append(take(np.arange(1)))
+    if not (ends[0] <= ends[1]).all():
+        raise DataError(f"{path} is no box: an interval ends before it begins.", "Certify again.")
+    return Interval(*ends)

@@ -6,6 +6,7 @@ they were: a training that was interrupted ends with the same bytes.
 
 import json
 import os
+import tokenize
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def save(path: Path, layers: Sequence[Layer], facts: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name is `allow_pickle`
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(path)
@@ -130,8 +131,18 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays.pop("facts").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"The checkpoint {path} is damaged: {error}.", _FRESH) from error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+        tokenize.TokenError,
+        MemoryError,
+    ) as error:
+        why = str(error) or type(error).__name__
+        raise UsageError(f"The checkpoint {path} is damaged: {why}.", _FRESH) from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UsageError(f"The checkpoint {path} is of another version.", _FRESH)
     return facts, arrays

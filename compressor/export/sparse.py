@@ -119,7 +119,7 @@ def to_bytes(net: SparseNet) -> bytes:
         name: array.astype(array.dtype.newbyteorder("<")) for name, array in arrays.items()
     }  # as the engine reads it
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **held)
+    np.savez(buffer, **held)  # type: ignore[arg-type]  # no name is `allow_pickle`
     return buffer.getvalue()
 
 

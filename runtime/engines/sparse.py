@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -257,6 +258,9 @@ class _DamagedError(Exception):
     """Why a file is refused."""
 
 
+_UNREADABLE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError)
+
+
 def _arrays(file: Any, size: int) -> dict[str, Array]:
     """The arrays of an archive of `size` bytes; nothing is allocated that the file does not hold."""
     try:
@@ -269,7 +273,7 @@ def _arrays(file: Any, size: int) -> dict[str, Array]:
                 for member in members
                 if member.filename.endswith(".npy")
             }
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except (*_UNREADABLE, tokenize.TokenError, MemoryError) as error:  # the last two by numpy, of headers
         raise _DamagedError(str(error)) from error
 
 

@@ -1,0 +1,225 @@
+"""Files made to do harm: each is refused in one message, before it takes memory, disk or time."""
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import models
+import numpy as np
+import onnx
+import pytest
+from clicase import Case, rows
+from onnx import TensorProto
+
+from edgepress.compressor import columns, data
+from edgepress.compressor.data import open_data
+from edgepress.compressor.errors import DataError, ModelError, UsageError
+from edgepress.compressor.evolve import checkpoint
+from edgepress.compressor.model import load, to_proto
+from edgepress.compressor.report.words import showable
+from edgepress.compressor.samples import synthetic_feeds
+from edgepress.compressor.specs import InputSpec
+from edgepress.runtime.engines import sparse
+from edgepress.runtime.record import EngineError
+
+X = [InputSpec("x", np.dtype(np.float32), (None, 6))]
+GIGABYTE = 1 << 30
+
+
+def refused(case: Case, words: str, **options: object) -> None:
+    outcome = case.compress(**options)
+    assert (outcome.code, words in outcome.err) == (2, True), outcome
+    assert outcome.err.startswith("compress: ")
+    assert outcome.err.count("\n") <= 2
+    assert not case.out.exists()
+
+
+# Archives that unpack to far more than they take
+
+
+def bomb(path: Path, name: str, shape: tuple[int, ...], order: str = "C") -> Path:
+    """An npz whose one array is zeros: a thousandth of its size."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": order == "F", "shape": shape}
+    )
+    left = int(np.prod(shape)) * 4
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(f"{name}.npy", "w") as member,
+    ):
+        member.write(header.getvalue())
+        while left > 0:
+            member.write(bytes(min(left, 1 << 20)))
+            left -= 1 << 20
+    return path
+
+
+def test_an_archive_of_another_shape_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bomb(tmp_path / "bomb.npz", "x", (4, 1 << 22))
+    assert path.stat().st_size < 1 << 20
+    monkeypatch.setattr(columns, "_fill", None)  # whatever reads rows fails
+    with pytest.raises(DataError, match="wants"):
+        open_data(path, X)
+
+
+def test_rows_beyond_the_limit_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bomb(tmp_path / "bomb.npz", "x", (4, 1 << 20))
+    specs = [InputSpec("x", np.dtype(np.float32), (None, None))]
+    assert len(list(open_data(path, specs).batches(1))) == 4
+    monkeypatch.setattr(columns, "_MOST_TAKEN", 1 << 20)
+    with pytest.raises(DataError, match=f"1 rows of array 'x' .* unpack to {1 << 22} bytes"):
+        list(open_data(path, specs).batches(1))
+
+
+def test_an_archive_by_columns_that_would_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those are unpacked to a temporary file."""
+    path = bomb(tmp_path / "bomb.npz", "x", (1 << 10, 6), "F")
+    assert open_data(path, X).rows == 1 << 10
+    monkeypatch.setattr(columns.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)
+    with pytest.raises(DataError, match="1000 are free for temporary files"):
+        open_data(path, X)
+
+
+# Headers of arrays
+
+
+def header(text: str) -> bytes:
+    content = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
+
+
+HEADERS = {
+    "deep": "(" * 4000 + ")" * 4000,
+    "open": "[" * 9000,
+    "signs": "-" * 9000 + "1",
+    "negative": "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3), }",
+    "nothing a row": "{'descr': '|V0', 'fortran_order': False, 'shape': (99999999999, 6), }",
+    "objects": "{'descr': '|O', 'fortran_order': False, 'shape': (1, 6), }",
+    "huge": "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999, 6), }",
+    "code": "__import__('os').getcwd()",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("read", ["npy", "npz", "sparse", "checkpoint"])
+def test_headers_of_arrays(tmp_path: Path, name: str, read: str) -> None:
+    content = header(HEADERS[name]) + bytes(24)
+    (tmp_path / "x.npy").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("version.npy", content)
+    readers: dict[str, tuple[type[Exception], Callable[[], Any]]] = {
+        "npy": (DataError, lambda: open_data(tmp_path / "x.npy", X)),
+        "npz": (DataError, lambda: open_data(tmp_path / "x.npz", X)),
+        "sparse": (EngineError, lambda: sparse.SparseEngine().load(tmp_path / "x.npz", 1)),
+        "checkpoint": (UsageError, lambda: checkpoint.facts_of(tmp_path / "x.npz")),
+    }
+    error, work = readers[read]
+    with pytest.raises(error) as caught:
+        work()
+    assert len(showable(str(caught.value))) > 20
+
+
+# Text that nests deeply, and numbers of thousands of digits
+
+DEEP = ("[" * 100_000, "[" * 3000 + "]" * 3000, '{"a":' * 5000, "9" * 5000)
+
+
+@pytest.mark.parametrize("deep", DEEP, ids=["open", "closed", "tables", "digits"])
+@pytest.mark.parametrize("file", ["recipe", "target", "timings"])
+def test_text_that_nests_deeply(case: Case, file: str, deep: str) -> None:
+    path = case.folder / f"x.{'json' if file == 'timings' else 'toml'}"
+    path.write_text(f'{{"timings_ns": {deep}' if file == "timings" else f"a = {deep}", encoding="utf-8")
+    refused(case, "x.json" if file == "timings" else "", **{file: path})
+
+
+@pytest.mark.parametrize("deep", DEEP, ids=["open", "closed", "tables", "digits"])
+def test_a_budget_file_and_preprocessing_that_nest_deeply(case: Case, deep: str) -> None:
+    (case.folder / "edgepress.toml").write_text(f"gate = {deep}", encoding="utf-8")
+    assert case.run("gate", "--config", "edgepress.toml").code == 2
+    (case.folder / "images").mkdir()
+    (case.folder / "images" / "a.png").touch()
+    (case.folder / "preprocess.toml").write_text(f"size = {deep}", encoding="utf-8")
+    assert case.compress(data=case.folder / "images", test=None).code == 2
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "report.json"])
+def test_records_that_nest_deeply(case: Case, name: str) -> None:
+    case.out.mkdir()
+    for deep in DEEP:
+        (case.out / name).write_text(f'{{"schema_version": 1, "tool": {deep}', encoding="utf-8")
+        words = ("replay", case.out, "--out", "again") if name == "manifest.json" else ("report", case.out)
+        found = case.run(*words)
+        assert (found.code, name in found.err) == (2, True), found
+
+
+# Models
+
+
+def test_models_that_no_runtime_should_see(tmp_path: Path) -> None:
+    def damaged(change: Callable[[onnx.ModelProto], object]) -> Path:
+        proto = to_proto(models.mlp())
+        change(proto)
+        (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+        return tmp_path / "model.onnx"
+
+    def nul(proto: onnx.ModelProto) -> None:
+        tensor = proto.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="a\0b")
+
+    with pytest.raises(ModelError, match="lies outside the model's folder"):
+        load(damaged(nul))
+    with pytest.raises(ModelError, match="99 is no type"):
+        load(damaged(lambda proto: setattr(proto.graph.initializer[0], "data_type", 99)))
+    path = damaged(lambda proto: setattr(proto.graph.node[0], "op_type", "QQQQ"))
+    path.write_bytes(path.read_bytes().replace(b"QQQQ", b"\xff\xfeQQ"))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        load(path)
+
+
+def test_a_spread_over_devices_is_left_out(tmp_path: Path) -> None:
+    """A configuration without a name cannot be written again."""
+    proto = to_proto(models.mlp())
+    proto.graph.node[0].device_configurations.add()
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    found = to_proto(load(tmp_path / "model.onnx"))
+    assert not found.graph.node[0].device_configurations
+    assert len(found.graph.node) == len(proto.graph.node)
+
+
+def test_a_model_that_takes_terabytes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [InputSpec("x", np.dtype(np.float32), (1 << 40, 6))]
+    with pytest.raises(DataError, match=f"takes {1 << 40} rows at once"):
+        list(open_data(rows(1, 8)["x"], specs).batches(4))
+    monkeypatch.setattr(data, "_MOST_BATCH_BYTES", 1 << 50)
+    assert len(list(open_data(rows(1, 8)["x"], [InputSpec("x", X[0].dtype, (16, 6))]).batches(4))) == 1
+    wide = models.mlp()
+    wide.graph.inputs[0].shape = models.ir.Shape([1, 1 << 40])
+    assert synthetic_feeds(wide, lambda feeds: {}, 0) is None
+
+
+# Messages
+
+
+def test_what_a_message_cites_is_cut_and_obeyed_by_no_terminal(case: Case) -> None:
+    (case.folder / "recipe.toml").write_text(
+        f'[[pass]]\nkind = "{"x" * 50_000}\\u001b[2J\\u202e"\n', encoding="utf-8"
+    )
+    outcome = case.compress(recipe=case.folder / "recipe.toml")
+    assert outcome.code == 2
+    assert len(outcome.err) < 4000
+    assert not {"\x1b", "\u202e"} & {*outcome.err}
+    assert showable("a\nb\x07") == "a\nb\N{REPLACEMENT CHARACTER}"
+    assert showable("y" * 5000).count("y") == 1000
+    assert showable("\n" * 500).count("\n") == 39
+    assert json.dumps(showable("\ud800")) == '"\\ufffd"'
