@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all system board lint types bench clean
+.PHONY: demo test test-all system board lint types audit platforms bench clean
 
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("edgepress needs Python 3.11 or newer: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -16,10 +16,11 @@ demo: .venv/.ready
 test: lint types system board .axe/.ready .venv/.ready
 	$(BIN)/python -m pytest -n 2 -rs
 
-# And all test models of the onnx package and all faults, of which the tests take a part: half an hour.
-test-all: test
+# And what the tests take a part of, all of it: test models of the onnx package, faults, damaged files, releases of Python.
+test-all: test platforms
 	$(BIN)/python benchmarks/anymodel.py --out benchmarks/results/anymodel.json
 	$(BIN)/python benchmarks/faults.py --out benchmarks/results/faults.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py --out benchmarks/results/mutation.json
 
 # What some tests talk to: installed where that is possible, else those tests are skipped and named. RUNLEVEL=1: the server
 # is not started, tests start their own.
@@ -36,7 +37,7 @@ system:
 
 # A Python as boards have it, with tflite_runtime and an old numpy: where there is one, and the package index has them.
 board: .venv/.ready
-	@[ -x .venv-board/bin/python ] || $(BIN)/python tests/boardpython.py .venv-board || true
+	@[ -x .venv-board/bin/python ] || PYTHONPATH=benchmarks $(BIN)/python tests/boardpython.py .venv-board || true
 
 # What looks at pages for barriers, in a browser; a script of its own, so no package of node's is installed.
 .axe/.ready:
@@ -60,7 +61,16 @@ types: .venv/.ready
 	MYPYPATH=.types $(BIN)/mypy -p edgepress.compressor -p edgepress.runtime -p edgepress.devices
 	MYPYPATH=.types $(BIN)/mypy benchmarks/acceptance.py benchmarks/readme_table.py benchmarks/curves.py \
 	  benchmarks/workers.py benchmarks/gate.py benchmarks/peers.py benchmarks/peer_judge.py benchmarks/tflite.py \
-	  benchmarks/tflite_judge.py benchmarks/cycles.py benchmarks/sparse_engine.py benchmarks/certify.py
+	  benchmarks/tflite_judge.py benchmarks/cycles.py benchmarks/sparse_engine.py benchmarks/certify.py \
+	  benchmarks/mutation.py benchmarks/audit.py benchmarks/platforms.py
+
+# Known vulnerabilities of what is installed, where advisories can be reached.
+audit: .venv/.ready
+	$(BIN)/python benchmarks/audit.py
+
+# Releases of Python and of the dependencies; the package installed and run from outside. Makes environments, and removes them.
+platforms: .venv/.ready
+	$(BIN)/python benchmarks/platforms.py --out benchmarks/results/platforms.json
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/acceptance.py
@@ -70,4 +80,4 @@ bench: .venv/.ready
 	$(BIN)/python benchmarks/curves.py
 
 clean:
-	rm -rf .venv .venv-peers .venv-board .axe .types build dist *.egg-info demo-out
+	rm -rf .venv .venv-peers .venv-board .venv-audit .axe .types build dist *.egg-info demo-out

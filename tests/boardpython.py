@@ -1,33 +1,21 @@
 """A Python as boards have it: the oldest that the worker promises, where this machine has one, with tflite_runtime.
 
-`python tests/boardpython.py FOLDER` makes an environment of it, with nothing else in it.
+`PYTHONPATH=benchmarks python tests/boardpython.py FOLDER` makes an environment of it, with nothing else in it.
 """
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from interpreters import interpreters
 
 VERSIONS = ("3.9", "3.10", "3.11")
 """Those that tflite_runtime has wheels for; the first is what the worker promises."""
 PACKAGES = ("tflite-runtime", "numpy<2")
 ROOT = Path(__file__).parents[1]
-
-
-def interpreters(version: str) -> Iterator[str]:
-    """Programs of this release that start: on PATH, of pyenv, of uv."""
-    name = f"python{version}"
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found = [shutil.which(name), *sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/{name}")))]
-    if shutil.which("uv"):
-        found.append(_said(["uv", "python", "find", "--no-python-downloads", version]))
-    code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
-    for each in found:
-        if each and _said([each, "-c", code]) == version:
-            yield each
 
 
 @cache
@@ -53,14 +41,6 @@ def make(folder: Path) -> bool:
             return True
         shutil.rmtree(folder, ignore_errors=True)
     return False
-
-
-def _said(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 if __name__ == "__main__":
