@@ -21,7 +21,7 @@ from edgepress.compressor.data import open_data
 from edgepress.compressor.errors import DataError, ModelError, UsageError
 from edgepress.compressor.evolve import checkpoint
 from edgepress.compressor.model import load, to_proto
-from edgepress.compressor.report.words import showable
+from edgepress.compressor.printable import showable
 from edgepress.compressor.samples import synthetic_feeds
 from edgepress.compressor.specs import InputSpec
 from edgepress.runtime.engines import sparse

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.bench import LayerRow, ModelTimes
 from edgepress.compressor.report.console import encodable
-from edgepress.compressor.report.words import number, printable, quantity
+from edgepress.compressor.report.words import number, quantity
 from edgepress.devices.base import DeviceTroubleError
 from edgepress.devices.remote import Feeds, RemoteWorker
 from edgepress.runtime.engines.choose import is_onnx

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.bench import Bench, ModelTimes
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.fit import KERNELS, exactly, fit_text
-from edgepress.compressor.report.words import UNKNOWN, number, printable, quantity
+from edgepress.compressor.report.words import UNKNOWN, number, quantity
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"

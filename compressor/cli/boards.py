@@ -16,8 +16,8 @@ from edgepress.compressor.cli.host import find_target, user_profiles
 from edgepress.compressor.cli.troubles import errors_told, line_told
 from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.outdir import write_file
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.console import encodable
-from edgepress.compressor.report.words import printable
 from edgepress.devices.base import Device
 from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import (

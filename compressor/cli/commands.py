@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from edgepress.compressor.errors import EdgepressError, nearest
+from edgepress.compressor.printable import showable
 
 COMMANDS = (
     "run",
@@ -151,8 +152,6 @@ def _hint(error: click.BadParameter) -> str:
 
 def _fail(message: str, hint: str, code: int) -> int:
     """One message on stderr: what is wrong, and what to do."""
-    from edgepress.compressor.report.words import showable  # with all that it brings, only where it is needed
-
     text = message if message.endswith((".", "!", "?")) else f"{message}."
     with contextlib.suppress(OSError):  # where stderr cannot be written to, the code tells all the same
         click.echo(showable(f"compress: {text}" + (f"\n  {hint}" if hint else "")), err=True)

@@ -21,6 +21,7 @@ from edgepress.compressor.evolve.schedules import METHODS, Schedule
 from edgepress.compressor.evolve.start import Start, read_start
 from edgepress.compressor.evolve.training import Settings, Training
 from edgepress.compressor.outdir import staged
+from edgepress.compressor.printable import printable, showable
 from edgepress.compressor.protocols import Tell
 from edgepress.compressor.report import evolve_page
 from edgepress.compressor.report import manifest as manifests
@@ -29,7 +30,7 @@ from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.evolve import Evolved, dump
 from edgepress.compressor.report.html import MissingExtra
 from edgepress.compressor.report.record import FILE_NAME
-from edgepress.compressor.report.words import number, printable, quantity, showable
+from edgepress.compressor.report.words import number, quantity
 from edgepress.compressor.userfunction import is_function_name
 
 SHARE = click.FloatRange(0, 1, max_open=True)

@@ -21,10 +21,11 @@ from edgepress.compressor.export.parity import Proof, facts
 from edgepress.compressor.export.tflite import Converted, convert
 from edgepress.compressor.export.tflite.convert import BORDERS
 from edgepress.compressor.model import input_specs, load, on_disk
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report import agreement
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.tflite import Certificate, Tflite
-from edgepress.compressor.report.words import printable, quantity
+from edgepress.compressor.report.words import quantity
 from edgepress.compressor.serialize import serialize, write
 from edgepress.compressor.userfunction import is_function_name
 

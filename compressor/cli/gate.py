@@ -16,12 +16,12 @@ from edgepress.compressor.cli.run import progress_bar
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.gate import Limit
 from edgepress.compressor.outdir import write_file
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.gate import Gate
 from edgepress.compressor.report.gate_markdown import annotations, markdown
 from edgepress.compressor.report.gate_words import HEADINGS, advice, cells, footnote, headline, history_line
 from edgepress.compressor.report.junit import junit
-from edgepress.compressor.report.words import printable
 
 _COLOURS = {"kept": "green", "broken": "red", "inconclusive": "yellow"}
 _PLAN = (Stage("score", work=1.0), Stage("time", work=1.0), Stage("weigh", work=0.3))

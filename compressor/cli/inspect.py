@@ -25,10 +25,11 @@ from edgepress.compressor.model import dims, parameters
 from edgepress.compressor.outdir import write_file
 from edgepress.compressor.passes.shrink import shrinkable
 from edgepress.compressor.passes.store import WEIGHTS
+from edgepress.compressor.printable import printable, showable
 from edgepress.compressor.report import sensitivity as told
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.html import MissingExtra
-from edgepress.compressor.report.words import printable, quantity, showable
+from edgepress.compressor.report.words import quantity
 from edgepress.compressor.sensitivity import LITTLE, Sensitivity, measure
 from edgepress.compressor.session import look
 from edgepress.compressor.workers import Crew

@@ -24,12 +24,12 @@ from edgepress.compressor.cli.units import size_option, time_option
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.job import FORMATS, Job
 from edgepress.compressor.outdir import staged
+from edgepress.compressor.printable import printable, showable
 from edgepress.compressor.protocols import Tell
 from edgepress.compressor.recipe import parse
 from edgepress.compressor.report.build import build_report, write_result
 from edgepress.compressor.report.console import summary
 from edgepress.compressor.report.record import FILE_NAME, Report
-from edgepress.compressor.report.words import printable, showable
 from edgepress.compressor.session import run as run_session
 from edgepress.compressor.userfunction import is_function_name
 

@@ -21,10 +21,10 @@ from edgepress.compressor.errors import DataError, DeviceError, UsageError, near
 from edgepress.compressor.exact.models import precisions
 from edgepress.compressor.exact.suite import FORMATS, MOST_IMAGES, networks, outcomes, trials
 from edgepress.compressor.outdir import write_file
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.selftest import Selftest, check_of, verdict_of
 from edgepress.compressor.report.selftest_words import HEADINGS, faults, headline, notes, rows
-from edgepress.compressor.report.words import printable
 
 EXIT = {"right": 0, "wrong": 1, "refused": 3}
 

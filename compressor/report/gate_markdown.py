@@ -3,6 +3,7 @@
 import html
 import re
 
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.gate import Gate
 from edgepress.compressor.report.gate_words import (
     HEADINGS,
@@ -13,7 +14,6 @@ from edgepress.compressor.report.gate_words import (
     history_line,
     message,
 )
-from edgepress.compressor.report.words import printable
 
 _SIGNS = {"kept": "✅", "broken": "❌", "inconclusive": "❓"}
 

@@ -1,8 +1,9 @@
 """A gate's record in words: for the terminal, the job summary, annotations and JUnit alike."""
 
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.gate import Criterion, Gate
 from edgepress.compressor.report.history import trend
-from edgepress.compressor.report.words import UNKNOWN, number, printable, quantity, score_text
+from edgepress.compressor.report.words import UNKNOWN, number, quantity, score_text
 
 VERDICTS = {"kept": "PASS", "broken": "FAIL", "inconclusive": "INCONCLUSIVE"}
 HEADINGS = ("criterion", "baseline", "candidate", "found", "limit", "verdict")

@@ -6,9 +6,9 @@ an error, a failure where it is to be taken as one, or skipped where it is to pa
 
 import xml.etree.ElementTree as ET
 
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.gate import Criterion, Gate
 from edgepress.compressor.report.gate_words import headline, message
-from edgepress.compressor.report.words import printable
 
 
 def junit(gate: Gate) -> str:

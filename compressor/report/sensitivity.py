@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepress.compressor.context import exactly
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.heatmap import Cell, Row, heatmap, level, setting, small, what
 from edgepress.compressor.report.html import template
-from edgepress.compressor.report.words import UNKNOWN, Kind, number, printable, quantity
+from edgepress.compressor.report.words import UNKNOWN, Kind, number, quantity
 from edgepress.compressor.sensitivity import LITTLE, Bearing, Sensitivity
 
 WIDTH = 100

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgepress.compressor.printable import printable
 from edgepress.compressor.report import embed, html, plots, words
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.record import Report, dump_report
@@ -129,7 +130,7 @@ def overview(runs: Sequence[tuple[str, Report]], console: Console) -> None:
     for run in side_by_side(runs):
         cost = "instructions" if run.report.cost_kind == "instructions" else "latency"
         cells = [Text(encodable(console, run.change(label))) for label in ("score", "size", cost)]
-        name = Text(encodable(console, words.printable(run.name)))
+        name = Text(encodable(console, printable(run.name)))
         verdict = Text(run.report.verdict, style=styles.get(run.report.verdict, "yellow"))
         table.add_row(name, verdict, *cells)
     console.print(table)
