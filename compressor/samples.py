@@ -59,7 +59,8 @@ def _attempts(model: ir.Model) -> Iterator[_Shapes]:
     ]
 
     def shapes(sizes: Mapping[tuple[str, int], int]) -> _Shapes:
-        said = {(name, axis): size for name, each in known.items() for axis, size in each.items()} | sizes
+        said = {(name, axis): size for name, each in known.items() for axis, size in each.items()}
+        said |= sizes
         return [
             (
                 spec,
