@@ -241,17 +241,20 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
             raise ModelError(f"{name}: {error}", error.hint) from error
         if found.job.shapes and _runs_without_shapes(found):
             raise ModelError(f"{name} with the sizes of --shape: {error}", "Leave --shape out.") from error
-        found.warnings.append(f"The model cannot be run here, so {_unchecked(found)}: {error}")
+        found.warnings.append(
+            _fate(found, f"The model cannot be run here, so it is handed back as it is: {error}")
+        )
         return {}, {}
     batch, one = first_batch(found, 8), first_batch(found, 1)
     if batch is None or one is None:
         feeds = synthetic_feeds(found.source, runner, found.job.seed)
         found.one_row = feeds or {}
         if feeds is None:
-            found.warnings.append(
-                f"No input was found that the model accepts, so {_unchecked(found)}: "
+            why = (
+                "No input was found that the model accepts, so it is handed back as it is: "
                 "fix its shape with --shape NAME=1,3,224,224, or give samples with --data."
             )
+            found.warnings.append(_fate(found, why))
             return {}, {}
         return runner(feeds), feeds
     found.one_row = one.feeds
@@ -264,12 +267,13 @@ def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
         ) from error
 
 
-def _unchecked(found: Findings) -> str:
-    """What becomes of a model that does not run."""
+def _fate(found: Findings, why: str) -> str:
+    """What becomes of a model that does not run: a recipe is followed all the same."""
+    followed = found.job.recipe is not None
     return (
-        "it is handed back as it is"
-        if found.job.recipe is None
-        else "nothing checks what the recipe makes of it"
+        why.replace("it is handed back as it is", "nothing checks what the recipe makes of it")
+        if followed
+        else why
     )
 
 
