@@ -15,8 +15,20 @@ from onnxscript.optimizer._constant_folding import FoldConstantsPass
 from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.sites import fixed
 
-_SMALL = 4096
+SMALL = 4096
 """Elements up to which a folded constant may be larger than what it was computed from."""
+
+_RANDOM = {
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+_QUANTIZING = {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
+"""They tell a runtime to compute in integers, on constants, too."""
 
 
 def fold_constants(model: ir.Model) -> bool:
@@ -28,16 +40,17 @@ def fold_constants(model: ir.Model) -> bool:
     Returns:
         Whether there was anything to do.
     """
+    graphs = [model.graph, *model.graph.subgraphs()]
     kinds = {
-        name: value.dtype
-        for name, value in ir.convenience.create_value_mapping(model.graph).items()
-        if value.dtype is not None
+        (graph, name): value.dtype  # siblings may know one name as different things
+        for graph in graphs
+        for name, value in ir.convenience.create_value_mapping(graph, include_subgraphs=False).items()
     }
     said = [value.shape for value in model.graph.outputs]
     modified = False
     for _ in range(3):
         once = _fold(model, FoldConstantsPass(
-            shape_inference=True, input_size_limit=2**62, output_size_limit=_SMALL, should_fold=_may_fold
+            shape_inference=True, input_size_limit=2**62, output_size_limit=SMALL, should_fold=_may_fold
         ))  # fmt: skip
         modified |= once
         if not once:
@@ -46,9 +59,9 @@ def fold_constants(model: ir.Model) -> bool:
         modified |= _fold(model, FoldConstantsPass(
             shape_inference=True, input_size_limit=2**62, output_size_limit=2**62, should_fold=chains.__contains__
         ))  # fmt: skip
-    for graph in model.graphs():
+    for graph in graphs:
         for name, value in graph.initializers.items():
-            _restore_dtype(value, kinds.get(name))
+            _restore_dtype(value, kinds.get((graph, name)))
     for value, shape in zip(model.graph.outputs, said, strict=True):
         value.shape = shape  # a size learnt on the way is no part of the interface
     return modified
@@ -66,12 +79,12 @@ def _may_fold(node: ir.Node) -> bool | None:
         value.const_value for value in node.inputs if value is not None and value.const_value is not None
     ]
     if node.op_type == "ConstantOfShape" and tensors:
-        return bool(np.prod(tensors[0].numpy(), dtype=np.float64) <= _SMALL) or None
+        return bool(np.prod(tensors[0].numpy(), dtype=np.float64) <= SMALL) or None
     largest = max(tensors, key=lambda tensor: tensor.size, default=None)
     kind = node.outputs[0].dtype
     if (
         largest is None
-        or largest.size <= _SMALL
+        or largest.size <= SMALL
         or kind is None
         or ir.DataType.STRING in {kind, largest.dtype}
     ):
@@ -79,13 +92,26 @@ def _may_fold(node: ir.Node) -> bool | None:
     return False if kind.bitwidth > largest.dtype.bitwidth else None
 
 
+def is_pure(node: ir.Node) -> bool:
+    """Whether a node gives one result that depends on its inputs alone, and is read for its numbers only."""
+    if node.op_type in CONTROL_FLOW or node.op_type in _RANDOM or node.op_type in _QUANTIZING:
+        return False
+    return node.domain in {"", "ai.onnx"} and len(node.outputs) == 1 and any(node.inputs)
+
+
+def elements(value: ir.Value) -> float | None:
+    """How many numbers a value holds, None where that is not known."""
+    sizes = dims(value)
+    if sizes is None or not all(isinstance(size, int) for size in sizes):
+        return None
+    return float(np.prod([float(size) for size in sizes if isinstance(size, int)]))
+
+
 def _chains(model: ir.Model) -> Iterator[ir.Node]:
     """Nodes that compute large constants, of groups whose results take no more bytes than what goes with them."""
     computing: dict[ir.Node, None] = {}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.op_type in CONTROL_FLOW or len(node.outputs) != 1 or not any(node.inputs):
-            continue
-        if all(v is None or fixed(v) or v.producer() in computing for v in node.inputs):
+        if is_pure(node) and all(v is None or fixed(v) or v.producer() in computing for v in node.inputs):
             computing[node] = None
     left = dict(computing)
     while left:
@@ -105,7 +131,8 @@ def _group(start: ir.Node, computing: Collection[ir.Node]) -> set[ir.Node]:
             continue
         group.add(node)
         for value in (*node.inputs, *node.outputs):
-            if value is None or (_elements(value) or np.inf) <= _SMALL:
+            count = elements(value) if value is not None else 0.0
+            if value is None or (count is not None and count <= SMALL):
                 continue
             producer = value.producer()
             stack.extend(user for user in value.consumers() if user in computing)
@@ -115,26 +142,19 @@ def _group(start: ir.Node, computing: Collection[ir.Node]) -> set[ir.Node]:
 
 def _no_larger(group: Collection[ir.Node]) -> bool:
     """Whether the constants that would be left take no more bytes than those that would go."""
-    going = {v for node in group for v in node.inputs if v is not None and fixed(v)}
+    going = {
+        v for node in group for v in node.inputs if v is not None and fixed(v) and not v.is_graph_output()
+    }
     freed = sum(_bits(v) or 0.0 for v in going if all(user in group for user in v.consumers()))
     results = [v for node in group for v in node.outputs]
     left = [v for v in results if v.is_graph_output() or any(user not in group for user in v.consumers())]
     return sum(np.inf if (bits := _bits(v)) is None else bits for v in left) <= freed
 
 
-def _elements(value: ir.Value) -> float | None:
-    sizes = dims(value)
-    if sizes is None or not all(isinstance(size, int) for size in sizes):
-        return None
-    return float(np.prod([float(size) for size in sizes if isinstance(size, int)]))
-
-
 def _bits(value: ir.Value) -> float | None:
     """Size of a value in bits, None where that is not known."""
-    elements, kind = _elements(value), value.dtype
-    return (
-        None if elements is None or kind is None or kind is ir.DataType.STRING else elements * kind.bitwidth
-    )
+    count, kind = elements(value), value.dtype
+    return None if count is None or kind is None or kind is ir.DataType.STRING else count * kind.bitwidth
 
 
 def _restore_dtype(value: ir.Value, kind: ir.DataType | None) -> None:

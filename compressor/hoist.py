@@ -5,9 +5,12 @@ weights alone (gates of an LSTM, cut apart and joined in another order) moves wi
 branches often read the same weights.
 """
 
+from operator import or_
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepress.compressor.fold_constants import SMALL, elements, is_pure
 from edgepress.compressor.model import CONTROL_FLOW
 from edgepress.compressor.sites import fixed, taken, unique
 
@@ -35,7 +38,7 @@ def hoist_constants(model: ir.Model) -> int:
     for node in nodes:
         if before is None or not _follows(node, hoisted):
             continue
-        for value in {v for v in node.inputs if v is not None and v.graph is not model.graph}:
+        for value in dict.fromkeys(v for v in node.inputs if v is not None and v.graph is not model.graph):
             _copy(model, node, value, names)
         if node.graph is not None:
             node.graph.remove(node)
@@ -61,12 +64,12 @@ def _is_weight(value: ir.Value) -> bool:
 
 def _follows(node: ir.Node, hoisted: set[ir.Node]) -> bool:
     """Whether a node of a body computes something from weights of the main graph and constants alone."""
+    if not is_pure(node) or node.outputs[0].is_graph_output():
+        return False
     values = [value for value in node.inputs if value is not None]
-    if node.op_type in CONTROL_FLOW or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
-        return False
-    if node.domain not in {"", "ai.onnx"} or not all(fixed(v) or v.producer() in hoisted for v in values):
-        return False
-    return any(v.producer() in hoisted or (_is_weight(v) and v.is_initializer()) for v in values)
+    ours = [v.producer() in hoisted or (_is_weight(v) and v.graph is not node.graph) for v in values]
+    small = [fixed(v) and (elements(v) or 0) <= SMALL for v in values]
+    return any(ours) and all(map(or_, ours, small))
 
 
 def _move(model: ir.Model, value: ir.Value, names: set[str]) -> None:
@@ -85,3 +88,5 @@ def _copy(model: ir.Model, node: ir.Node, value: ir.Value, names: set[str]) -> N
     for index, read in enumerate(node.inputs):
         if read is value:
             node.replace_input_with(index, held)
+    if not value.uses() and not value.is_graph_output() and value.graph is not None:
+        value.graph.initializers.pop(value.name or "")

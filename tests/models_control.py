@@ -70,7 +70,13 @@ def joined_gates() -> onnx.ModelProto:
     """
     at = {f"at{i}": np.array([n], np.int64) for i, n in enumerate((0, 64, 128, 256))}
     more = constants(71, w=(256, 48), r=(1, 256, 64)) | at | {"rows": np.array([0], np.int64)}
-    return proto("(float[5, 1, 48] x) => (float[1, 64] y)", body, more | {"zero": np.array(0, np.float32)})
+    model = proto("(float[5, 1, 48] x) => (float[1, 64] y)", body, more | {"zero": np.array(0, np.float32)})
+    for attribute in model.graph.node[-1].attribute:  # each knows its own bounds
+        attribute.g.initializer.extend(t for t in model.graph.initializer if t.name in {"rows", *at})
+    kept = [t for t in model.graph.initializer if t.name not in {"rows", *at}]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
 
 
 def scan() -> onnx.ModelProto:
@@ -84,3 +90,19 @@ def scan() -> onnx.ModelProto:
     """
     weights = constants(66, wi=(8, 16), wr=(16, 16), p=(16, 12)) | {"zero": np.zeros((2, 16), np.float32)}
     return proto("(float[2, 6, 8] x) => (float[2, 12] y)", body, weights)
+
+
+def one_name_twice() -> onnx.ModelProto:
+    """Branches that know one name as a float and as an integer."""
+    body = """
+        s = ReduceSum <keepdims = 0> (x) yes = Greater(s, zero)
+        y = If (yes) <
+            then_branch = one () => (float[N, 64] t) { t = Mul(x, k) },
+            else_branch = two () => (float[N, 64] e) { e = Reshape(x, k) }
+        >
+    """
+    model = proto("(float[N, 64] x) => (float[N, 64] y)", body, {"zero": np.array(0, np.float32)})
+    then, other = (attribute.g for attribute in model.graph.node[-1].attribute)
+    for branch, value in ((then, np.array(0.5, np.float32)), (other, np.array([-1, 64]))):
+        branch.initializer.append(numpy_helper.from_array(value, "k"))
+    return model
