@@ -140,7 +140,8 @@ def unfit(site: Site, rank: int | None, context: Context, form: Form) -> str | N
 
 def inner(site: Site, rank: int) -> int:
     """Channels of a tucker's core's inputs, of each group, where its outputs are of this rank."""
-    return min(max(round(rank * site.inputs / site.outputs), 1), site.inputs // site.groups)
+    most = min(site.inputs, site.outputs * site.taps) // site.groups  # the rank of the inputs' unfolding
+    return min(max(round(rank * site.inputs / site.outputs), 1), most)
 
 
 def numbers(site: Site, form: Form, rank: int, narrow: int) -> int:

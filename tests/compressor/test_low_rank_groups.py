@@ -11,7 +11,7 @@ from models import constants, text
 
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.passes import parts
-from edgepress.compressor.passes.low_rank import Cut, Form, LowRank, factorised
+from edgepress.compressor.passes.low_rank import Cut, Form, LowRank, best_form, factorised
 from edgepress.compressor.passes.parts import Whole
 from edgepress.compressor.protocols import Array, Matrix
 from edgepress.compressor.shapes import infer_shapes
@@ -93,6 +93,21 @@ def test_parts_compute_what_the_whole_did(
     expected = directly(feeds["x"], w.astype(np.float32), bias, groups, strides, dilations, pads)
     found = models.run(split, feeds)["y"]
     assert np.abs(found - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 6])
+def test_few_outputs_of_many_inputs_have_a_best_form(outputs: int) -> None:
+    """The inputs' unfolding has no more rank than outputs times taps, as in the last layer of a detector."""
+    rng = np.random.default_rng(outputs)
+    weights = {"w": rng.standard_normal((outputs, 40, 3, 3)).astype(np.float32)}
+    (site,) = find_sites(text("(float[N, 40, 8, 8] x) => (float[N, M, 6, 6] y)", "y = Conv(x, w)", weights))
+    moments = Moments(360, 0)
+    x = rng.standard_normal((500, 360))
+    moments.update(x, x[:, :0])
+    _, lost = best_form(site, moments)
+    assert lost[0] == pytest.approx(1)
+    assert lost[-1] == pytest.approx(0, abs=1e-9)
+    assert (np.diff(lost) <= 1e-12).all()
 
 
 @given(SEEDS, st.sampled_from(["channels", "tucker", "space"]), st.integers(1, 3), st.integers(1, 3))
