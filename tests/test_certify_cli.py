@@ -81,6 +81,26 @@ def test_a_certificate_that_claims_too_much_is_found_out(case: Case, what: str) 
     assert "NOT proved" in said.out
 
 
+def test_a_certificate_that_another_shape_inside_belies_is_found_out(case: Case) -> None:
+    """The two differ in the target of a Reshape and in nothing else; a forger says that they are the same."""
+    header = "(float[N, 16] x) => (float[N, 32] y)"
+    body = "r = Reshape(x, s) c = Conv <pads = [1, 1, 1, 1]> (r, k) y = Flatten(c)"
+    kept, files = models.constants(3, k=(2, 1, 3, 3)), [case.folder / "one.onnx", case.folder / "two.onnx"]
+    for file, sizes in zip(files, ((-1, 1, 4, 4), (-1, 1, 2, 8)), strict=True):
+        onnx.save(to_proto(models.text(header, body, {**kept, "s": np.array(sizes)})), file)
+    assert case.run("certify", *files, "--box", "0,1", "--out", case.out).code == 0
+    found = json.loads((case.out / "certificate.json").read_text())
+    assert found["compared"] == "apart"
+    assert case.run("certify", *files, "--check", case.out).code == 0
+    found["certified_change_max"] = 0.0
+    found["outputs"] = [each | {"least": 0.0, "most": 0.0} for each in found["outputs"]]
+    for change in ({}, {"certified_change_max": float("nan")}):
+        (case.out / "certificate.json").write_text(json.dumps(found | change))
+        said = case.run("certify", *files, "--check", case.out)
+        assert said.code == 1
+        assert "NOT proved" in said.out
+
+
 def test_a_certificate_of_other_files_is_refused(case: Case) -> None:
     pruned(case)
     said = case.run("certify", case.model, nudged(case), "--check", case.out)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from edgepress.compressor.certify.backward import Ranges, tightened
-from edgepress.compressor.certify.difference import aligned, change, change_apart
+from edgepress.compressor.certify.difference import aligned, change, change_apart, comparable
 from edgepress.compressor.certify.intervals import UNIT32, Interval
 from edgepress.compressor.certify.program import Program
 from edgepress.compressor.columns import npz_columns
@@ -183,7 +183,11 @@ def bound(
         float32: whether that holds for nets that compute in float32, else for exact ones.
         tight: by linear forms, too.
         known: ranges of the original's values, where they are known already.
+
+    Raises:
+        UsageError: their inputs or outputs differ in number or shape, or in the softmax that is left off.
     """
+    comparable(original, candidate)
     unit = UNIT32 if float32 else 0.0
     both = aligned(original, candidate)
     if both is None:

@@ -10,9 +10,9 @@ from edgepress.compressor.certify.affine import Affine, Move
 from edgepress.compressor.certify.backward import Ranges, bounded, by_element, lower_difference, work_of
 from edgepress.compressor.certify.curves import Bent, Nothing
 from edgepress.compressor.certify.intervals import Interval, add, point, subtract
-from edgepress.compressor.certify.linear import ConvMap
 from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.certify.rules import Pair, Rule
+from edgepress.compressor.errors import UsageError
 
 CHANGE_WORK = 3e11
 """Multiply-accumulates up to which the change of an output is bounded by linear forms: a few minutes."""
@@ -31,8 +31,22 @@ class Aligned:
     changed: Program
 
 
+def comparable(original: Program, changed: Program) -> None:
+    """Refuse, with a `UsageError`, two nets whose inputs or outputs do not belong together."""
+    require(changed.row == original.row and len(changed.outputs) == len(original.outputs))
+    require(changed.softmax == original.softmax)
+
+
+def require(same: bool) -> None:
+    """Refuse nets of which something is not the same; raises `UsageError`."""
+    if not same:
+        raise UsageError(
+            "MODEL and CANDIDATE differ in their inputs or outputs.", "Compare versions of one model."
+        )
+
+
 def aligned(original: Program, changed: Program) -> Aligned | None:
-    """Pair the steps of two nets; None where they are built differently.
+    """Pair the steps of two nets with inputs of one shape; None where they are built differently.
 
     Args:
         original: a net.
@@ -66,19 +80,13 @@ def _alike(one: Step, other: Step, stands_for: Mapping[str, str]) -> bool:
         return False
     if isinstance(one.rule, Affine) and isinstance(other.rule, Affine):
         ours, theirs = one.rule.op, other.rule.op
-        same = type(ours) is type(theirs) and ours.weight.shape == theirs.weight.shape
-        if same and isinstance(ours, ConvMap):
-            return (
-                replace(ours, weight=np.zeros(1)).__dict__.items()
-                >= {key: value for key, value in theirs.__dict__.items() if key != "weight"}.items()
-            )
-        return same
+        if type(ours) is not type(theirs) or ours.weight.shape != theirs.weight.shape:
+            return False
+        return all(value == vars(theirs)[key] for key, value in vars(ours).items() if key != "weight")
     if isinstance(one.rule, Bent) and isinstance(other.rule, Bent):
-        ours_, theirs_ = one.rule, other.rule
-        same = (ours_.low, ours_.high) == (theirs_.low, theirs_.high)
-        return same and np.array_equal(np.broadcast_to(ours_.below, np.shape(theirs_.below)), theirs_.below)
-    if isinstance(one.rule, Move) and isinstance(other.rule, Move):
-        return (one.rule.order, one.rule.shape) == (other.rule.order, other.rule.shape)
+        below, other_below = np.broadcast_arrays(one.rule.below, other.rule.below)
+        same = (one.rule.low, one.rule.high) == (other.rule.low, other.rule.high)
+        return same and np.array_equal(below, other_below)
     return all(np.array_equal(value, other.rule.__dict__[key]) for key, value in one.rule.__dict__.items())
 
 
@@ -134,7 +142,11 @@ def change(
 
 
 def change_apart(original: Program, changed: Program, box: Interval, unit: float = 0.0) -> list[Interval]:
-    """The same for nets that are built differently: each by itself, one off the other. Sound, and loose."""
+    """The same for nets that are built differently: each by itself, one off the other. Sound, and loose.
+
+    Raises:
+        UsageError: an output has another shape in the changed net.
+    """
     ranges = []
     for program in (original, changed):
         found = program.ranges(box, unit)
@@ -145,4 +157,5 @@ def change_apart(original: Program, changed: Program, box: Interval, unit: float
                 known = bounded(program, name, found, unit)
             each.append(known)
         ranges.append(each)
+    require([x.shape for x in ranges[0]] == [z.shape for z in ranges[1]])
     return [subtract(z, x) for x, z in zip(*ranges, strict=True)]

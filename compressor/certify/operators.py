@@ -260,6 +260,8 @@ def average_pool(reader: Reader, node: ir.Node) -> Sequence[Step]:
         if node.attributes.get_int("ceil_mode", 0):
             raise refused(node, "it counts padding and rounds its size up")
         inside = np.full_like(inside, math.prod(op.weight.shape[2:]))
+    if not inside.all():
+        raise refused(node, "a window reads nothing but padding")
     middle = name_of(node.outputs[0]) + "/sum"
     first = Step(site_name(node) + "/sum", (name_of(node.inputs[0]),), middle, Affine(op, np.zeros(1)))
     last = Affine(ScaleMap(1 / inside, terms=2), np.zeros(1))
@@ -296,7 +298,10 @@ def max_pool(reader: Reader, node: ir.Node) -> Sequence[Step]:
         picked[(slice(None), slice(None), *tap)] = 1.0
         found = op.with_weight(picked).apply(numbers)
         reads.append(found.reshape(-1)[: math.prod(out)] if found.shape[1:] == out else cropped(found, out))
-    return step(node, Largest(row, out, np.stack(reads, 1).astype(np.int64) - 1))
+    taps = np.stack(reads, 1).astype(np.int64) - 1
+    if not (taps >= 0).any(1).all():
+        raise refused(node, "a window reads nothing but padding")
+    return step(node, Largest(row, out, taps))
 
 
 def cropped(found: Array, out: tuple[int, ...]) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.certify.affine import Affine
-from edgepress.compressor.certify.curves import Grid
+from edgepress.compressor.certify.curves import Bent, Grid
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.rules import Rule
 from edgepress.compressor.errors import ModelError
@@ -46,7 +46,8 @@ class Step:
     @property
     def quantizes(self) -> bool:
         """Whether this is half of a QuantizeLinear/DequantizeLinear pair."""
-        return isinstance(self.rule, Grid) or self.name.endswith(CLIP_OF_GRID)
+        clips = isinstance(self.rule, Bent) and self.name.endswith(CLIP_OF_GRID)
+        return clips or isinstance(self.rule, Grid)
 
 
 CLIP_OF_GRID = "/range"
@@ -62,12 +63,14 @@ class Program:
         row: shape of its rows.
         steps: in an order in which they can be worked out.
         outputs: names of the outputs.
+        softmax: axis of the softmax that is left off behind each output, of a row; None where there is none.
     """
 
     input: str
     row: Row
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
+    softmax: tuple[int | None, ...] = ()
 
     def ranges(
         self, box: Interval, unit: float = 0.0, known: Mapping[str, Interval] | None = None
@@ -197,26 +200,31 @@ def read(model: ir.Model, keep_softmax: bool = False) -> Program:
             raise refused(node, f"it computes in {node.outputs[0].dtype}")
         steps += handler(reader, node)
     outputs = [value.name or "" for value in model.graph.outputs]
+    axes: tuple[int | None, ...] = (None,) * len(outputs)
     if not keep_softmax:
-        steps, outputs = without_softmax(steps, outputs)
+        steps, outputs, axes = without_softmax(steps, outputs)
     made = {first.name or "", *(step.output for step in steps)}
     if missing := [name for name in outputs if name not in made]:
         raise NotCoveredError(f"Output {missing[0]!r} is a constant: no input changes it.", "Take it out.")
     row = tuple(int(n) for n in shape[1:] if isinstance(n, int))
-    return Program(first.name or "", row, tuple(steps), tuple(outputs))
+    return Program(first.name or "", row, tuple(steps), tuple(outputs), axes)
 
 
-def without_softmax(steps: list[Step], outputs: list[str]) -> tuple[list[Step], list[str]]:
-    """Leave off softmaxes that nothing but an output reads."""
+def without_softmax(
+    steps: list[Step], outputs: list[str]
+) -> tuple[list[Step], list[str], tuple[int | None, ...]]:
+    """Leave off softmaxes that nothing but an output reads; their axes, one an output."""
     from edgepress.compressor.certify.normalizers import Softmax
 
     read_by_steps = {name for step in steps for name in step.inputs}
     last = {
-        step.output: step.inputs[0]
+        step.output: (step.inputs[0], step.rule.axis)
         for step in steps
         if isinstance(step.rule, Softmax) and step.output in outputs and step.output not in read_by_steps
     }
-    return [step for step in steps if step.output not in last], [last.get(name, name) for name in outputs]
+    found = [last.get(name, (name, None)) for name in outputs]
+    kept = [step for step in steps if step.output not in last]
+    return kept, [name for name, _ in found], tuple(axis for _, axis in found)
 
 
 def dequantized(reader: Reader, node: ir.Node) -> Array:

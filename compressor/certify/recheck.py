@@ -6,13 +6,20 @@ share is how a model is loaded and brought into canonical form, and the formulas
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.certify.intervals import Interval
+from edgepress.compressor.certify.nodepair import (
+    Nodes,
+    TooHardError,
+    operands,
+    per_channel,
+    reads_of,
+    same_row,
+)
 from edgepress.compressor.certify.rational import (
     Ends,
     Triple,
@@ -26,76 +33,14 @@ from edgepress.compressor.certify.rational import (
     settled,
 )
 from edgepress.compressor.protocols import Array
-from edgepress.compressor.sites import attribute, constant, conv_padding, ints_attribute
+from edgepress.compressor.sites import attribute, constant, ints_attribute
 from edgepress.compressor.specs import dims
 
 WORK = 1e8
 """Multiply-accumulates up to which a net is small enough: about a minute."""
 
 
-class TooHardError(Exception):
-    """Two nets that are too large, built differently, or have a node that exact arithmetic has no rule for."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """The same node of both nets."""
-
-    ours: ir.Node
-    theirs: ir.Node
-
-    def constants(self, index: int, otherwise: float | None = None) -> tuple[Whole, Whole]:
-        """A constant input of either; `otherwise` where neither has it."""
-        found = []
-        for node in (self.ours, self.theirs):
-            value = node.inputs[index] if index < len(node.inputs) else None
-            array = constant(value)
-            if array is None and (value is not None or otherwise is None):
-                raise TooHardError(f"input {index} of a {node.op_type} is no constant")
-            found.append(exactly(np.asarray(otherwise) if array is None else array))
-        return found[0], found[1]
-
-    def row(self, index: int | None) -> tuple[int, ...]:
-        """Shape of a row of an input; None: of the output."""
-        value = self.ours.outputs[0] if index is None else self.ours.inputs[index]
-        sizes = () if value is None else dims(value) or ()
-        if len(sizes) < 2 or not all(isinstance(n, int) for n in sizes[1:]):
-            raise TooHardError("sizes are not known")
-        return tuple(int(n) for n in sizes[1:] if isinstance(n, int))
-
-    def same(self, **defaults: object) -> None:
-        """Both must have the same attributes of these names; which may be left out where they are the default."""
-        for name, default in defaults.items():
-            found = [attribute(node, name, default) for node in (self.ours, self.theirs)]
-            if len({tuple(value) if isinstance(value, list) else value for value in found}) > 1:
-                raise TooHardError(f"{name} of a {self.ours.op_type} is another in the candidate")
-
-
 Rule = Callable[[Nodes, Sequence[Triple]], Triple]
-
-
-def reads_of(nodes: Nodes, row: tuple[int, ...], kernel: tuple[int, ...], out: tuple[int, ...]) -> Array:
-    """Where each window of one channel reads: [positions, taps] in the flat spatial input; −1 over the edge."""
-    ones, none = (1,) * len(kernel), (0,) * 2 * len(kernel)
-    nodes.same(strides=ones, dilations=ones, pads=none, auto_pad="NOTSET", kernel_shape=kernel, ceil_mode=0)
-    strides, dilations = (ints_attribute(nodes.ours, name, ones) for name in ("strides", "dilations"))
-    before = [pads[0] for pads in conv_padding(nodes.ours, row[1:], kernel)]
-    flat = np.zeros((*out[1:], *kernel), np.int64)
-    inside = np.ones(flat.shape, bool)
-    for axis, size in enumerate(row[1:]):
-        at = np.arange(out[1 + axis])[:, None] * strides[axis] - before[axis]
-        at = at + np.arange(kernel[axis]) * dilations[axis]
-        shape = [1] * flat.ndim
-        shape[axis], shape[len(kernel) + axis] = at.shape
-        flat = flat * size + at.reshape(shape)
-        inside &= ((at >= 0) & (at < size)).reshape(shape)
-    return np.where(inside, flat, -1).reshape(math.prod(out[1:]), -1)
-
-
-def per_channel(reads: Array, row: tuple[int, ...]) -> Array:
-    """The same for all channels: [channels × positions, taps] in the flat input."""
-    offsets = np.arange(row[0])[:, None, None] * math.prod(row[1:])
-    return np.where(reads >= 0, reads + offsets, -1).reshape(-1, reads.shape[1])
 
 
 def conv(nodes: Nodes, at: Sequence[Triple]) -> Triple:
@@ -187,7 +132,9 @@ def ends(at: Triple) -> tuple[Ends, Ends, Ends]:
 
 def move(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     """Operators that keep a row's numbers, in another order or shape."""
-    nodes.same(perm=None)
+    nodes.same(perm=None, axis=1, axes=None, allowzero=0)
+    for index in range(1, max(len(nodes.ours.inputs), len(nodes.theirs.inputs))):
+        nodes.same_constant(index)
     out = nodes.row(None)
     perm = ints_attribute(nodes.ours, "perm", tuple(range(len(nodes.row(0)), -1, -1)))
     if math.prod(out) != math.prod(nodes.row(0)) or (nodes.ours.op_type == "Transpose" and perm[0] != 0):
@@ -227,6 +174,8 @@ def curve(nodes: Nodes, at: Sequence[Triple]) -> Triple:
         if not equal(below, other):
             raise TooHardError("its slopes differ in the candidate")
         lead = max(below.tops.ndim - len(nodes.row(0)), 0)
+        if below.tops.shape[:lead] != (1,) * lead:
+            raise TooHardError("a slope differs from row to row")
         below = Whole(below.tops.reshape(below.tops.shape[lead:]), below.den)
     if (below.tops < 0).any() or (below.tops > below.den).any():
         raise TooHardError("a slope is below 0 or above 1")
@@ -248,6 +197,12 @@ def clip(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     return bent(at[0], limits[0], limits[1], exactly(0.0))
 
 
+def unchanged(nodes: Nodes, at: Sequence[Triple]) -> Triple:
+    """Softmax at the end, which is left off."""
+    nodes.same(axis=-1)
+    return at[0]
+
+
 def equal(one: Whole, other: Whole) -> bool:
     """Whether two arrays hold the same numbers."""
     (ours, theirs), _ = same(one, other)
@@ -260,6 +215,8 @@ def max_pool(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     if nodes.ours.op_type == "GlobalMaxPool":
         return largest(at[0], np.arange(math.prod(row)).reshape(row[0], -1), out)
     reads = reads_of(nodes, row, ints_attribute(nodes.ours, "kernel_shape", ()), out)
+    if (reads < 0).all(1).any():
+        raise TooHardError("a window reads nothing but padding")
     return largest(at[0], per_channel(reads, row), out)
 
 
@@ -278,6 +235,8 @@ def average(nodes: Nodes, at: Sequence[Triple]) -> Triple:
             if nodes.ours.attributes.get_int("ceil_mode", 0):
                 raise TooHardError("it counts padding and rounds its size up")
             counts = np.full(len(reads), math.prod(kernel))
+    if not counts.all():
+        raise TooHardError("a window reads nothing but padding")
     share = reciprocal(exactly(counts))
 
     def apply(x: Array, weight: Array) -> Array:
@@ -317,21 +276,29 @@ def changes(original: ir.Model, candidate: ir.Model, box: Interval) -> list[Ends
     inputs = [[v for v in model.graph.inputs if not v.is_initializer()] for model in (original, candidate)]
     if any(len(found) != 1 for found in inputs):
         raise TooHardError("a net has several inputs")
+    if same_row(inputs[0][0], inputs[1][0]) != box.shape[1:]:
+        raise TooHardError("the box is of other inputs")
     fed = Ends.of(exactly(box.lo[0]), exactly(box.hi[0]))
     nothing = np.zeros(box.shape[1:], object)
     known = {inputs[0][0]: Triple(fed, fed, Ends(nothing, nothing, 1))}
     stands_for = {inputs[1][0]: inputs[0][0]}
     for ours, theirs in pairs:
-        reads = [value for value in ours.inputs if value in known]
-        seen = [stands_for.get(v) for v in theirs.inputs if v in stands_for]
-        if ours.op_type != theirs.op_type or seen != reads:
+        reads = operands(ours, {value: value for value in known})
+        if ours.op_type != theirs.op_type or operands(theirs, stands_for) != reads:
             raise TooHardError("the two are built differently")
+        row = same_row(ours.outputs[0], theirs.outputs[0])
         last = ours.op_type == "Softmax" and ours.outputs[0].is_graph_output() and not ours.outputs[0].uses()
-        rule = RULES.get(ours.op_type) if ours.domain in ("", "ai.onnx") else None
+        rule = RULES.get(ours.op_type) if {ours.domain, theirs.domain} <= {"", "ai.onnx"} else None
         if rule is None and not last:
             raise TooHardError(f"{ours.op_type} has no exact rule")
+        nodes = Nodes(ours, theirs)
         at = [known[value] for value in reads if value is not None]
-        known[ours.outputs[0]] = at[0] if rule is None else rule(Nodes(ours, theirs), at)
+        if not at:
+            raise TooHardError(f"a {ours.op_type} reads constants alone")
+        made = unchanged(nodes, at) if rule is None else rule(nodes, at)
+        if made.x.lo.shape != row:
+            raise TooHardError(f"a {ours.op_type} spreads its input over more axes")
+        known[ours.outputs[0]] = made
         stands_for[theirs.outputs[0]] = ours.outputs[0]
     if [stands_for.get(v) for v in candidate.graph.outputs] != list(original.graph.outputs):
         raise TooHardError("the two are built differently")

@@ -9,6 +9,7 @@ from edgepress.compressor.certify import certificate as proofs
 from edgepress.compressor.certify import recheck
 from edgepress.compressor.certify.certificate import Certificate
 from edgepress.compressor.certify.intervals import Interval
+from edgepress.compressor.certify.nodepair import TooHardError
 from edgepress.compressor.cli.certify_options import Net, Options
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.protocols import Tell
@@ -61,9 +62,15 @@ def _exactly(original: Net, candidate: Net, box: Interval, known: Certificate) -
     """Whether the claims follow from plain intervals that are worked out by other code, and never rounded."""
     if known.arithmetic != "exact" or known.certified_change_max is None:
         return False
+    claims = [
+        known.certified_change_max,
+        *(end for claim in known.outputs for end in (claim.least, claim.most)),
+    ]
+    if not np.isfinite(claims).all():
+        return False
     try:
         found = recheck.changes(original.canonical, candidate.canonical, box)
-    except recheck.TooHardError:
+    except TooHardError:
         return False
     ends = [pair for part in found for pair in zip(*part.fractions(), strict=True)]
     most = Fraction(known.certified_change_max)
@@ -88,10 +95,10 @@ def _disproved(original: Net, candidate: Net, box: Interval, known: Certificate)
         wrong = [
             f"{now.name}[{now.index}]"
             for now, (_, then) in zip(again, allowed, strict=True)
-            if now.least < then.least - slack or now.most > then.most + slack
+            if not (now.least >= then.least - slack and now.most <= then.most + slack)  # nor where one is NaN
         ]
         claimed = max((size for size, _ in allowed), default=0.0)
-        if known.certified_change_max is None or claimed > known.certified_change_max * (1 + ROUNDING):
+        if known.certified_change_max is None or not claimed <= known.certified_change_max * (1 + ROUNDING):
             wrong = [*wrong, "certified_change_max"]
         if not wrong:
             return (

@@ -113,12 +113,6 @@ def compared(original: Net, options: Options, force: bool, tell: Tell) -> Certif
         raise UsageError("CANDIDATE is missing.", "Name the changed model.")
     candidate = Net.of(options.candidate, options.shapes)
     tell("ranges", 0.0, "")
-    if candidate.program.row != original.program.row or len(candidate.program.outputs) != len(
-        original.program.outputs
-    ):
-        raise UsageError(
-            "MODEL and CANDIDATE differ in their inputs or outputs.", "Compare versions of one model."
-        )
     box, told = box_of(original, options)
     limit = limits_of(original, options)
     made = proof(original, candidate, (box, told), limit, None, options, tell)

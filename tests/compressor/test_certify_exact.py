@@ -6,15 +6,17 @@ import models
 import numpy as np
 import onnx_ir as ir
 import pytest
-from certifynets import BODIES, box_of, net, nudged, tiny
+from certifynets import BODIES, assert_change_holds, box_of, net, nudged, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor.certify import recheck
 from edgepress.compressor.certify.certificate import bound
 from edgepress.compressor.certify.intervals import Interval
-from edgepress.compressor.certify.program import read
+from edgepress.compressor.certify.nodepair import TooHardError
+from edgepress.compressor.certify.program import NotCoveredError, read
 from edgepress.compressor.certify.rational import exactly, reciprocal
+from edgepress.compressor.errors import UsageError
 from edgepress.compressor.normalize import normalize
 
 ROUNDED = 1e-11
@@ -53,7 +55,7 @@ def test_so_they_are_for_any_tiny_net(data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_has_no_exact_rule_is_too_hard(name: str) -> None:
     model = net(name)
-    with pytest.raises(recheck.TooHardError):
+    with pytest.raises(TooHardError):
         recheck.changes(model, nudged(model), box_of(model))
 
 
@@ -62,7 +64,7 @@ def test_what_has_no_exact_rule_is_too_hard(name: str) -> None:
 )
 def test_nets_that_are_built_differently_are_too_hard(other: str, said: str) -> None:
     model = net("max pool over the edge")
-    with pytest.raises(recheck.TooHardError, match=said):
+    with pytest.raises(TooHardError, match=said):
         recheck.changes(model, net(other), box_of(model))
 
 
@@ -82,3 +84,139 @@ def test_floats_become_the_very_numbers_that_they_are(values: list[float]) -> No
     if all(values):
         turned = reciprocal(found)
         assert [Fraction(top, turned.den) for top in turned.tops] == [1 / Fraction(value) for value in values]
+
+
+GRID, OTHER = (models.array(*sizes, dtype=np.int64) for sizes in ((-1, 1, 4, 4), (-1, 1, 2, 8)))
+KEPT = models.constants(3, k=(2, 1, 3, 3), b=(2,), w=(4, 4), v=(16, 2))
+PADS = "pads = [1, 1, 1, 1]"
+PAIRS: dict[str, tuple[str, tuple[str, models.Weights], tuple[str, models.Weights]]] = {
+    "Reshape target": (
+        "(float[N, 16] x) => (float[N, 32] y)",
+        (f"r = Reshape(x, s) c = Conv <{PADS}> (r, k, b) y = Flatten(c)", {"s": GRID}),
+        (f"r = Reshape(x, s) c = Conv <{PADS}> (r, k, b) y = Flatten(c)", {"s": OTHER}),
+    ),
+    "Transpose perm": (
+        "(float[N, 3, 3, 3] x) => (float[N, 3, 3, 3] y)",
+        ("y = Transpose <perm = [0, 2, 3, 1]> (x)", {}),
+        ("y = Transpose <perm = [0, 3, 1, 2]> (x)", {}),
+    ),
+    "Concat axis": (
+        "(float[N, 4, 4] x) => (float[N, 32] y)",
+        ("a = Relu(x) c = Concat <axis = 1> (x, a) y = Flatten(c)", {}),
+        ("a = Relu(x) c = Concat <axis = 2> (x, a) y = Flatten(c)", {}),
+    ),
+    "Conv stride": (
+        "(float[N, 1, 5, 5] x) => (float[N, 12] y)",
+        ("c = Conv <strides = [1, 2]> (x, k, b) y = Flatten(c)", {}),
+        ("c = Conv <strides = [2, 1]> (x, k, b) y = Flatten(c)", {}),
+    ),
+    "Conv kernel": (
+        "(float[N, 1, 5, 5] x) => (float[N, 30] y)",
+        ("c = Conv(x, k, b) y = Flatten(c)", {"k": np.ones((2, 1, 1, 3), np.float32)}),
+        ("c = Conv(x, k, b) y = Flatten(c)", {"k": np.ones((2, 1, 3, 1), np.float32)}),
+    ),
+    "Gemm transposed": (
+        "(float[N, 4] x) => (float[N, 4] y)",
+        ("y = Gemm(x, w)", {}),
+        ("y = Gemm <transB = 1> (x, w)", {}),
+    ),
+    "mean over another axis": (
+        "(float[N, 4, 4] x) => (float[N, 4] y)",
+        ("y = ReduceMean <keepdims = 0> (x, axes)", {"axes": models.array(1, dtype=np.int64)}),
+        ("y = ReduceMean <keepdims = 0> (x, axes)", {"axes": models.array(2, dtype=np.int64)}),
+    ),
+    "slope": (
+        "(float[N, 4, 4] x) => (float[N, 4, 4] y)",
+        ("y = PRelu(x, s)", {"s": np.linspace(0, 1, 4, dtype=np.float32).reshape(4, 1)}),
+        ("y = PRelu(x, s)", {"s": np.linspace(0, 1, 4, dtype=np.float32).reshape(1, 4)}),
+    ),
+    "one slope and several": (
+        "(float[N, 4, 4] x) => (float[N, 4, 4] y)",
+        ("y = PRelu(x, s)", {"s": np.linspace(0, 1, 4, dtype=np.float32).reshape(4, 1)}),
+        ("y = LeakyRelu <alpha = 0.5> (x)", {}),
+    ),
+    "what is taken off": (
+        "(float[N, 16] x) => (float[N, 16] y)",
+        ("y = Sub(x, s)", {"s": np.ones((1, 16), np.float32)}),
+        ("y = Sub(s, x)", {"s": np.ones((1, 16), np.float32)}),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_same_operators_on_other_places_are_never_taken_for_the_same(name: str) -> None:
+    """All that differs is what moves numbers: walked side by side, these nets would seem to be equal."""
+    header, *sides = PAIRS[name]
+    nets = [normalize(models.text(header, body, {**KEPT, **own})).model for body, own in sides]
+    box = box_of(nets[0])
+    with pytest.raises(TooHardError):
+        recheck.changes(nets[0], nets[1], box)
+    assert_change_holds(nets[0], nets[1], box, together=name == "what is taken off")
+
+
+def linear(header: str, body: str, *shape: int) -> ir.Model:
+    """A net with one weight `w` of ones."""
+    return normalize(models.text(header, body, {"w": np.ones(shape, np.float32)})).model
+
+
+ONE = linear("(float[N, 4] x) => (float[N, 2] y)", "y = MatMul(x, w)", 4, 2)
+FLAT = "f = Flatten(x) y = MatMul(f, w)"
+OTHERS = {
+    "output": (ONE, linear("(float[N, 4] x) => (float[N, 1] y)", "y = MatMul(x, w)", 4, 1)),
+    "input": (
+        linear("(float[N, 1, 4, 4] x) => (float[N, 2] y)", FLAT, 16, 2),
+        linear("(float[N, 1, 2, 8] x) => (float[N, 2] y)", FLAT, 16, 2),
+    ),
+    "a softmax alone": (
+        ONE,
+        linear("(float[N, 4] x) => (float[N, 2] y)", "h = MatMul(x, w) y = Softmax(h)", 4, 2),
+    ),
+    "axis of a softmax": (
+        linear(
+            "(float[N, 3, 4] x) => (float[N, 3, 2] y)", "h = MatMul(x, w) y = Softmax <axis = 1> (h)", 4, 2
+        ),
+        linear(
+            "(float[N, 3, 4] x) => (float[N, 3, 2] y)", "h = MatMul(x, w) y = Softmax <axis = 2> (h)", 4, 2
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("output", "another shape"),
+        ("input", "another shape"),
+        ("a softmax alone", "differently"),
+        ("axis of a softmax", "axis"),
+    ],
+)
+def test_nets_whose_inputs_or_outputs_differ_are_compared_by_neither(name: str, said: str) -> None:
+    model, other = OTHERS[name]
+    box = box_of(model)
+    with pytest.raises(TooHardError, match=said):
+        recheck.changes(model, other, box)
+    for tight in (False, True):
+        with pytest.raises(UsageError, match="inputs or outputs"):
+            bound(read(model), read(other), box, float32=False, tight=tight)
+
+
+def test_an_operator_of_another_domain_is_another_operator() -> None:
+    model, other = ONE.clone(), ONE.clone()
+    next(iter(other.graph)).domain = "com.example"
+    for pair in ((model, other), (other, model)):
+        with pytest.raises(TooHardError, match="no exact rule"):
+            recheck.changes(*pair, box_of(model))
+    with pytest.raises(NotCoveredError):
+        read(other)
+
+
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_a_window_of_padding_alone_is_refused(kind: str) -> None:
+    body = f"y = {kind} <kernel_shape = [1, 1], pads = [1, 1, 1, 1]> (x)"
+    model = normalize(models.text("(float[N, 1, 2, 2] x) => (float[N, 1, 4, 4] y)", body)).model
+    box = Interval(np.zeros((1, 1, 2, 2)), np.ones((1, 1, 2, 2)))
+    with pytest.raises(TooHardError, match="padding"):
+        recheck.changes(model, model.clone(), box)
+    with pytest.raises(NotCoveredError, match="padding"):
+        read(model)
