@@ -42,6 +42,8 @@ BODIES = {
     "pool first": "p = MaxPool <kernel_shape = [2, 2]> (c) a = Relu(p) d = Conv (a, k2) r = Relu(d)",
     "no pool": "a = Relu(c) d = Conv (a, k2, b) r = Relu(d)",
     "no rectifier": "p = MaxPool <kernel_shape = [2, 2]> (c) d = Conv (p, k2, b) r = Relu(d)",
+    "padding on padding": "p = Conv <pads = [0, 3, 0, 3]> (x, k1, b) a = Relu(p) "
+    "d = Conv <dilations = [1, 2], pads = [0, 2, 0, 2]> (a, kw, b) r = Relu(d)",
     "softmax inside": "r = Softmax <axis = 1> (c)",
 }  # fmt: skip
 
@@ -59,6 +61,8 @@ def weights(seed: int, inputs: int) -> dict[str, Any]:
         g=(3,),
         g2=(3,),
         g3=(3,),
+        k1=(3, 2, 1, 1),
+        kw=(3, 3, 1, 3),
     )
     return found | {
         "g4": rng.uniform(0.5, 2, 3).astype(np.float32),
@@ -76,7 +80,13 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "max pool, size rounded up": 12,
         "average pool": 12,
     }
-    width |= {"pool between": 12, "pool first": 3, "no pool": 12, "no rectifier": 3}
+    width |= {
+        "pool between": 12,
+        "pool first": 3,
+        "no pool": 12,
+        "no rectifier": 3,
+        "padding on padding": 120,
+    }
     width |= {"joined": 96, "mean": 3, "depthwise": 24}
     kept = weights(seed, width.get(name, 48))
     body = f"{CONV} {BODIES[name]} {TAIL}"

@@ -129,7 +129,7 @@ def places(of: Stack, x: Interval) -> list[tuple[Place, list[int]]]:
         labels, local = np.unique(np.append(seen, -1), return_inverse=True)
         local = np.where(seen >= 0, local[:-1].reshape(seen.shape) - 1, -1)
         ends = [edge[np.append(labels[1:], -1)] for edge in edges]
-        key = b"".join(part.tobytes() for part in (local, *ends))
+        key = b"".join(part.tobytes() for part in (there, local, *ends))
         found.setdefault(key, (there, local, ends, []))[3].append(number)
         if len(found) > PLACES:
             return []
@@ -211,7 +211,7 @@ def most_of(place: Place, filters: Array, bias: Array, off: Array) -> Array:
         bias: [out].
         off: how far each unit may be from exact, [C].
     """
-    at_once = max(1, NUMBERS // place.weight.size)
+    at_once = max(1, NUMBERS // max(1, place.weight.size))
     parts = list[Array]()
     for start in range(0, len(filters), at_once):
         chosen = filters[start : start + at_once]
@@ -274,7 +274,8 @@ def improved(place: Place, filters: Array) -> tuple[Array, Array]:
     slopes = np.broadcast_to(0.2 * weight.mean(2), (*k.shape, weight.shape[-1])).copy()
     logits = np.zeros((*k.shape, weight.shape[2]), np.float32)
     kept, least = [slopes.copy(), softmax(logits, axis=-1)], np.full(len(k), np.inf)
-    moves = Adam(0.3 * float(np.abs(weight).mean()), slopes.shape), Adam(3.0, logits.shape)
+    usual = float(np.abs(weight).sum()) / max(1, weight.size)  # a window of padding alone has no pixels
+    moves = Adam(0.3 * usual, slopes.shape), Adam(3.0, logits.shape)
     for step in range(STEPS):
         mixed = softmax(logits, axis=-1)
         rest = weight - slopes[..., None, :]

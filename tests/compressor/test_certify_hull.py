@@ -14,7 +14,7 @@ from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.program import Program, read
 from edgepress.compressor.protocols import Array
 
-STACKS = ["no pool", "no rectifier", "pool between", "pool first"]
+STACKS = ["no pool", "no rectifier", "pool between", "pool first", "padding on padding"]
 
 
 def program_of(name: str, seed: int = 0) -> tuple[Program, str]:
