@@ -34,6 +34,7 @@ BODIES = {
     "a difference": "a = Relu(c) d = Conv <pads = [1, 1, 1, 1]> (a, k2, b) s = Sub(a, d) r = Relu(s)",
     "depthwise": "a = Relu(c) r = Conv <group = 3, strides = [2, 1], pads = [1, 0, 0, 1]> (a, kd)",
     "joined": "a = Relu(c) t = Tanh(c) r = Concat <axis = 1> (a, t)",
+    "joined by relu": "a = Relu(c) t = LeakyRelu <alpha = 0.5> (c) r = Concat <axis = -3> (a, t)",
     "moved": "t = Transpose <perm = [0, 2, 3, 1]> (c) r = Relu(t)",
     "scaled": "n = BatchNormalization(c, g, g2, g3, g4) m = Mul(n, scale) r = Relu(m)",
     "mean": "a = Relu(c) r = GlobalAveragePool(a)",
@@ -87,7 +88,7 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "no rectifier": 3,
         "padding on padding": 120,
     }
-    width |= {"joined": 96, "mean": 3, "depthwise": 24}
+    width |= {"joined": 96, "joined by relu": 96, "mean": 3, "depthwise": 24}
     kept = weights(seed, width.get(name, 48))
     body = f"{CONV} {BODIES[name]} {TAIL}"
     used = {
