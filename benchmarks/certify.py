@@ -14,12 +14,14 @@ observed at every layer; each with the score on the test rows.
 `top1`: of the test images (`--images`: the first so many) those whose class is provably the same in the net and in its
 8-bit version (weights and activations, by the pass `quantize`), for all inputs within one grey level.
 
-Numbers go, with machine, versions and command, to `benchmarks/results/certify.json`.
+Numbers go, with machine and versions, to `benchmarks/results/certify.json`; each row has its command and how much
+memory that had taken by then. Rows that were stored by older code have neither.
 """
 
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +32,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from common import known_models, samples, write_json, zoo_folder
+from common import known_models, samples, shown_command, write_json, zoo_folder
 from edgepress.compressor.certify.affine import Affine
 from edgepress.compressor.certify.backward import tightened
 from edgepress.compressor.certify.certificate import TIGHTEN_WORK, bound, proved_ranges
@@ -296,6 +298,14 @@ def top1(case: Case, images: int) -> dict[str, Any]:
     }
 
 
+def conditions() -> dict[str, Any]:
+    """What is stored with each figure: the command, and the most memory that it took so far."""
+    return {
+        "command": shown_command("python benchmarks/certify.py", sys.argv[1:]),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
 def covered(folder: Path) -> Case | str:
     """A case, or why there is none."""
     try:
@@ -331,14 +341,9 @@ def main() -> None:
         for name in wanted:
             case = covered(zoo / name)
             rows = record.setdefault(part, {})
-            rows[name] = {"not_covered": case} if isinstance(case, str) else parts[part](case)
+            rows[name] = {"not_covered": case} if isinstance(case, str) else parts[part](case) | conditions()
             print(part, name, rows[name], flush=True)
-            record |= {
-                "command": "python benchmarks/certify.py",
-                "threads": 1,
-                "environment": asdict(describe()),
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            }
+            record |= {"threads": 1, "environment": asdict(describe())}
             write_json(record, RESULTS)
 
 
