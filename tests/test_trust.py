@@ -155,6 +155,34 @@ def test_a_found_budget_file_names_neither_code_nor_devices(
     assert not [name for name in ("imported", "ran") if (case.folder / name).exists()]
 
 
+@pytest.mark.parametrize("history", ["../outside.jsonl", "{above}/outside.jsonl", "linked/outside.jsonl"])
+def test_a_found_budget_file_writes_nothing_outside_its_folder(case: Case, history: str) -> None:
+    folder = case.folder / "theirs"
+    folder.mkdir()
+    (folder / "linked").symlink_to(case.folder)
+    gating.classifier(folder / "base.onnx", turn=0)
+    gating.classifier(folder / "ours.onnx")
+    case.samples("rows.npz", **gating.rows(290, 5, 5, 0)).rename(folder / "rows.npz")
+    file = folder / "edgepress.toml"
+    text = '[gate]\nbaseline = "base.onnx"\ntest = "rows.npz"\nbudget = 50\nhistory = "{}"\n'
+    file.write_text(text.format(history.format(above=case.folder)), encoding="utf-8")
+    found = case.run("gate", "theirs/base.onnx", "theirs/ours.onnx")
+    assert (found.code, "outside its folder" in found.err) == (2, True), found
+    outside = case.folder / "outside.jsonl"
+    assert not outside.exists()
+    words = ("gate", "theirs/base.onnx", "theirs/ours.onnx", "--quiet")
+    assert case.run(*words, "--config", file).code == 0
+    assert outside.exists()
+    outside.unlink()
+    assert case.run(*words, "--history", outside).code == 0
+    assert outside.exists()
+    outside.unlink()
+    file.write_text(text.format("past/history.jsonl"), encoding="utf-8")
+    assert case.run(*words).code == 0
+    assert (folder / "past" / "history.jsonl").exists()
+    assert not outside.exists()
+
+
 @pytest.mark.parametrize(
     "changed",
     [

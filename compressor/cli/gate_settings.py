@@ -18,7 +18,8 @@ from edgepress.compressor.userfunction import exists, is_function_name
 
 FILE_NAME = "edgepress.toml"
 TABLE = "gate"
-_PATHS = ("baseline", "candidate", "preprocess", "history")
+_WRITTEN = ("history",)
+_PATHS = ("baseline", "candidate", "preprocess", *_WRITTEN)
 
 
 def as_limit(value: object) -> Limit:
@@ -109,7 +110,7 @@ def settings_of(given: Mapping[str, Any], config: Path | None = None) -> tuple[S
     path = config if config is not None else _beside(given)
     said = {} if path is None else _read(path)
     if config is None:
-        _check_no_code(path, {name: value for name, value in said.items() if name not in given})
+        _check_harmless(path, {name: value for name, value in said.items() if name not in given})
     try:
         return Settings.model_validate({**said, **given}), path
     except ValidationError as error:
@@ -142,20 +143,30 @@ def _beside(given: Mapping[str, Any]) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def _check_no_code(path: Path | None, said: Mapping[str, Any]) -> None:
-    """Refuse code that a file names which nobody named: it may have come with a model of somebody else's."""
+def _check_harmless(path: Path | None, said: Mapping[str, Any]) -> None:
+    """Refuse code, and places to write to elsewhere, that nobody named: the file may be somebody else's."""
     what = {
         "metric": (is_user_metric, "Python code"),
         "test": (is_function_name, "Python code"),
         "target": (lambda value: value.endswith(".toml"), "a device profile, which may name commands"),
+        **dict.fromkeys(_WRITTEN, (lambda value: _is_outside(path, value), "a file outside its folder")),
     }
-    for name, (is_code, kind) in what.items():
+    for name, (is_refused, kind) in what.items():
         value = said.get(name)
-        if isinstance(value, str) and is_code(value):
+        if isinstance(value, str) and is_refused(value):
             raise UsageError(
                 f"{path}: {name} = {value!r} names {kind}, and the file was only found beside the models.",
                 f"If you trust it, name the file with --config, or say --{name} yourself.",
             )
+
+
+def _is_outside(path: Path | None, value: str) -> bool:
+    """Whether a file is not below the budget file's folder, links followed."""
+    folder = Path() if path is None else path.parent
+    try:
+        return not Path(value).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle; a name that no file can have
+        return True
 
 
 def _read(path: Path) -> dict[str, Any]:
