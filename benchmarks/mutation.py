@@ -29,6 +29,7 @@ from mutation_subjects import SUBJECTS, Subject, build
 from common import machine, shown_command, versions, write_json
 from edgepress.compressor.cli import commands, host
 from edgepress.compressor.cli import main as compress
+from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.evolve import checkpoint
 from edgepress.compressor.report import manifest
 
@@ -146,7 +147,7 @@ def _kind(code: int, said: str, folder: Path) -> str:
         errors = re.findall(r"^[\w.]+(?:Error|Exception|Warning)\b.*", said, re.MULTILINE)
         return f"crash: {errors[-1] if errors else code}"
     made = folder / "made"
-    if made.exists() and manifest.verify(made):
+    if made.exists() and not _is_whole(made):
         return "half-written"
     if sorted(path.name for path in folder.parent.iterdir()) != ["here", "told"] or (folder / "ran").exists():
         return "outside"
@@ -157,6 +158,14 @@ def _kind(code: int, said: str, folder: Path) -> str:
     lines = [line for line in said.splitlines() if not line.startswith("warning: ")]
     clear = lines and lines[0].startswith("compress: ") and len(lines) <= 3 and max(map(len, lines)) < 1100
     return "refused" if clear else "unclear"
+
+
+def _is_whole(made: Path) -> bool:
+    """Whether an output folder has a manifest that can be read, and is as that says."""
+    try:
+        return not manifest.verify(made)
+    except EdgepressError:
+        return False
 
 
 def run(subjects: Sequence[Subject], count: int, seed: int) -> Iterator[tuple[Subject, int, bytes, Outcome]]:

@@ -102,6 +102,17 @@ def test_outcomes(tmp_path: Path, code: int, said: str, kind: str) -> None:
         assert mutation._kind(code, said, tmp_path / "here") == "outside"
 
 
+@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize("left", [{}, {"model.onnx": "half"}, {"manifest.json": "{"}])
+def test_an_output_folder_that_is_not_whole_is_found(tmp_path: Path, code: int, left: dict[str, str]) -> None:
+    made = tmp_path / "here" / "made"
+    made.mkdir(parents=True)
+    (tmp_path / "told").touch()
+    for name, text in left.items():
+        (made / name).write_text(text, encoding="utf-8")
+    assert mutation._kind(code, "compress: no.", tmp_path / "here") == "half-written"
+
+
 READERS: dict[str, tuple[Mutator, Callable[[Path], object]]] = {
     "model.onnx": (mutate_model, lambda path: to_bytes(load(path))),
     "samples.npz": (mutate_bytes, lambda path: list(open_data(path, X).batches(8))),
