@@ -7,25 +7,23 @@ processes a run, which write nothing.
 
 import atexit
 import contextlib
-import ctypes
-import errno
 import importlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from fault_kinds import FAULTS
 
 MARK = "EDGEPRESS_FAULT_RUN"
 """Environment variable that tells processes of a run from others."""
@@ -36,8 +34,6 @@ LIMIT_SECONDS = 120.0
 PATIENCE_SECONDS = 30.0
 """Processes that were just started load their libraries before they look whether they are wanted."""
 
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1, 2, 3
-
 
 @dataclass(frozen=True)
 class Fault:
@@ -47,11 +43,15 @@ class Fault:
         kind: name in `FAULTS`; empty: nothing.
         value: what it takes: a number, or nothing.
         kill_s: seconds after which the run gets signal 9.
+        strikes: who gets signal 9 as soon as a process that the run has hired works: `run`, `worker`, or nobody.
+        strike_after_s: seconds from then on.
     """
 
     kind: str = ""
     value: float = 0.0
     kill_s: float | None = None
+    strikes: str = ""
+    strike_after_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,14 @@ class Ended:
         told: on stderr.
         seconds: that it took.
         alive: processes of the run that were still there half a minute later.
+        struck: whether `Fault.strikes` was killed while a process that the run had hired worked.
     """
 
     code: int
     told: str
     seconds: float
     alive: int
+    struck: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,12 @@ def _ended(child: "Child", fault: Fault, mark: str) -> Ended:
     limit = LIMIT_SECONDS if fault.kill_s is None else fault.kill_s
     since = child.since
     killer = threading.Timer(max(0.0, since + limit - time.monotonic()), os.kill, (child.pid, signal.SIGKILL))
-    killer.start()
-    _, status = os.waitpid(child.pid, 0)
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as watcher:
+        struck = watcher.submit(_struck, child.pid, fault, over)
+        killer.start()
+        _, status = os.waitpid(child.pid, 0)
+        over.set()
     killer.cancel()
     killer.join()
     seconds = time.monotonic() - since
@@ -193,7 +199,35 @@ def _ended(child: "Child", fault: Fault, mark: str) -> Ended:
             os.kill(each, signal.SIGKILL)
     with os.fdopen(child.heard, "rb") as heard:  # what is said is short enough for a pipe to hold
         told = heard.read().decode("utf-8", "replace")
-    return Ended(os.waitstatus_to_exitcode(status), told, seconds, len(left))
+    code = os.waitstatus_to_exitcode(status)
+    amid = struck.result() and (fault.strikes == "worker" or code == -signal.SIGKILL)
+    return Ended(code, told, seconds, len(left), amid)
+
+
+def _struck(pid: int, fault: Fault, over: threading.Event) -> bool:
+    """Wait for a hired process that works, and kill whom the fault says; False where the run ended before."""
+    while fault.strikes and not over.wait(0.01):
+        for worker in working(pid):
+            if over.wait(fault.strike_after_s):
+                return False
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid if fault.strikes == "run" else worker, signal.SIGKILL)
+                return True
+    return False
+
+
+def working(pid: int) -> list[int]:
+    """Processes that a run has hired and that have loaded their libraries: then a thread looks after their owner."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = each.read_text().rpartition(")")[2].split()
+            if int(fields[1]) != pid or int(fields[17]) < 2:  # parent, threads
+                continue
+            words = (each.parent / "cmdline").read_bytes()
+            if b"loky" in words and b"tracker" not in words:
+                found.append(int(each.parent.name))
+    return found
 
 
 def alive(mark: str) -> list[int]:
@@ -254,103 +288,6 @@ def _be_fresh(request: dict[str, Any]) -> None:
     _prepare(folder, "fresh")
     FAULTS[fault.kind](fault.value)
     main(request["words"])
-
-
-def full_disk_from(number: float) -> None:
-    """From the so many-th on, nothing can be opened for writing or made."""
-    count = 0
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if event == "open":
-            writes = (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        else:
-            writes = event == "os.mkdir"
-        path = arguments[0] if arguments else None
-        if writes and isinstance(path, str | bytes) and not os.fsdecode(path).startswith(("/dev/", "/proc/")):
-            count += 1
-            if count >= number:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-
-    sys.addaudithook(hook)
-
-
-def file_limit(size: float) -> None:
-    """No file grows beyond so many bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
-
-
-def memory_limit(more: float) -> None:
-    """So many bytes of address space beyond what there is now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + int(more)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def open_files(number: float) -> None:
-    """No more than so many files at a time."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(number), int(number)))
-
-
-def jumping_clock(days: float) -> None:
-    """The system's clock jumps by up to so many days at every look; how long things take is not told by it."""
-    plain, chance = time.time, np.random.default_rng(0)
-    time.time = lambda: plain() + 86400 * days * chance.uniform(-1, 1)
-
-
-def obey_rights(_: float) -> None:
-    """Have no right to pass over those of files, as root otherwise does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER):
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: for programs that are started
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves
-    if libc.capget(header, sets) == 0:
-        mask = ~sum(1 << each for each in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER)) & 0xFFFFFFFF
-        for place in range(3):
-            sets[place] &= mask
-        libc.capset(header, sets)
-
-
-def dying_workers(_: float) -> None:
-    """A search hires processes at once, and the first one that works is killed."""
-    from edgepress.compressor import workers
-
-    workers.WORTH_PROCESSES = -1.0
-
-    def watch() -> None:
-        mine = os.getpid()
-        while True:
-            for each in Path("/proc").glob("[0-9]*/stat"):
-                with contextlib.suppress(OSError):
-                    fields = each.read_text().rpartition(")")[2].split()
-                    words = (each.parent / "cmdline").read_bytes()
-                    if int(fields[1]) == mine and b"loky" in words and b"tracker" not in words:
-                        time.sleep(0.5)
-                        os.kill(int(each.parent.name), signal.SIGKILL)
-                        return
-            time.sleep(0.01)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def hired_at_once(_: float) -> None:
-    """A search has its work done by processes from the start."""
-    from edgepress.compressor import workers
-
-    workers.WORTH_PROCESSES = -1.0
-
-
-FAULTS: Mapping[str, Callable[[float], None]] = {
-    "clock": jumping_clock,
-    "disk": full_disk_from,
-    "file size": file_limit,
-    "files": open_files,
-    "hired": hired_at_once,
-    "memory": memory_limit,
-    "rights": obey_rights,
-    "worker": dying_workers,
-}
 
 
 @dataclass

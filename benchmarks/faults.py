@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,66 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from fault_runs import Ended, Fault, Left, Server, left_in, run_fresh, server
-from onnx import TensorProto, helper, numpy_helper
 
 from common import RESULTS, machine, shown_command, versions, write_json
-
-RECIPE = '[[pass]]\nkind = "quantize"\n'
-PLAIN = ("--target", "arm", "--no-device", "--format", "onnx", "--out", "out", "--quiet")
-SAMPLES = ("--data", "calib.npz", "--test", "test.npz")
-COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "search": ("model.onnx", *SAMPLES, *PLAIN, "--workers", "1"),
-    "recipe": ("model.onnx", *SAMPLES, *PLAIN, "--recipe", "recipe.toml"),
-    "evolve": (
-        *("evolve", *SAMPLES, "--layers", "6,40,40,4", "--epochs", "6", "--batch", "20", "--epsilon", "3"),
-        *("--kernels", "scipy", "--threads", "1", "--out", "out", "--quiet"),
-    ),
-    "bench": (
-        "bench",
-        "model.onnx",
-        "--device",
-        "local",
-        "--seconds",
-        "0.3",
-        "--json",
-        "out.json",
-        "--quiet",
-    ),
-}
-"""What is run, by name."""
-FACES = {"bench": "out.json"}
-"""What a command writes, where that is not `out`."""
-
-
-def make_inputs(folder: Path) -> Mapping[str, bytes]:
-    """Write a net 6 – 32 – 4, samples and a recipe; returns what is in them by name."""
-    chance = np.random.default_rng(0)
-    weights = [chance.normal(size=shape).astype(np.float32) for shape in ((6, 32), (32,), (32, 4), (4,))]
-    names = ["w1", "b1", "w2", "b2"]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["x", "w1", "b1"], ["s"], name="hidden"),
-            helper.make_node("Relu", ["s"], ["h"]),
-            helper.make_node("Gemm", ["h", "w2", "b2"], ["y"], name="out"),
-        ],
-        "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
-        [numpy_helper.from_array(each, name) for each, name in zip(weights, names, strict=True)],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
-        folder / "model.onnx",
-    )
-    for name, rows in (("calib.npz", 80), ("test.npz", 60)):
-        x = chance.normal(size=(rows, 6)).astype(np.float32)
-        hidden = np.maximum(x @ weights[0] + weights[1], 0)
-        np.savez(folder / name, x=x, y=(hidden @ weights[2] + weights[3]).argmax(1))
-    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
+from fault_runs import Ended, Fault, Left, Server, left_in, run_fresh, server
+from fault_subjects import COMMANDS, FACES, make_inputs
 
 BY_LIBRARIES = (-6, -11)
 """A library ends the process where it gets no memory; nothing of ours can say so then."""
@@ -96,6 +41,7 @@ class Findings:
         messages: the different ones, without their numbers.
         most_temporary: most files and folders that lay in the folder for temporary files after a run.
         alive: processes that outlived their run.
+        struck: runs in which somebody was killed while a hired process worked.
         seconds: that all of it took.
     """
 
@@ -105,6 +51,7 @@ class Findings:
     messages: list[str] = field(default_factory=list)
     most_temporary: int = 0
     alive: int = 0
+    struck: int = 0
     seconds: float = 0.0
 
     def note(self, ended: Ended, left: Left, what: str) -> None:
@@ -114,6 +61,7 @@ class Findings:
         self.wrong += [f"{what}: {each}" for each in left.wrong]
         self.most_temporary = max(self.most_temporary, left.temporary)
         self.alive += ended.alive
+        self.struck += ended.struck
         if "Traceback" in ended.told or ended.code == 70:
             self.wrong.append(f"{what}: {ended.told.strip()[-300:]}")
         message = re.sub(r"/\S+/", "…/", re.sub(r"\d+", "N", ended.told.strip().split("\n")[0]))
@@ -295,14 +243,16 @@ def three_at_once(place: Place, command: str, count: int = 3) -> Findings:
 
 
 def killed_workers(place: Place, command: str, count: int = 3) -> Findings:
-    """A process that a search has hired is killed amid its work."""
+    """A process that a search has hired is killed amid its work: the search goes through all the same."""
     found = Findings()
     words = [*COMMANDS[command][:-1], "2"]
     for number in range(count):
-        ended = place.runs.run(words, place.folder, Fault("worker"))
+        ended = place.runs.run(words, place.folder, Fault("hired", strikes="worker"))
         found.note(ended, place.left(command), f"worker {number}")
         if ended.code:
             found.wrong.append(f"worker {number}: code {ended.code}: {ended.told.strip()[-300:]}")
+        if not ended.struck:
+            found.wrong.append(f"worker {number}: there was none that could be killed")
         place.clear()
     return found
 
@@ -313,8 +263,14 @@ def killed_with_workers(place: Place, command: str, count: int = 5) -> Findings:
     words = [*COMMANDS[command][:-1], "2"]
     for number in range(count):
         place.clear()
-        ended = place.runs.run(words, place.folder, Fault("hired", kill_s=chance.uniform(1, 5)))
+        after_s = chance.uniform(0, 0.5) if number else 0.0  # later ones may end before they are killed
+        fault = Fault("hired", strikes="run", strike_after_s=after_s)
+        ended = place.runs.run(words, place.folder, fault)
         found.note(ended, place.left(command), f"kill {number}")
+        if ended.code != (-signal.SIGKILL if ended.struck else 0):
+            found.wrong.append(f"kill {number}: code {ended.code}: {ended.told.strip()[-300:]}")
+    if not found.struck:
+        found.wrong.append("no run was killed while a process that it had hired worked")
     place.clear()
     place.again(found, command, "kills")
     if found.alive:

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import faults
 import pytest
+
+import faults
+from edgepress.compressor.report import manifest
 from fault_runs import Ended, Fault, Left, Server, left_in, server
 from faults import Findings, Place
-
-from edgepress.compressor.report import manifest
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,33 @@ def test_clocks_rights_and_others(place: Place, work: Callable[[Place, str], Fin
 def test_hired_processes_do_not_outlive_a_killed_run(place: Place) -> None:
     found = faults.killed_with_workers(place, "search", 1)
     assert (found.wrong, found.alive) == ([], 0)
+    assert (found.codes, found.struck) == ({"-9": 1}, 1)
+
+
+def test_a_search_goes_on_without_a_killed_worker(place: Place) -> None:
+    found = faults.killed_workers(place, "search", 1)
+    assert found.wrong == []
+    assert (found.codes, found.struck) == ({"0": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("work", "ended", "says"),
+    [
+        (faults.killed_workers, Ended(0, "", 0.1, 0), "none that could be killed"),
+        (faults.killed_with_workers, Ended(0, "", 0.1, 0), "no run was killed"),
+        (faults.killed_with_workers, Ended(-9, "", 120.0, 0), "code -9"),
+        (faults.killed_with_workers, Ended(-9, "", 0.1, 2, struck=True), "2 processes outlived"),
+    ],
+)
+def test_a_run_in_which_nothing_was_killed_is_no_proof(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[Place, str, int], Findings],
+    ended: Ended,
+    says: str,
+) -> None:
+    monkeypatch.setattr(Server, "run", lambda *_: ended)
+    assert any(says in each for each in work(place, "search", 1).wrong)
 
 
 def test_what_may_not_be_left_is_found(tmp_path: Path) -> None:
