@@ -48,7 +48,7 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1500,  # for machines that do much else
     )
 
 
@@ -178,7 +178,7 @@ def test_readers_read_or_refuse(
     read(whole.folder / name)  # undamaged
     data, file = (whole.folder / name).read_bytes(), tmp_path / name
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=True)
     @given(seed=st.integers(0, 2**32))
     def damaged(seed: int) -> None:
         file.write_bytes(mutate(data, random.Random(seed)))
