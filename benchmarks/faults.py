@@ -330,12 +330,11 @@ def store(path: Path, row: dict[str, Any], begun: dict[str, Any]) -> None:
     """
     known = json.loads(path.read_text("utf-8"))["kinds"] if path.exists() else []
     rows = [each for each in known if (each["kind"], each["command"]) != (row["kind"], row["command"])]
-    rows.append(row)
+    script = shown_command("python benchmarks/faults.py", sys.argv[1:])
+    rows.append({**row, "script": script, "machine": begun, "versions": versions()})
     total = {name: sum(each[name] for each in rows) for name in ("runs", "alive")}
     total["wrong"] = sum(len(each["wrong"]) for each in rows)
-    command = shown_command("benchmarks/faults.py", sys.argv[1:])
-    head = {"command": command, "machine": begun, "versions": versions()}
-    write_json({**head, **total, "kinds": rows}, path)
+    write_json({**total, "kinds": rows}, path)
 
 
 def jobs(count: int) -> Iterator[tuple[str, str, Callable[[Place, str], Findings]]]:

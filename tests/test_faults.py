@@ -134,12 +134,17 @@ def test_a_message_that_does_not_name_the_cause_is_found(
     assert any("rerun" in each for each in found.wrong), "it wrote nothing"
 
 
-def test_findings_of_other_kinds_stay_in_the_file(tmp_path: Path) -> None:
+def test_findings_of_other_kinds_stay_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "faults.json"
     row = {"kind": "killed", "command": "bench", "runs": 3, "alive": 0, "wrong": ["x"]}
+    monkeypatch.setattr("sys.argv", ["faults.py", "--only", "killed", "--out", "faults.json"])
     faults.store(file, row, {})
     faults.store(file, {**row, "command": "search"}, {})
-    faults.store(file, {**row, "wrong": []}, {})
+    monkeypatch.setattr("sys.argv", ["faults.py", "--kills", "9"])
+    faults.store(file, {**row, "wrong": []}, {"cores": 2})
     stored = json.loads(file.read_text())
     assert (stored["runs"], stored["wrong"]) == (6, 1)
-    assert [each["command"] for each in stored["kinds"]] == ["search", "bench"]
+    assert [(each["command"], each["script"], each["machine"]) for each in stored["kinds"]] == [
+        ("search", "python benchmarks/faults.py --only killed", {}),
+        ("bench", "python benchmarks/faults.py --kills 9", {"cores": 2}),
+    ]
