@@ -19,8 +19,8 @@ from edgepress.compressor.errors import ModelError
 from edgepress.compressor.protocols import Array
 
 PROTO_LIMIT = 2**31 - 1
-_EXTERNAL_KEYS = ("location", "offset", "length", "checksum", "basepath")
 """Bytes of one protobuf message: the format's own limit."""
+_EXTERNAL_KEYS = ("location", "offset", "length", "checksum", "basepath")
 _BLOCK = 1 << 22  # elements looked at in one go
 
 _TORCH = "`torch.onnx.export(model.eval(), example, 'model.onnx', dynamo=True)`"
