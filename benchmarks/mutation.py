@@ -24,14 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutation_subjects import SUBJECTS, Subject, build
-
 from common import machine, shown_command, versions, write_json
 from edgepress.compressor.cli import commands, host
 from edgepress.compressor.cli import main as compress
 from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.evolve import checkpoint
 from edgepress.compressor.report import manifest
+from mutation_subjects import SUBJECTS, Subject, build
 
 LIMIT_S = 30
 MEMORY_BYTES = 3 << 30

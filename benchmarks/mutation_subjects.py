@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+
 from mutators import Mutator, mutate_bytes, mutate_model, mutate_text
 
 Run = Callable[[Sequence[str]], int]

@@ -26,9 +26,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from interpreters import interpreters
-
 from common import HERE, OWN_ZOO, machine, shown_command, write_json
+from interpreters import interpreters
 
 ROOT = HERE.parent
 RELEASES = ("3.11", "3.12", "3.13")

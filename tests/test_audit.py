@@ -1,7 +1,8 @@
 """`make audit`: what pip-audit says is told, and nothing said is not taken for nothing found."""
 
-import audit
 import pytest
+
+import audit
 
 SKIPPED = {
     "name": "numpy",

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import mutation
-import mutation_subjects
 import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutators import Mutator, mutate_bytes, mutate_model, mutate_text
 
+import mutation
+import mutation_subjects
 from edgepress.compressor.certify.certificate import Certificate, load_box
 from edgepress.compressor.cli import gate_settings
 from edgepress.compressor.cli.again import options_of
@@ -33,6 +32,7 @@ from edgepress.compressor.report import manifest, pareto, record
 from edgepress.compressor.report.fields import parse_record
 from edgepress.compressor.specs import InputSpec
 from edgepress.devices.profile import ProfileError, dump_profile, load_profile
+from mutators import Mutator, mutate_bytes, mutate_model, mutate_text
 
 BENCHMARKS = Path(mutation.__file__).parent
 X = [InputSpec("x", np.dtype(np.float32), (None, 1, 6, 6))]
