@@ -171,7 +171,7 @@ def small_disks(place: Place, command: str) -> Findings:
     """No file may be larger than so much."""
     found = Findings()
     for size in (0, 100, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 1_000_000):
-        place.broken(found, command, Fault("file size", size), f"File too large|{FULL}", (2, 3))
+        place.broken(found, command, Fault("file size", size), f"File too large|ulimit -f|{FULL}", (2, 3))
     return found
 
 

@@ -66,9 +66,10 @@ class Cache:
                 )
                 connection.execute("DELETE FROM results WHERE used < ?", (time.time() - KEPT_SECONDS,))
         except (OSError, sqlite3.Error) as error:
-            raise UsageError(
-                f"{folder} cannot hold what was worked out ({error}).", "Name another --cache, or --no-cache."
-            ) from error
+            hint = "Name another --cache, or --no-cache."
+            if getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR"):  # SQLite tells no more
+                hint = f"Make room on the disk or lift the limit on files (ulimit -f unlimited). Or: {hint}"
+            raise UsageError(f"{folder} cannot hold what was worked out ({error}).", hint) from error
         return found
 
     def get(self, key: str) -> Any | None:

@@ -41,6 +41,7 @@ def test_killed_at_any_moment(place: Place, command: str, count: int) -> None:
         ("bench", "disk", 3, "No space left", (2, 3)),
         ("evolve", "file size", 0, "Cannot write the checkpoint .*File too large", (2,)),
         ("recipe", "file size", 100, "File too large", (2, 3)),
+        ("search", "file size", 100, "cannot hold what was worked out .*ulimit -f unlimited", (2,)),
         ("evolve", "files", 6, "Too many open files", (2,)),
         ("recipe", "memory", 64 << 20, "Memory is limited: .*ulimit -v unlimited", (3,)),
     ],
