@@ -25,6 +25,7 @@ import venv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from common import HERE, OWN_ZOO, machine, shown_command, write_json
 from interpreters import interpreters
@@ -42,6 +43,7 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=")
 OWN = ("--no-binary", "edgepress")
 MODEL = "fmnist_cnn"
 LIMIT_S = 3600
+PROBE_S = 120
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Workshop:
     """A temporary folder with uv, for environments."""
 
     def __init__(self, folder: Path) -> None:
-        """Find uv, or install it.
+        """Find uv, or install it, and ask the package index for one small package.
 
         Raises:
-            SystemExit: there is none, and none can be had.
+            SystemExit: with code 0, where nothing can be had.
         """
         self.folder = folder
         self.uv = shutil.which("uv") or str(folder / "tools" / "bin" / "uv")
@@ -80,8 +82,20 @@ class Workshop:
             venv.create(folder / "tools", with_pip=True)
             pip = [str(folder / "tools" / "bin" / "python"), "-m", "pip", "install", "--quiet", "uv"]
             if subprocess.run(pip, check=False, capture_output=True).returncode:
-                print("skipped: no package index can be reached, so nothing was tried")
-                raise SystemExit(0)
+                _skip()
+        if not self._reaches_index():
+            _skip()
+
+    def _reaches_index(self) -> bool:
+        """Whether uv finds a package that is not in its cache."""
+        words = [self.uv, "pip", "compile", "--quiet", "--no-cache", "--no-deps", "-"]
+        try:
+            done = subprocess.run(
+                words, input="click\n", text=True, capture_output=True, check=False, timeout=PROBE_S
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def run(self, step: str, what: str, python: str, words: Sequence[str], cwd: Path = ROOT) -> Result:
         """Run a command, without a way to this repository's own packages.
@@ -97,15 +111,12 @@ class Workshop:
             name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")
         }
         started = time.monotonic()
-        done = subprocess.run(
-            words,
-            cwd=cwd,
-            env=kept,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT_S,
-        )
+        try:
+            done = subprocess.run(
+                words, cwd=cwd, env=kept, capture_output=True, text=True, check=False, timeout=LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return Result(step, what, python, False, f"took over {LIMIT_S} s", time.monotonic() - started)
         said = done.stdout if done.returncode == 0 else (done.stdout + done.stderr)[-1500:]
         return Result(step, what, python, done.returncode == 0, said.strip(), time.monotonic() - started)
 
@@ -113,11 +124,18 @@ class Workshop:
         """The words that install into an environment, from wheels alone."""
         return [self.uv, "pip", "install", "--quiet", "--python", str(python), "--only-binary", ":all:"]
 
-    def environment(self, name: str, python: str) -> Path:
-        """The Python of an empty environment."""
+    def environment(self, name: str, step: str, release: str, program: str) -> tuple[Path, Result]:
+        """The Python of an empty environment, and how making it went.
+
+        Args:
+            name: of its folder.
+            step: see `Result`.
+            release: likewise.
+            program: the Python that it is made from.
+        """
         folder = self.folder / name
-        subprocess.run([self.uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
-        return folder / "bin" / "python"
+        words = [self.uv, "venv", "--quiet", "--python", program, str(folder)]
+        return folder / "bin" / "python", self.run(step, f"environment {name}", release, words)
 
 
 def resolved(shop: Workshop, extras: Mapping[str, Sequence[str]]) -> Iterator[Result]:
@@ -164,7 +182,10 @@ def installed(shop: Workshop) -> Iterator[Result]:
             continue
         for file in files:
             kind = "wheel" if file.suffix == ".whl" else "sdist"
-            python = shop.environment(f"{kind}{release}", program)
+            python, made = shop.environment(f"{kind}{release}", "install", release, program)
+            if not made.fine:
+                yield made
+                continue
             own = () if kind == "wheel" else OWN
             words = [*shop.install(python), *own, f"edgepress[report] @ {file.as_uri()}"]
             found = shop.run("install", kind, release, words)
@@ -198,7 +219,10 @@ def tested(shop: Workshop) -> Iterator[Result]:
         if program is None:
             yield Result("test", "skipped: this machine has no such interpreter", release, True, "", 0.0)
             continue
-        python = shop.environment(strategy, program)
+        python, made = shop.environment(strategy, "test", release, program)
+        if not made.fine:
+            yield made
+            continue
         words = [*shop.install(python), "--resolution", STRATEGIES[strategy], *OWN, ".[dev]"]
         found = shop.run("test", f"{strategy} dependencies", release, words)
         yield found
@@ -210,6 +234,11 @@ def tested(shop: Workshop) -> Iterator[Result]:
             )
             yield _told(ran, ", ".join(counts)) if ran.fine else ran
         shutil.rmtree(python.parents[1])
+
+
+def _skip() -> NoReturn:
+    print("skipped: no package index can be reached, so nothing was tried")
+    raise SystemExit(0)
 
 
 def _told(result: Result, found: str) -> Result:
