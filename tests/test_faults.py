@@ -65,14 +65,24 @@ def test_clocks_rights_and_others(place: Place, work: Callable[[Place, str], Fin
     assert found.runs >= 1
 
 
+def until_struck(work: Callable[[Place, str, int], Findings], place: Place) -> Findings:
+    """What came of the first run that was hit: on a busy machine a search may be over before."""
+    found = Findings()
+    for _ in range(6):
+        found = work(place, "search", 1)
+        if found.struck:
+            break
+    return found
+
+
 def test_hired_processes_do_not_outlive_a_killed_run(place: Place) -> None:
-    found = faults.killed_with_workers(place, "search", 1)
+    found = until_struck(faults.killed_with_workers, place)
     assert (found.wrong, found.alive) == ([], 0)
     assert (found.codes, found.struck) == ({"-9": 1}, 1)
 
 
 def test_a_search_goes_on_without_a_killed_worker(place: Place) -> None:
-    found = faults.killed_workers(place, "search", 1)
+    found = until_struck(faults.killed_workers, place)
     assert found.wrong == []
     assert (found.codes, found.struck) == ({"0": 1}, 1)
 
