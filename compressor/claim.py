@@ -21,7 +21,10 @@ PREFIX = ".edgepress-"
 WAIT_SECONDS = 5.0
 """A single file is written in less."""
 _POLL_SECONDS = 0.02
-_NO_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.ENOTDIR, errno.ELOOP)
+_NO_LOCK = (
+    *(errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP),
+)
 """The file system knows no locks on folders, or somebody else has put something of that name there."""
 
 

@@ -152,6 +152,26 @@ def test_without_locks_each_run_has_a_folder_of_its_own(
     assert manifests.verify(tmp_path / "out") == []
 
 
+def test_a_folder_of_another_user_does_not_block_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / ".edgepress-out"
+    theirs.mkdir()
+    (theirs / "half").write_text("theirs")
+    opened = os.open
+
+    def refuse(path: Any, *more: Any, **rest: Any) -> int:
+        if path == theirs:  # of rights 0700, which root would pass
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *more, **rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    run_once(tmp_path / "out", "one")
+    assert sorted(names(tmp_path)) == [".edgepress-out", "out"]
+    assert (tmp_path / "out" / "model.onnx").read_text() == "one"
+    assert (theirs / "half").read_text() == "theirs"
+
+
 def a_file(place: Path) -> None:
     place.write_text("somebody's")
 
