@@ -324,7 +324,7 @@ def left_in(folder: Path, inputs: Mapping[str, bytes], out: str = "out") -> Left
             json.loads(place.read_bytes())
         except ValueError:
             found.wrong.append(f"{out} is half a file")
-    known = {*inputs, "tmp", "cache", out, f".edgepress-{out}"}
+    known = {*inputs, "tmp", "cache", out, f".edgepress-{out}", f".edgepress.{out}"}
     known |= {f"{out}.checkpoint.npz", f".{out}.checkpoint.npz.part"}
     found.wrong += [f"{each.name} was left" for each in folder.iterdir() if each.name not in known]
     found.temporary = len(list((folder / "tmp").glob("*")))

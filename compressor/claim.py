@@ -18,6 +18,8 @@ from pathlib import Path
 from edgepress.compressor.errors import OutputError
 
 PREFIX = ".edgepress-"
+FILE_PREFIX = ".edgepress."
+"""Who writes a file empties what it holds; a killed run's folder may hold the only copy of a user's."""
 WAIT_SECONDS = 5.0
 """A single file is written in less."""
 _POLL_SECONDS = 0.02
@@ -33,7 +35,8 @@ class Claim:
     """A folder that is ours.
 
     Attributes:
-        folder: `.edgepress-NAME` beside the target; where file systems know no locks, of a name of its own.
+        folder: `.edgepress-NAME` beside the target, `.edgepress.NAME` for a file; where file systems know no locks,
+            of a name of its own.
         lock: file descriptor that holds it; None without a lock.
     """
 
@@ -52,17 +55,18 @@ class Claim:
             os.close(self.lock)
 
 
-def claim(target: Path) -> Claim:
+def claim(target: Path, prefix: str = PREFIX) -> Claim:
     """Hold the folder beside a target; what a killed run left there is still in it.
 
     Args:
         target: file or folder to be; the folder that holds it exists.
+        prefix: of the held folder's name; `FILE_PREFIX` for a file.
 
     Raises:
         OutputError: another run holds it.
         OSError: it cannot be made.
     """
-    folder = target.with_name(PREFIX + target.name)
+    folder = target.with_name(prefix + target.name)
     while True:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -77,7 +81,7 @@ def claim(target: Path) -> Claim:
         except OSError as error:
             if error.errno not in _NO_LOCK:
                 raise
-            return Claim(Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent)), None)
+            return Claim(Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent)), None)
 
 
 def lock_folder(folder: Path) -> int:
@@ -139,7 +143,7 @@ def _patient(path: Path) -> Claim:
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
-            return claim(path)
+            return claim(path, FILE_PREFIX)
         except OutputError:
             if time.monotonic() > deadline:
                 raise

@@ -17,7 +17,7 @@ import pytest
 from test_outdir import fill, names, run_once, tree
 
 from edgepress.compressor import claim as claims
-from edgepress.compressor.claim import claim
+from edgepress.compressor.claim import FILE_PREFIX, claim
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.outdir import staged, write_file
 from edgepress.compressor.report import manifest as manifests
@@ -91,6 +91,20 @@ def test_what_somebody_put_in_the_place_since_is_kept(tmp_path: Path) -> None:
     assert (out / "notes.txt").read_text() == "new"
 
 
+def test_a_file_of_the_same_name_leaves_what_a_killed_run_holds(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_once(out, "one")
+    (out / "notes.txt").write_text("mine")
+    killed_at(out, 1)
+    assert not out.exists()
+    write_file(out, "a report", "")
+    assert out.read_text() == "a report"
+    out.unlink()
+    run_once(out, "two")
+    assert (out / "notes.txt").read_text() == "mine"
+    assert names(tmp_path) == ["out"]
+
+
 def test_a_second_run_into_a_folder_is_refused_at_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with staged(out) as folder:
@@ -121,17 +135,17 @@ def test_many_at_once_leave_one_whole_result(tmp_path: Path) -> None:
 
 def test_who_writes_a_file_waits_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "page.html"
-    held = claim(place)
+    held = claim(place, FILE_PREFIX)
     threading.Timer(0.1, held.release).start()
     write_file(place, "one", "")
     assert tree(tmp_path) == {"page.html": "one"}
-    held = claim(place)
+    held = claim(place, FILE_PREFIX)
     monkeypatch.setattr(claims, "WAIT_SECONDS", 0.05)
     with pytest.raises(OutputError, match="Another run is writing"):
         write_file(place, "two", "")
     held.release()
-    (tmp_path / ".edgepress-page.html").mkdir()
-    (tmp_path / ".edgepress-page.html" / "page.html").write_text("ha")  # of one that was killed
+    (tmp_path / ".edgepress.page.html").mkdir()
+    (tmp_path / ".edgepress.page.html" / "page.html").write_text("ha")  # of one that was killed
     write_file(place, "three", "")
     assert tree(tmp_path) == {"page.html": "three"}
 
