@@ -68,8 +68,10 @@ def claim(target: Path, prefix: str = PREFIX) -> Claim:
     """
     folder = target.with_name(prefix + target.name)
     while True:
+        made = False
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
+            made = True
         try:
             return Claim(folder, lock_folder(folder))
         except FileNotFoundError:
@@ -81,6 +83,9 @@ def claim(target: Path, prefix: str = PREFIX) -> Claim:
         except OSError as error:
             if error.errno not in _NO_LOCK:
                 raise
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
             return Claim(Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent)), None)
 
 

@@ -150,7 +150,7 @@ def test_who_writes_a_file_waits_for_another(tmp_path: Path, monkeypatch: pytest
     assert tree(tmp_path) == {"page.html": "three"}
 
 
-@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK])
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOTSUP])
 def test_without_locks_each_run_has_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -164,6 +164,7 @@ def test_without_locks_each_run_has_a_folder_of_its_own(
         fill(second, "two")
     assert (tmp_path / "out" / "model.onnx").read_text() == "one"
     assert manifests.verify(tmp_path / "out") == []
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_folder_of_another_user_does_not_block_an_output(
