@@ -7,6 +7,7 @@ run leaves one folder at most, and the next run takes that over.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ FILE_PREFIX = ".edgepress."
 WAIT_SECONDS = 5.0
 """A single file is written in less."""
 _POLL_SECONDS = 0.02
+_NAME_BYTES = 255
+"""Of a name in all usual file systems."""
 _NO_LOCK = (
     *(errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP),
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP),
@@ -35,8 +38,8 @@ class Claim:
     """A folder that is ours.
 
     Attributes:
-        folder: `.edgepress-NAME` beside the target, `.edgepress.NAME` for a file; where file systems know no locks,
-            of a name of its own.
+        folder: `.edgepress-NAME` beside the target, `.edgepress.NAME` for a file; where NAME is too long for that, its
+            SHA-256; where file systems know no locks, of a name of its own.
         lock: file descriptor that holds it; None without a lock.
     """
 
@@ -64,9 +67,9 @@ def claim(target: Path, prefix: str = PREFIX) -> Claim:
 
     Raises:
         OutputError: another run holds it.
-        OSError: it cannot be made.
+        OSError: it cannot be made, or the target is a folder without a name (`EISDIR`), such as `.` or `/`.
     """
-    folder = target.with_name(prefix + target.name)
+    folder = _place(target, prefix)
     while True:
         made = False
         with contextlib.suppress(FileExistsError):
@@ -87,6 +90,16 @@ def claim(target: Path, prefix: str = PREFIX) -> Claim:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             return Claim(Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent)), None)
+
+
+def _place(target: Path, prefix: str) -> Path:
+    """The folder that all runs with this target try to hold."""
+    if not target.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    name = prefix + target.name
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = prefix + hashlib.sha256(os.fsencode(target.name)).hexdigest()
+    return target.with_name(name)
 
 
 def lock_folder(folder: Path) -> int:

@@ -150,6 +150,27 @@ def test_who_writes_a_file_waits_for_another(tmp_path: Path, monkeypatch: pytest
     assert tree(tmp_path) == {"page.html": "three"}
 
 
+@pytest.mark.parametrize("letter", ["n", "ü"])
+def test_names_may_be_as_long_as_the_file_system_lets_them(tmp_path: Path, letter: str) -> None:
+    name = letter * (255 // len(letter.encode()))
+    write_file(tmp_path / name, "one", "")
+    assert tree(tmp_path) == {name: "one"}
+    other = tmp_path / name[:-1]
+    with staged(other) as folder, pytest.raises(OutputError, match="Another run"), staged(other):
+        pytest.fail(f"both began in {folder}")
+    run_once(other, "two")
+    assert sorted(names(tmp_path)) == sorted([name, other.name])
+
+
+@pytest.mark.parametrize("place", [".", "/", ".."])
+def test_a_folder_is_no_file_to_write(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OutputError, match="Is a directory"):
+        write_file(Path(place), "text", "Name a file.")
+    assert tree(tmp_path) == {"here": None}
+
+
 @pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOTSUP])
 def test_without_locks_each_run_has_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
