@@ -12,6 +12,7 @@ from typing import NamedTuple
 import onnx
 
 from edgepress.compressor import guard
+from edgepress.compressor.errors import ModelError
 
 _GRAPH, _INITIALIZER, _RAW = 7, 5, 9
 _BEYOND = ("external_data", "data_location")
@@ -46,17 +47,28 @@ def read(pieces: Sequence[Piece], folder: Path) -> Iterator[bytes]:
     Args:
         pieces: in order.
         folder: of the weights.
+
+    Raises:
+        ModelError: a file has become shorter since the model was loaded.
+        OSError: one cannot be read.
     """
     for piece in pieces:
         if isinstance(piece, bytes):
             yield piece
             continue
-        with (folder / piece.location).open("rb") as file:
+        path = folder / piece.location
+        with path.open("rb") as file:
             file.seek(piece.offset)
             left = piece.length
             while left and (block := file.read(min(_BLOCK, left))):
                 left -= len(block)
                 yield block
+        if left:
+            raise ModelError(
+                f"{path}: has become shorter since the model was loaded; its weights end at byte "
+                f"{piece.offset + piece.length}.",
+                "Copy or download the data file again, and leave it alone while this runs.",
+            )
 
 
 def range_of(tensor: onnx.TensorProto) -> Range:

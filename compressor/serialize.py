@@ -226,6 +226,7 @@ def write(data: Serialized, path: Path) -> None:
 
     Raises:
         OutputError: the disk has no room.
+        ModelError: a file with weights has become shorter since it was loaded.
         OSError: it cannot be written.
     """
     if isinstance(data, bytes):

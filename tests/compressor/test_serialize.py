@@ -1,6 +1,8 @@
 """Models over 2 GB: files in place of bytes, with the limit lowered so that small ones stand for them."""
 
 import gc
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from edgepress.compressor import guard
 from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.errors import ModelError, OutputError
 from edgepress.compressor.model import load, to_bytes
-from edgepress.compressor.serialize import StoredModel, files, parse, serialize, write
+from edgepress.compressor.serialize import StoredModel, contents, files, parse, serialize, write
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.memory import memory_peak_bytes
 
@@ -111,6 +113,22 @@ def test_written_under_another_name_it_still_finds_its_weights(scratch: Path, tm
     guard.PROTO_LIMIT = 1 << 31
     assert to_bytes(load(path)) == to_bytes(model)
     assert np.array_equal(models.run(path, feeds)["y"], models.run(to_bytes(model), feeds)["y"])
+
+
+@pytest.mark.parametrize("limit", [16 << 20, 1 << 31])
+def test_weights_that_were_cut_short_meanwhile_are_told(
+    limit: int, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(stored(models.mlp(64)), tmp_path / "large.onnx")
+    data = stored(load(tmp_path / "large.onnx"))
+    assert data.in_place
+    monkeypatch.setattr(guard, "PROTO_LIMIT", limit)  # so that it is two files, or one
+    weights = tmp_path / "large.onnx.data"
+    os.truncate(weights, weights.stat().st_size - 1)
+    with pytest.raises(ModelError, match="has become shorter since the model was loaded"):
+        write(data, tmp_path / "small.onnx")
+    with pytest.raises(ModelError, match=re.escape(str(weights))):
+        list(contents(data))
 
 
 def test_a_full_disk_is_told_before_anything_is_written(
