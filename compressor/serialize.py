@@ -99,7 +99,7 @@ class StoredModel(os.PathLike[str]):
         if self._path is None:
             folder = self._folder()
             with _told(folder):
-                write(self, folder / FILE_NAME)
+                write(self, folder / FILE_NAME, _ELSEWHERE)
             self._path = folder / FILE_NAME
         return self._path
 
@@ -221,8 +221,13 @@ def files(data: Serialized, name: str) -> Mapping[str, int]:
     return {path: size_of(pieces) for path, pieces in _pieces(data, name).items()}
 
 
-def write(data: Serialized, path: Path) -> None:
+def write(data: Serialized, path: Path, hint: str = "Choose another folder.") -> None:
     """Write a model to `path`, and above 2 GB its weights beside it in `<name>.data`.
+
+    Args:
+        data: the model.
+        path: of its file.
+        hint: what else than free space helps where the disk has no room.
 
     Raises:
         OutputError: the disk has no room.
@@ -232,7 +237,7 @@ def write(data: Serialized, path: Path) -> None:
     if isinstance(data, bytes):
         path.write_bytes(data)
         return
-    _check_room(path.parent, len(data), "Choose another folder.")
+    _check_room(path.parent, len(data), hint)
     for name, pieces in _pieces(data, path.name).items():
         with path.with_name(name).open("wb") as file:
             file.writelines(read(pieces, data.weights_folder))

@@ -143,6 +143,19 @@ def test_a_full_disk_is_told_before_anything_is_written(
     assert not written
 
 
+@pytest.mark.parametrize("temporary", [True, False])
+def test_a_full_disk_is_told_with_what_helps_there(
+    temporary: bool, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(stored(models.mlp(64)), tmp_path / "large.onnx")
+    data = stored(load(tmp_path / "large.onnx"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(OutputError, match="No space left") as caught:
+        _ = data.path if temporary else write(data, tmp_path / "small.onnx")
+    assert ("TMPDIR" in caught.value.hint) is temporary
+    assert ("another folder" in caught.value.hint) is not temporary
+
+
 def test_a_folder_that_cannot_be_written_is_told(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
