@@ -31,11 +31,13 @@ def scratch() -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = before[0]
-        os.environ.pop("TMPDIR")
+        os.environ.pop("TMPDIR", None)  # a user's function may have taken it out
         if before[1] is not None:
             os.environ["TMPDIR"] = before[1]
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def _made(place: Path) -> tuple[Path, int]:
