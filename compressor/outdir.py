@@ -183,8 +183,11 @@ def _clean(held: Claim | None, made: Iterable[Path], done: bool) -> None:
 def _about_output(error: OSError, out: Path, work: Path | None) -> bool:
     """Whether an error from within the block is about the output, and not, say, about reading the samples."""
     if error.errno in _FULL and error.filename is None:
-        others = shutil.disk_usage(tempfile.gettempdir()).free
-        return shutil.disk_usage(out.parent).free <= others
+        try:
+            others = shutil.disk_usage(tempfile.gettempdir()).free
+            return shutil.disk_usage(out.parent).free <= others
+        except OSError:  # nowhere to put temporary files, say: which disk it was cannot be told
+            return False
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     paths = [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100
     return any(out.is_relative_to(path) or (work and path.is_relative_to(work)) for path in paths)

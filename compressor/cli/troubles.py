@@ -43,10 +43,18 @@ def system_error(error: OSError) -> EdgepressError:
         )
     where = error.filename
     if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = min((Path.cwd(), Path(tempfile.gettempdir())), key=lambda path: shutil.disk_usage(path).free)
+        where = _fullest()
     said = error.strerror or str(error) or type(error).__name__
     hint = _HINTS.get(error.errno or 0, "--debug shows where that was.")
     return OutputError(said if where is None else f"{os.fsdecode(where)}: {said}", hint)
+
+
+def _fullest() -> Path | None:
+    """The one of the two folders mostly written to that has less room; None where they cannot be looked at."""
+    try:
+        return min((Path.cwd(), Path(tempfile.gettempdir())), key=lambda path: shutil.disk_usage(path).free)
+    except OSError:  # such as a folder that is gone, or none for temporary files
+        return None
 
 
 def memory_error() -> EdgepressError:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgepress.compressor.cli.troubles import system_error
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.outdir import staged, write_file
 from edgepress.compressor.report import manifest as manifests
@@ -318,6 +320,34 @@ def test_handlers_are_put_back_and_other_threads_may_stage(tmp_path: Path) -> No
     thread.start()
     thread.join()
     assert (tmp_path / "other" / "model.onnx").read_text() == "one"
+
+
+def no_folder() -> str:
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
+def test_a_full_disk_is_told_where_temporary_files_have_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_and_fail(tmp_path / "out", full)
+    assert caught.value is full
+    assert names(tmp_path) == []
+    assert str(system_error(full)) == os.strerror(errno.ENOSPC)
+    assert "Free some space" in system_error(full).hint
+
+
+def test_a_full_disk_is_told_where_the_folder_of_the_user_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    full = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    assert str(system_error(full)) == os.strerror(errno.EDQUOT)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
