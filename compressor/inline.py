@@ -17,6 +17,7 @@ from edgepress.compressor.errors import ModelError
 _GRAPH, _INITIALIZER, _RAW = 7, 5, 9
 _BEYOND = ("external_data", "data_location")
 _BLOCK = 1 << 24
+_LINE, _PAGE, _LARGE = 64, 4096, 1 << 20
 
 
 class Range(NamedTuple):
@@ -83,7 +84,21 @@ def outside(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     return [tensor for tensor in guard.tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
-def two_files(proto: onnx.ModelProto, name: str) -> tuple[bytes, list[Range]]:
+def aligned(end: int, length: int) -> int:
+    """Where a tensor starts in a file of weights: large ones at a page, all at a line of the processor's cache.
+
+    Runtimes map the file and read weights where they lie. onnx.proto ("external_data") wants pages for all; small
+    tensors, of which some models have thousands, would take more room for that than they have bytes.
+
+    Args:
+        end: of what is in the file before it, in bytes.
+        length: of the tensor, in bytes.
+    """
+    step = _PAGE if length >= _LARGE else _LINE
+    return -(-end // step) * step
+
+
+def two_files(proto: onnx.ModelProto, name: str) -> tuple[bytes, list[Piece]]:
     """The model file for weights that lie in one file beside it, and what that file holds.
 
     Args:
@@ -91,17 +106,19 @@ def two_files(proto: onnx.ModelProto, name: str) -> tuple[bytes, list[Range]]:
         name: of the file with the weights.
     """
     ranges: dict[Range, int] = {}
+    pieces: list[Piece] = []
     end = 0
     for tensor in outside(proto):
         found = range_of(tensor)
         if found not in ranges:
-            ranges[found] = end
-            end += found.length
+            ranges[found] = start = aligned(end, found.length)
+            pieces += [bytes(start - end), found]
+            end = start + found.length
         new = {"location": name, "offset": str(ranges[found]), "length": str(found.length)}
         del tensor.external_data[:]
         for key, value in new.items():
             tensor.external_data.add(key=key, value=value)
-    return proto.SerializeToString(deterministic=True), list(ranges)
+    return proto.SerializeToString(deterministic=True), pieces
 
 
 def one_file(proto: onnx.ModelProto, folder: Path) -> list[Piece]:

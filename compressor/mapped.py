@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.inline import aligned
 from edgepress.compressor.protocols import Array
 
 PAGE = mmap.PAGESIZE
@@ -74,6 +75,38 @@ def named_by_file(model: ir.Model, folder: Path) -> ir.Model:
                     base_dir=folder,
                 )
     return copy
+
+
+def move_beside(model: ir.Model, path: Path) -> None:
+    """Write the weights of some size to a file, and have the model name them there.
+
+    Args:
+        model: changed in place.
+        path: of the file, in the folder of the model's file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    end = 0
+    with path.open("wb") as file:
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.nbytes < SMALL:
+                    continue
+                start = aligned(end, tensor.nbytes)
+                file.write(bytes(start - end))
+                tensor.tofile(file)
+                value.const_value = ir.ExternalTensor(
+                    path.name,
+                    start,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=value.name or "",
+                    base_dir=path.parent,
+                )
+                end = start + tensor.nbytes
 
 
 def map_external(model: ir.Model, folder: Path, owner: object = None) -> None:

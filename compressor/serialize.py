@@ -22,7 +22,7 @@ from onnx_ir.passes import common
 from edgepress.compressor import guard
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.inline import Piece, one_file, read, size_of, two_files
-from edgepress.compressor.mapped import SMALL, Mapped, map_external, named_by_file
+from edgepress.compressor.mapped import SMALL, Mapped, map_external, move_beside, named_by_file
 from edgepress.compressor.maps import represent
 from edgepress.compressor.model import (
     in_memory,
@@ -113,14 +113,13 @@ class StoredModel(os.PathLike[str]):
         return folder
 
     def _saved(self, model: ir.Model, edit: Edit) -> Path:
-        """Write a model, weights and all, to a temporary folder."""
+        """Write a model, which is changed, weights and all to a temporary folder."""
         folder = self._folder()
         path = folder / FILE_NAME
         _check_room(folder, tensor_bytes(model), _ELSEWHERE)
         with _told(folder):
-            ir.save(model, path, external_data=_data_of(path).name)
-            _data_of(path).touch()  # where every weight was too small to lie outside
-            path.write_bytes(_edited(onnx.ModelProto.FromString(path.read_bytes()), edit))
+            move_beside(model, _data_of(path))
+            path.write_bytes(_edited(to_proto(model), edit))
         return path
 
     def __fspath__(self) -> str:

@@ -16,8 +16,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgepress.compressor import guard
+from edgepress.compressor import guard, inline
 from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.errors import ModelError, OutputError
 from edgepress.compressor.model import load, to_bytes
@@ -115,6 +117,66 @@ def test_written_under_another_name_it_still_finds_its_weights(scratch: Path, tm
     assert np.array_equal(models.run(path, feeds)["y"], models.run(to_bytes(model), feeds)["y"])
 
 
+def places(path: Path) -> list[inline.Range]:
+    """Where the weights of a file lie."""
+    return [inline.range_of(each) for each in inline.outside(onnx.load(path, load_external_data=False))]
+
+
+def test_weights_start_where_they_can_be_read_in_place(scratch: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {
+        "p": (3, 701),
+        "w": (701, 401),
+        "q": (401, 3),
+        "v": (3, 400),
+    }  # bytes, floats of over 1 MB, and so on
+    model = models.text(
+        "(float[N, 3] x) => (float[N, 400] y)",
+        "a = Cast <to = 1> (p) b = MatMul(x, a) c = MatMul(b, w) d = Cast <to = 1> (q) e = MatMul(c, d) "
+        "y = MatMul(e, v)",
+        {k: (9 * rng.normal(size=s)).astype(np.int8 if k in "pq" else np.float32) for k, s in shapes.items()},
+    )
+    data = stored(model)
+    write(data, tmp_path / "small.onnx")
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    expected = models.run(ir.to_proto(model).SerializeToString(), feeds)["y"]
+    for path in (data.path, tmp_path / "small.onnx"):
+        found = places(path)
+        assert [each.length for each in found] == [2103, 701 * 401 * 4, 1203, 4800]
+        assert [each.offset % 64 for each in found] == [0] * 4
+        assert found[1].offset % 4096 == 0
+        assert len(data) == sum(path.with_name(f"{path.name}{end}").stat().st_size for end in ("", ".data"))
+        assert np.array_equal(models.run(path, feeds)["y"], expected)
+        for tensor in onnx.load(path).graph.initializer:
+            original = model.graph.initializers[tensor.name].const_value
+            assert original is not None
+            assert np.array_equal(onnx.numpy_helper.to_array(tensor), original.numpy())
+    assert np.array_equal(models.run(parse(data), feeds)["y"], expected)
+    assert np.array_equal(models.run(load(tmp_path / "small.onnx"), feeds)["y"], expected)
+
+
+@given(lengths=st.lists(st.sampled_from([1, 63, 64, 65, 4095, 4097, (1 << 20) - 1, 1 << 20]), max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_a_file_of_weights_holds_each_where_the_model_says(lengths: list[int]) -> None:
+    proto = onnx.ModelProto()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for at, length in enumerate(lengths):
+            (folder / str(at)).write_bytes(bytes([at + 1]) * length)
+            tensor = proto.graph.initializer.add(data_type=onnx.TensorProto.INT8, dims=[length])
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=str(at))
+        _, pieces = inline.two_files(proto, "weights")
+        whole = b"".join(inline.read(pieces, folder))
+    assert len(whole) == inline.size_of(pieces)
+    for at, tensor in enumerate(proto.graph.initializer):
+        place = inline.range_of(tensor)
+        assert place.offset % (4096 if place.length >= 1 << 20 else 64) == 0
+        assert whole[place.offset : place.offset + place.length] == bytes([at + 1]) * lengths[at]
+        whole = whole.replace(bytes([at + 1]), bytes(1))
+    assert not whole.strip(bytes(1)), "nothing else is in it"
+
+
 @pytest.mark.parametrize("limit", [16 << 20, 1 << 31])
 def test_weights_that_were_cut_short_meanwhile_are_told(
     limit: int, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,7 +197,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[object] = []
-    monkeypatch.setattr(ir, "save", lambda *arguments, **named: written.append(arguments))
+    monkeypatch.setattr(f"{serialize.__module__}.move_beside", lambda *arguments: written.append(arguments))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     with pytest.raises(OutputError, match="No space left") as caught:
         serialize(models.mlp())
@@ -160,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_told(scratch: Path, monkeypatch: pyt
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(ir, "save", fail)
+    monkeypatch.setattr(f"{serialize.__module__}.move_beside", fail)
     with pytest.raises(OutputError, match="Input/output error"):
         serialize(models.mlp())
 
