@@ -96,7 +96,10 @@ def move_beside(model: ir.Model, path: Path) -> None:
                     continue
                 start = aligned(end, tensor.nbytes)
                 file.write(bytes(start - end))
-                tensor.tofile(file)
+                if hasattr(tensor, "tofile"):
+                    tensor.tofile(file)  # without a copy in memory
+                else:
+                    file.write(tensor.tobytes())
                 value.const_value = ir.ExternalTensor(
                     path.name,
                     start,
