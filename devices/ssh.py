@@ -4,6 +4,7 @@ All goes through one connection (ControlMaster), so that a command costs a few m
 a host whose key is not known, or a login that wants a password, is refused with what to do.
 """
 
+import os
 import shutil
 import tempfile
 from types import TracebackType
@@ -83,7 +84,7 @@ class SshDevice(ShellDevice):
         """Connect and make the folder; raises `DeviceTroubleError`."""
         # A socket's path is short, at most 104 bytes, so not in just any temporary folder; the folder is ours alone.
         usual = tempfile.gettempdir()
-        place = usual if len(usual) <= _SHORT else "/tmp"  # noqa: S108
+        place = usual if len(os.fsencode(usual)) <= _SHORT else "/tmp"  # noqa: S108
         self._control = tempfile.mkdtemp(prefix="edgepress-", dir=place)
         return super().__enter__()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,17 @@ FEEDS = {"x": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)}
 def model(tmp_path: Path) -> Path:
     onnx.save(to_proto(models.mlp(32)), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
+
+
+def test_a_long_temporary_folder_is_told_by_its_bytes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        usual = Path(short, "ü" * 45)  # of less than 60 letters and more than 100 bytes
+        usual.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(usual))
+        with SshDevice("board") as board:
+            assert Path(board._control).parent == Path("/tmp")
 
 
 def test_the_worker_runs_there_and_its_outputs_come_back(server: Server, model: Path) -> None:
