@@ -1,7 +1,8 @@
 """A folder to write in, beside what is to be written, that one run at a time holds.
 
 It has one name for each target and a lock that ends with its process. So two runs never mix what they write, a killed
-run leaves one folder at most, and the next run takes that over.
+run leaves one folder at most, and the next run takes that over. Where the file system knows no locks, or somebody else
+has that name, each run has a folder of a name of its own; what a killed one leaves in it stays there.
 """
 
 import contextlib

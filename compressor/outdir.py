@@ -2,7 +2,8 @@
 
 Beside DIR stands, while a run lasts, `.edgepress-DIR/` with `new/` (being written) and, for the moment of
 the swap, `old/`. Files in an existing DIR that are not ours are carried over: nobody loses notes to a rerun.
-What a killed run left there, the next one ends or undoes.
+What a killed run left there, the next one ends or undoes. Where a folder cannot be locked (`claim`), it has a name of
+its own, which no later run knows: there it stays, `old/` included, until the user looks after it.
 """
 
 import contextlib

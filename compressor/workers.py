@@ -106,6 +106,7 @@ def _begin(package: Package, owner: int) -> None:
 
 def _end_with(owner: int) -> None:
     """End this process soon after its owner, which may have been killed: the pipe between them would not tell."""
+    # Like `runtime.engines.apart._end_with`: the runtime imports nothing from here, and boards get it alone.
     while os.getppid() == owner:
         time.sleep(POLL_SECONDS)
     os._exit(1)

@@ -124,6 +124,7 @@ def _begin(owner: int) -> None:
 
 def _end_with(owner: int) -> None:
     """Where the owner is killed, the pipe to it stays open: this process holds both ends."""
+    # Like `compressor.workers._end_with`, which cannot be used here: boards get the runtime alone.
     while os.getppid() == owner:
         time.sleep(_POLL_S)
     os._exit(1)
