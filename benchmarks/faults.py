@@ -104,7 +104,7 @@ class Place:
         wrong = self.left(command).wrong
         if ended.code != 0 or not (self.folder / out).exists():
             wrong.append(f"code {ended.code}: {ended.told.strip()[-300:]}")
-        if (self.folder / f".edgepress-{out}").exists():
+        if any((self.folder / f".edgepress{mark}{out}").exists() for mark in "-."):
             wrong.append("the working folder was left")
         found.wrong += [f"rerun after {what}: {each}" for each in wrong]
         return ended
