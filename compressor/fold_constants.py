@@ -5,7 +5,7 @@ another order. Each step of that makes the file larger, the chain as a whole doe
 a Cast stay what they are: a compact weight.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,8 @@ from edgepress.compressor.sites import fixed
 
 SMALL = 4096
 """Elements up to which a folded constant may be larger than what it was computed from."""
+
+_NO_LIMIT = 2**62
 
 _RANDOM = {
     "Bernoulli",
@@ -49,16 +51,12 @@ def fold_constants(model: ir.Model) -> bool:
     said = [value.shape for value in model.graph.outputs]
     modified = False
     for _ in range(3):
-        once = _fold(model, FoldConstantsPass(
-            shape_inference=True, input_size_limit=2**62, output_size_limit=SMALL, should_fold=_may_fold
-        ))  # fmt: skip
+        once = fold(model, _may_fold, most=SMALL)
         modified |= once
         if not once:
             break
     if chains := set(_chains(model)):
-        modified |= _fold(model, FoldConstantsPass(
-            shape_inference=True, input_size_limit=2**62, output_size_limit=2**62, should_fold=chains.__contains__
-        ))  # fmt: skip
+        modified |= fold(model, chains.__contains__)
     for graph in graphs:
         for name, value in graph.initializers.items():
             _restore_dtype(value, kinds.get((graph, name)))
@@ -67,10 +65,32 @@ def fold_constants(model: ir.Model) -> bool:
     return modified
 
 
-def _fold(model: ir.Model, fold: FoldConstantsPass) -> bool:
-    modified = bool(fold(model).modified)
+def fold(
+    model: ir.Model,
+    should_fold: Callable[[ir.Node], bool | None],
+    *,
+    most: int = _NO_LIMIT,
+    shape_inference: bool = True,
+) -> bool:
+    """Compute nodes that read constants alone, in place, by onnxscript's optimizer, and drop what nothing reads then.
+
+    Args:
+        model: the model.
+        should_fold: True and False have the last word on a node; None leaves it to the optimizer's own rules.
+        most: elements of a result, unless it takes no more than what goes with it.
+        shape_inference: whether shapes are worked out on the way.
+
+    Returns:
+        Whether there was anything to do.
+    """
+    modified = FoldConstantsPass(
+        shape_inference=shape_inference,
+        input_size_limit=_NO_LIMIT,
+        output_size_limit=most,
+        should_fold=should_fold,
+    )(model).modified
     common.RemoveUnusedNodesPass()(model)
-    return modified
+    return bool(modified)
 
 
 def _may_fold(node: ir.Node) -> bool | None:

@@ -5,8 +5,6 @@ weights alone (gates of an LSTM, cut apart and joined in another order) moves wi
 branches often read the same weights.
 """
 
-from operator import or_
-
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -23,6 +21,9 @@ def hoist_constants(model: ir.Model) -> int:
     Returns:
         The number of values that moved.
     """
+    before = next((node for node in model.graph if node.op_type in CONTROL_FLOW), None)
+    if before is None:
+        return 0
     names = taken(model)
     moved = 0
     for graph in model.graph.subgraphs():
@@ -30,13 +31,12 @@ def hoist_constants(model: ir.Model) -> int:
             if _is_weight(value) and not value.is_graph_output():
                 _move(model, value, names)
                 moved += 1
-    before = next((node for node in model.graph if node.op_type in CONTROL_FLOW), None)
     nodes = [
         node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.graph is not model.graph
     ]
     hoisted = set[ir.Node]()
     for node in nodes:
-        if before is None or not _follows(node, hoisted):
+        if not _follows(node, hoisted):
             continue
         for value in dict.fromkeys(v for v in node.inputs if v is not None and v.graph is not model.graph):
             _copy(model, node, value, names)
@@ -67,9 +67,10 @@ def _follows(node: ir.Node, hoisted: set[ir.Node]) -> bool:
     if not is_pure(node) or node.outputs[0].is_graph_output():
         return False
     values = [value for value in node.inputs if value is not None]
-    ours = [v.producer() in hoisted or (_is_weight(v) and v.graph is not node.graph) for v in values]
-    small = [fixed(v) and (elements(v) or 0) <= SMALL for v in values]
-    return any(ours) and all(map(or_, ours, small))
+    others = [
+        v for v in values if v.producer() not in hoisted and not (_is_weight(v) and v.graph is not node.graph)
+    ]
+    return len(others) < len(values) and all(fixed(v) and (elements(v) or 0) <= SMALL for v in others)
 
 
 def _move(model: ir.Model, value: ir.Value, names: set[str]) -> None:

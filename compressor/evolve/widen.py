@@ -10,9 +10,9 @@ from contextlib import suppress
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from edgepress.compressor.errors import ModelError
+from edgepress.compressor.fold_constants import fold
 from edgepress.compressor.numerics.blocks import unpacked_blocks
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.shapes import infer_shapes, quiet
@@ -20,7 +20,6 @@ from edgepress.compressor.sites import constant, int_attribute, new_constant, si
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 FLOATS = HALVES | {ir.DataType.FLOAT}
-NO_LIMIT = 2**62
 
 
 def widened(model: ir.Model) -> ir.Model:
@@ -42,12 +41,7 @@ def widened(model: ir.Model) -> ir.Model:
     infer_shapes(wide)
     with quiet("onnx_ir", "onnxscript"):
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(wide)
-        FoldConstantsPass(
-            shape_inference=False,
-            input_size_limit=NO_LIMIT,
-            output_size_limit=NO_LIMIT,
-            should_fold=lambda node: True,
-        )(wide)
+        fold(wide, lambda node: True, shape_inference=False)
     _leave_half(wide.graph)
     common.RemoveUnusedNodesPass()(wide)
     infer_shapes(wide)
