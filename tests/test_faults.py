@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from resultfolders import fill
 
 import faults
-from edgepress.compressor.report import manifest
 from fault_runs import Ended, Fault, Left, Server, left_in, server
 from faults import Findings, Place
 
@@ -114,17 +114,7 @@ def test_what_may_not_be_left_is_found(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     assert len(left_in(tmp_path, inputs).wrong) == 1
-    (out / "model.onnx").write_text("whole")
-    made = manifest.Manifest(
-        tool_version="0",
-        versions={},
-        seed=0,
-        options={},
-        recipe=(),
-        inputs=(),
-        files=manifest.hash_files(out),
-    )
-    manifest.write(made, out)
+    fill(out, "whole")
     assert left_in(tmp_path, inputs) == Left()
     (out / "model.onnx").write_text("hal")
     (tmp_path / ".edgepress-abc").mkdir()

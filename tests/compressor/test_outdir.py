@@ -10,28 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resultfolders import fill
 
 from edgepress.compressor.cli.troubles import system_error
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.outdir import staged, write_file
-from edgepress.compressor.report import manifest as manifests
-
-
-def fill(folder: Path, text: str) -> None:
-    """What a run leaves: a model and our manifest."""
-    (folder / "model.onnx").write_text(text)
-    manifests.write(
-        manifests.Manifest(
-            tool_version="0",
-            versions={},
-            seed=0,
-            options={},
-            recipe=(),
-            inputs=(),
-            files=manifests.hash_files(folder),
-        ),
-        folder,
-    )
 
 
 def run_once(out: Path, text: str, **options: Any) -> None:
