@@ -7,6 +7,7 @@ from typing import Any
 
 import models
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
@@ -63,6 +64,11 @@ class Case:
         """Write an npz file."""
         np.savez(self.folder / name, **arrays)
         return self.folder / name
+
+    def load_samples(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """What an npz file of ours holds."""
+        with np.load(self.folder / name) as file:
+            return dict(file)
 
     def change_model(self, change: Callable[[onnx.ModelProto], object]) -> None:
         """Rewrite the model file with something wrong in it."""

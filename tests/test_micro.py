@@ -76,7 +76,7 @@ def test_the_report_has_what_the_file_takes(recipe):
 def test_the_verdict_is_on_its_kernels(recipe):
     compress(recipe)
     found = report(recipe)
-    samples = np.load(recipe.folder / "test.npz")
+    samples = recipe.load_samples("test.npz")
     runner = MicroEngine(as_onnx=True).load(recipe.out / "model.tflite")
     answers = runner({"x": samples["x"]})["y"].argmax(1)
     assert found.microcontroller.judged

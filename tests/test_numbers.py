@@ -191,7 +191,7 @@ def test_odd_numbers(case: Case, make: Callable[[], Numbers], objective: str) ->
         assert done.err.count("\n") == 2
         assert not case.out.exists()
         return
-    test = np.load(case.folder / "test.npz")
+    test = case.load_samples("test.npz")
     report = json.loads((case.out / "report.json").read_text())
     before, after = (
         models.run(load(f), {"x": test["x"]})["y"] for f in (case.model, case.out / "model.onnx")

@@ -32,7 +32,7 @@ def two_heads(case: Case) -> None:
 
 
 def fidelity_of_z(case: Case) -> float:
-    x = np.load(case.folder / "test.npz")["x"]
+    x = case.load_samples("test.npz")["x"]
     before, after = (models.run(path, {"x": x})["z"] for path in (case.model, case.out / "model.onnx"))
     lost = np.linalg.norm(after - before, axis=1) / np.linalg.norm(before, axis=1)
     return 100 * (1 - float(lost.mean()))

@@ -43,7 +43,7 @@ def test_both_files_give_the_same_numbers(recipe):
     assert found is not None
     certificate = found.certificate
     assert certificate is not None
-    x = np.load(recipe.folder / "test.npz")["x"]
+    x = recipe.load_samples("test.npz")["x"]
     theirs = OrtEngine().load(recipe.out / "model.onnx")({"x": x})["y"]
     ours = LiteRTEngine().load(recipe.out / "model.tflite")({"x": x})["y"]
     assert certificate.outputs[0].identical_percent == pytest.approx(100 * (theirs == ours).mean(), abs=5)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_outdir import fill, names, run_once, tree
+import resultfolders
+from resultfolders import fill
+from test_outdir import names, run_once, tree
 
 from edgepress.compressor import claim as claims
 from edgepress.compressor.claim import FILE_PREFIX, claim
@@ -27,7 +29,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
-from test_outdir import fill
+from resultfolders import fill
 from edgepress.compressor.outdir import staged
 
 rename, left = Path.rename, int(sys.argv[2])
@@ -47,7 +49,7 @@ with staged(Path(sys.argv[1])) as folder:
 
 def killed_at(out: Path, rename: int) -> None:
     """A run that is killed before one of the renames of its swap."""
-    words = [sys.executable, "-c", CHILD, str(out), str(rename), str(Path(__file__).parent)]
+    words = [sys.executable, "-c", CHILD, str(out), str(rename), str(Path(resultfolders.__file__).parent)]
     assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
 
 
