@@ -117,14 +117,17 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
-    def left(self, patience_s: float = 5.0) -> list[str]:
+    def left(self) -> list[str]:
         """Files and processes that are still on the other side once things had time to go."""
-        deadline = time.monotonic() + patience_s
-        while True:
-            found = [str(path) for path in self.there.iterdir()] + running(f"{MARK}={self.port}")
-            if not found or time.monotonic() > deadline:
-                return found
-            time.sleep(0.02)
+        return lasting(lambda: [*map(str, self.there.iterdir()), *running(f"{MARK}={self.port}")])
+
+
+def lasting(find: Callable[[], list[str]], patience_s: float = 5.0) -> list[str]:
+    """What is still found once it had time to go."""
+    deadline = time.monotonic() + patience_s
+    while (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
 
 
 def script(path: Path, *lines: str) -> None:

@@ -148,7 +148,10 @@ def test_our_own_process_is_killed(server: Server) -> None:
     soon(server, lambda: os.kill(ours.pid, signal.SIGKILL)).join()
     control = Path(ours.communicate()[0].decode().strip())
     assert server.left() == []
-    control.rmdir()  # of ours, an empty folder is all that stays: its ssh has ended
+    assert sshd.lasting(lambda: [*map(str, control.iterdir())]) == [], (
+        "its ssh ends, and takes its socket along"
+    )
+    control.rmdir()
 
 
 def test_ctrl_c(server: Server) -> None:
