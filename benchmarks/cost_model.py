@@ -26,7 +26,8 @@ from quantize_speed import Batches, read, theirs
 from scipy import stats
 
 from common import write_json
-from edgepress.compressor.cli.host import CheckedEngine, find_target
+from edgepress.compressor.cli.host import CheckedEngine
+from edgepress.compressor.cli.targets import find_target
 from edgepress.compressor.errors import EdgepressError
 from edgepress.compressor.model import load, to_bytes
 from edgepress.compressor.normalize import normalize

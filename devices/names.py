@@ -1,5 +1,6 @@
 """What all devices do alike with names, files and words."""
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -24,10 +25,16 @@ def checked_name(name: str) -> str:
 @contextmanager
 def put_in_place(target: Path) -> Iterator[Path]:
     """A file beside the target to write to; it takes the target's place where all goes well, and else goes."""
-    with tempfile.TemporaryDirectory(prefix=".edgepress-", dir=target.absolute().parent) as folder:
-        beside = Path(folder) / target.name
+    # A file, not a folder with one in it: outputs come back by the hundred, and folders are slow to remove.
+    handle, name = tempfile.mkstemp(prefix=".edgepress-", dir=target.absolute().parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
         yield beside
         beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def shortened(said: bytes) -> str:

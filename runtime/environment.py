@@ -12,6 +12,9 @@ from pathlib import Path
 
 ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "tflite-runtime")
 
+TFLITE_PACKAGES = frozenset({"ai-edge-litert", "tflite-runtime"})
+"""Those of them that run TFLite files."""
+
 FEATURES = {
     "avx2": "256-bit integer and float kernels",
     "fma": "fused multiply-add",

@@ -14,7 +14,7 @@ from clicase import Case
 from onnx import external_data_helper
 
 from edgepress.compressor.cli import bench as module
-from edgepress.compressor.cli import boards, host
+from edgepress.compressor.cli import boards, targets
 from edgepress.compressor.cli import devices as listing
 from edgepress.compressor.export.sparse import from_model, write_sparse
 from edgepress.compressor.model import to_proto
@@ -29,7 +29,7 @@ from edgepress.runtime.environment import describe
 def own(case: Case, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the user's profiles."""
     folder = case.folder / "settings" / "devices"
-    for each in (host, listing, boards):
+    for each in (targets, listing, boards):
         monkeypatch.setattr(each, "user_profiles", lambda: [folder])
     return folder
 

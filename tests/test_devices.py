@@ -10,7 +10,7 @@ import pytest
 from clicase import Case
 
 from edgepress.compressor.cli import devices as module
-from edgepress.compressor.cli import host
+from edgepress.compressor.cli import host, targets
 from edgepress.compressor.report.record import load_report
 from edgepress.devices import opening, profile
 from edgepress.devices.profile import LOCAL, load_profile
@@ -35,7 +35,7 @@ TABLE = KernelTable(
 def own(case: Case, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the user's profiles; sweeps are over at once."""
     folder = case.folder / "settings" / "devices"
-    for each in (host, module):
+    for each in (targets, module):
         monkeypatch.setattr(each, "user_profiles", lambda: [folder])
     sweeping(monkeypatch, lambda spec, **_: TABLE)
     return folder

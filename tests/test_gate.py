@@ -15,7 +15,7 @@ import sshd
 from clicase import Case, Outcome
 from onnx import TensorProto, helper
 
-from edgepress.compressor.cli import host
+from edgepress.compressor.cli import targets
 from edgepress.compressor.export.sparse import from_model, write_sparse
 from edgepress.compressor.model import load
 from edgepress.compressor.report import gate as record
@@ -199,7 +199,7 @@ def test_what_is_wrong_with_the_question_is_exit_code_2(
 @sshd.needs_sshd
 def test_a_device_that_is_gone_is_exit_code_3(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     pair.samples("rows.npz", **gating.rows(40, 0, 0, 0))
-    monkeypatch.setattr(host, "user_profiles", lambda: [pair.folder])
+    monkeypatch.setattr(targets, "user_profiles", lambda: [pair.folder])
     Path("gone.toml").write_text(
         'base = "arm"\naddress = "127.0.0.1:9"\ntransport = "adb"\n', encoding="utf-8"
     )

@@ -1,6 +1,8 @@
 """`compress selftest` as a user runs it: on this machine, on devices that are broken, and on an emulated core."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +62,29 @@ def test_this_machine_computes_exactly_in_every_precision_and_format(case: Case)
             assert check.threshold_error < check.step
     words = [each for each in found.checks if each.precision == "fp32" and each.kind == "changed"]
     assert max(each.threshold_error or 0 for each in words if "words" in each.network) <= 1e-6
+
+
+def test_the_short_test_asks_the_device_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is, and then everything at once: each time a process starts there, and loads its engines."""
+    ask, asked = RemoteWorker.ask, []
+
+    def counted(self: RemoteWorker, task: str, models: Sequence[Path], *rest: Any, **how: Any) -> Any:
+        asked.append((task, len(models)))
+        return ask(self, task, models, *rest, **how)
+
+    monkeypatch.setattr(RemoteWorker, "ask", counted)
+    found = quick(case)
+    assert asked == [("environment", 0), ("try", len(found.checks))]
+
+
+def test_the_search_and_its_statistics_are_not_loaded() -> None:
+    """They take longer to load than the short test does."""
+    code = "import sys, edgepress.compressor.cli.selftest; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "edgepress.compressor.exact.suite" in done.stdout.split()
+    assert {"scipy.stats", "edgepress.compressor.search", "edgepress.compressor.cli.host"}.isdisjoint(
+        done.stdout.split()
+    )
 
 
 def test_the_table_tells_the_verdict(case: Case) -> None:

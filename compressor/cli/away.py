@@ -24,11 +24,10 @@ from edgepress.devices.qemu import QemuDevice
 from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime import counting, worker
 from edgepress.runtime.engines.choose import suffix_of
+from edgepress.runtime.environment import TFLITE_PACKAGES
 
 LIMIT_S = 1800.0
 """A piece of work that takes longer is ended."""
-
-TFLITE_ENGINES = {"ai-edge-litert", "tflite-runtime"}
 
 FIELDS = ("total", "fma", "dot", "load_store")
 """What is counted; the worker puts `instructions_` before."""
@@ -71,7 +70,7 @@ class Away:
                 "Install it there, or go by predictions with --no-device.",
             )
         self.engine = f"onnxruntime {facts['engines']['onnxruntime']}"
-        self.runs_tflite = not TFLITE_ENGINES.isdisjoint(facts["engines"])
+        self.runs_tflite = not TFLITE_PACKAGES.isdisjoint(facts["engines"])
         self.cpu = str(facts["cpu"] if self.how != "emulated" else spec.cpu)
 
     def count(self, models: Sequence[ModelFile], feeds: Feeds) -> list[Count]:

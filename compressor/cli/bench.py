@@ -13,8 +13,9 @@ from rich.console import Console
 from edgepress.compressor.cli import bench_layers
 from edgepress.compressor.cli.bench_micro import fits
 from edgepress.compressor.cli.bench_table import show
-from edgepress.compressor.cli.host import CheckedEngine, find_target
+from edgepress.compressor.cli.host import CheckedEngine
 from edgepress.compressor.cli.run import shape_option
+from edgepress.compressor.cli.targets import find_target
 from edgepress.compressor.cli.troubles import errors_told, line_told
 from edgepress.compressor.data import InputSpec, open_data
 from edgepress.compressor.errors import ModelError, UsageError

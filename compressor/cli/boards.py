@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edgepress.compressor.cli.bench_micro import facts
-from edgepress.compressor.cli.host import find_target, user_profiles
+from edgepress.compressor.cli.targets import find_target, user_profiles
 from edgepress.compressor.cli.troubles import errors_told, line_told
 from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.outdir import write_file

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepress.compressor.cli import boards
-from edgepress.compressor.cli.host import find_target, user_profiles
+from edgepress.compressor.cli.targets import find_target, user_profiles
 from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.outdir import write_file

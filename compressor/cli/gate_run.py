@@ -16,7 +16,7 @@ from edgepress.compressor.budget import Budget, Scores
 from edgepress.compressor.cli.bench import one_file, spec_of
 from edgepress.compressor.cli.gate_history import Memory
 from edgepress.compressor.cli.gate_settings import Settings
-from edgepress.compressor.cli.host import find_target
+from edgepress.compressor.cli.targets import find_target
 from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.data import Dataset, InputSpec, describe, open_data
 from edgepress.compressor.errors import DeviceError, ModelError, UsageError

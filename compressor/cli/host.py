@@ -11,8 +11,9 @@ import click
 from edgepress.compressor.cache import Cache
 from edgepress.compressor.cli import micro
 from edgepress.compressor.cli.away import Away
+from edgepress.compressor.cli.targets import find_target
 from edgepress.compressor.cli.troubles import errors_told
-from edgepress.compressor.errors import DeviceError, UsageError, nearest
+from edgepress.compressor.errors import DeviceError, UsageError
 from edgepress.compressor.job import Host
 from edgepress.compressor.parallel import address_space_left
 from edgepress.compressor.protocols import (
@@ -27,7 +28,7 @@ from edgepress.compressor.protocols import (
 )
 from edgepress.compressor.serialize import StoredModel
 from edgepress.devices.opening import transport_of
-from edgepress.devices.profile import DeviceSpec, ProfileError, is_host, load_profile, remark
+from edgepress.devices.profile import DeviceSpec, is_host, remark
 from edgepress.runtime.engines.apart import ApartEngine, ApartRunner, alone
 from edgepress.runtime.engines.base import Engine, InPlace
 from edgepress.runtime.engines.base import Runner as EngineRunner
@@ -152,19 +153,6 @@ def tflite_engine() -> TfliteEngine | None:
 def micro_engine() -> TfliteEngine | None:
     """What runs them here as microcontrollers do, or None."""
     return CheckedTflite(micro.make_engine) if micro.installed() is not None else None
-
-
-def user_profiles() -> list[Path]:
-    """Where the user's own profiles lie: `devices/` in the folder where the system keeps settings of programs."""
-    return [Path(click.get_app_dir("edgepress")) / "devices"]
-
-
-def find_target(name: str) -> DeviceSpec:
-    """A device profile by name or path; raises `UsageError` for unknown or damaged ones."""
-    try:
-        return load_profile(name, user_profiles())
-    except ProfileError as error:
-        raise UsageError(str(error), nearest(name, error.known) if error.known else "") from error
 
 
 def default_cache() -> Path:

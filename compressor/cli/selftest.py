@@ -13,18 +13,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from edgepress.compressor.cli.host import find_target
 from edgepress.compressor.cli.selftest_run import EMULATED, Reached, reached
+from edgepress.compressor.cli.targets import find_target
 from edgepress.compressor.cli.troubles import line_told
 from edgepress.compressor.columns import npz_columns
 from edgepress.compressor.errors import DataError, DeviceError, UsageError, nearest
 from edgepress.compressor.exact.models import precisions
-from edgepress.compressor.exact.suite import FORMATS, MOST_IMAGES, networks, outcomes, trials
+from edgepress.compressor.exact.suite import FORMATS, MOST_IMAGES, TOGETHER, networks, outcomes, trials
 from edgepress.compressor.outdir import write_file
+from edgepress.compressor.parallel import seldom_collecting
 from edgepress.compressor.printable import printable
 from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.selftest import Selftest, check_of, verdict_of
 from edgepress.compressor.report.selftest_words import HEADINGS, faults, headline, notes, rows
+
+EMULATED_TOGETHER = TOGETHER >> 4
+"""As `TOGETHER`: there a part takes as long as all does here, and the bar shows how far it is between parts."""
 
 EXIT = {"right": 0, "wrong": 1, "refused": 3}
 
@@ -34,7 +38,7 @@ EXIT = {"right": 0, "wrong": 1, "refused": 3}
     "--target", "--device", "target", default="local", show_default=True,
     help="Device profile; one with an address is reached there.",
 )  # fmt: skip
-@click.option("--quick", is_flag=True, help="Three small networks and fewer rows: a few seconds.")
+@click.option("--quick", is_flag=True, help="Three small networks, fewer rows of each: about 3 s here.")
 @click.option(
     "--precision", "wanted", multiple=True, metavar="NAME",
     help="Only this one, such as int8; may be given several times.",
@@ -71,8 +75,9 @@ def selftest(
         chosen, files = [known[name] for name in wanted or known], _files(formats, device)
         todo = trials(nets, chosen, files, brief=quick or device.how == EMULATED)
         started, checks = time.monotonic(), []
-        with _progress(len(todo), quiet) as advance:
-            for outcome in outcomes(todo, device.run):
+        together = EMULATED_TOGETHER if device.how == EMULATED else TOGETHER
+        with _progress(len(todo), quiet) as advance, seldom_collecting():
+            for outcome in outcomes(todo, device.run, together):
                 checks.append(check_of(outcome))
                 advance()
     record = Selftest(

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgepress.compressor.cli import micro
-from edgepress.compressor.cli.away import LIMIT_S, TFLITE_ENGINES
-from edgepress.compressor.cli.host import CheckedTflite
 from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError
 from edgepress.compressor.exact.suite import Refusal, Run
@@ -17,10 +14,14 @@ from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import MICRO, DeviceSpec
 from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime.engines.choose import suffix_of
+from edgepress.runtime.environment import TFLITE_PACKAGES
 from edgepress.runtime.record import EngineDiedError, EngineError
 
 EMULATED = "emulated"
 """How an emulated core is reached; it is some 30 times slower than one that is there."""
+
+LIMIT_S = 1800.0
+"""Models that take longer together are ended."""
 
 Answers = list[Mapping[str, Array] | Refusal]
 
@@ -66,7 +67,7 @@ def reached(spec: DeviceSpec, threads: int, tell: Callable[[str], None]) -> Iter
             name
             for name, there in (
                 ("onnx", "onnxruntime" in facts.engines),
-                ("tflite", not TFLITE_ENGINES.isdisjoint(facts.engines)),
+                ("tflite", not TFLITE_PACKAGES.isdisjoint(facts.engines)),
                 ("sparse", True),  # SciPy is all that it takes; where that is missing, it is refused
             )
             if there
@@ -105,6 +106,9 @@ def _run(worker: RemoteWorker, files: Sequence[bytes], feeds: Sequence[Feeds], t
 
 def _interpreted(spec: DeviceSpec) -> Reached:
     """A microcontroller, by the interpreter that would run there, with its reference kernels."""
+    from edgepress.compressor.cli import micro  # both load all of the search: 1 s that no other target needs
+    from edgepress.compressor.cli.host import CheckedTflite
+
     engine = CheckedTflite(micro.make_engine)
 
     def run(files: Sequence[bytes], feeds: Sequence[Feeds]) -> Answers:

@@ -38,7 +38,7 @@ LARGEST = 250
 """Code of the largest number that comes out: what is too large by a step shows in the codes above."""
 
 OPSET, IR_VERSION = 21, 10
-"""Of files with 4 bits; all others are of opset 17, as old as any runtime that runs the results."""
+"""Of files with 4 bits, and of what is converted; others are of opset 17, as old as any runtime that runs results."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,13 @@ def build_sparse(net: ExactNet, precision: Precision, biases: Sequence[Vector], 
 
 
 def build(
-    net: ExactNet, form: Form, precision: Precision, biases: Sequence[Vector], steps: int
+    net: ExactNet,
+    form: Form,
+    precision: Precision,
+    biases: Sequence[Vector],
+    steps: int,
+    *,
+    newest: bool = False,
 ) -> ExactModel:
     """Write a network as ONNX; every layer is an output, y1 … yL.
 
@@ -161,6 +167,7 @@ def build(
         precision: of kernels.
         biases: a layer each, in whole steps.
         steps: n: 1 is so many.
+        newest: of the opset that 4 bits take in any case, which a conversion need not raise first.
     """
     graph = _Graph(form, precision, steps)
     sizes: tuple[int | str, ...] = ("rows", net.weights[0].shape[1])
@@ -178,14 +185,14 @@ def build(
         *(helper.make_tensor_value_info(name, kind, ["rows", size, *tail]) for name, size in outputs),
     ]
     made = helper.make_graph(graph.nodes, "exact", ports[:1], ports[1:], graph.constants)
-    few = precision.weight_codes == 7
+    newest = newest or precision.weight_codes == 7
     model = helper.make_model(
         made,
         opset_imports=[
-            helper.make_opsetid("", OPSET if few else 17),
+            helper.make_opsetid("", OPSET if newest else 17),
             *([helper.make_opsetid("com.microsoft", 1)] if precision.block_bits else []),
         ],
-        ir_version=IR_VERSION if few else 8,
+        ir_version=IR_VERSION if newest else 8,
     )
     unit = 2.0**precision.tiny
     return ExactModel(model.SerializeToString(), form, precision, steps, unit)

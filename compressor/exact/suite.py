@@ -37,8 +37,8 @@ PAIRS, BRIEF_PAIRS = 60, 12
 BRIEF_EXTRA = 1
 """As `cases.EXTRA_ROWS`."""
 
-TOGETHER = 64
-"""Models that go to the device at once."""
+TOGETHER = 1 << 24
+"""Values that models give which go to the device at once: a process starts there, and answers lie in memory."""
 
 MOST_IMAGES = 100
 """Images of which a network is made; more would make it no stricter."""
@@ -77,8 +77,9 @@ class Trial:
         if self.format == "sparse":
             model = build_sparse(case.net, case.precision, case.biases, case.steps)
             return model, model.data
-        model = build(case.net, self.form, case.precision, case.biases, case.steps)
-        return model, model.data if self.format == "onnx" else convert(parse(model.data)).data
+        lite = self.format == "tflite"
+        model = build(case.net, self.form, case.precision, case.biases, case.steps, newest=lite)
+        return model, convert(parse(model.data)).data if lite else model.data
 
 
 @dataclass(frozen=True)
@@ -164,17 +165,18 @@ def _forms(name: str, precision: Precision, *, large: bool) -> Sequence[Form]:
     return [] if large else [each for each in FORMS if name == "onnx" or each != "matmul"]
 
 
-def outcomes(todo: Sequence[Trial], run: Run) -> Iterator[Outcome]:
+def outcomes(todo: Sequence[Trial], run: Run, together: int = TOGETHER) -> Iterator[Outcome]:
     """Make, run and judge models, some at once; one a trial, in order, as they come.
 
     Args:
         todo: what to run.
         run: by whom.
+        together: values that models give which go there at once; one model at least.
     """
-    for start in range(0, len(todo), TOGETHER):
+    for batch in _batches(todo, together):
         made: list[tuple[Trial, ExactModel, bytes]] = []
         left: dict[int, Outcome] = {}
-        for place, trial in enumerate(todo[start : start + TOGETHER]):
+        for place, trial in enumerate(batch):
             try:
                 made.append((trial, *trial.made()))
             except EdgepressError as error:
@@ -182,12 +184,27 @@ def outcomes(todo: Sequence[Trial], run: Run) -> Iterator[Outcome]:
         feeds = _feeds(made)
         answers = iter(run([file for _, _, file in made], feeds) if made else [])
         rest = iter(made)
-        for place in range(len(todo[start : start + TOGETHER])):
+        for place in range(len(batch)):
             if place in left:
                 yield left[place]
                 continue
             trial, model, _ = next(rest)
             yield Outcome(trial, _judged(trial.case, model, next(answers)))
+
+
+def _batches(todo: Sequence[Trial], together: int) -> Iterator[list[Trial]]:
+    """Trials in order, in parts."""
+    batch: list[Trial] = []
+    total = 0
+    for trial in todo:
+        values = len(trial.case.rows) * trial.case.net.neurons
+        if batch and total + values > together:
+            yield batch
+            batch, total = [], 0
+        batch.append(trial)
+        total += values
+    if batch:
+        yield batch
 
 
 def _feeds(made: Sequence[tuple[Trial, ExactModel, bytes]]) -> list[Feeds]:

@@ -6,6 +6,7 @@ The default kernels, which hand what they can to XNNPACK: what is judged here is
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -34,6 +35,7 @@ PACKAGES = (
 _MESSAGE_LIMIT = 300
 _STDERR = 2
 _redirected = threading.Lock()
+_release = functools.lru_cache(maxsize=None)(importlib.metadata.version)  # files are read for it each time
 
 
 class LiteRTEngine:
@@ -228,7 +230,7 @@ def _find() -> tuple[Any, str, str]:
             continue
         source = found.lite if module == "tensorflow" else found
         try:
-            release = importlib.metadata.version(distribution)
+            release = _release(distribution)
         except importlib.metadata.PackageNotFoundError:
             release = str(getattr(found, "__version__", "of unknown release"))
         return source.Interpreter, name, release

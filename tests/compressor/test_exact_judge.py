@@ -282,6 +282,22 @@ def test_a_run_tells_refusals_deaths_and_faults_apart() -> None:
     assert headline(record).startswith("WRONG: toy (local, none) computes 2 of 3 models wrong")
 
 
+@pytest.mark.parametrize(("together", "parts"), [(1, [1, 1, 1]), (900, [2, 1]), (10**6, [3])])
+def test_models_go_in_parts_of_so_many_values_and_come_in_order(together: int, parts: list[int]) -> None:
+    nets = [constructions.words(2, 1, count) for count in (6, 8, 10)]
+    todo = [Trial(answers(net, "fp32"), "gemm", "onnx") for net in nets]
+    asked = []
+
+    def run(files: Any, feeds: Any) -> list[Any]:
+        asked.append(len(files))
+        return [OrtEngine().load(file)(each) for file, each in zip(files, feeds, strict=True)]
+
+    found = list(outcomes(todo, run, together))
+    assert asked == parts
+    assert [each.trial for each in found] == todo
+    assert all(each.right for each in found)
+
+
 def recorded(found: list[Outcome]) -> Selftest:
     checks = tuple(map(check_of, found))
     return Selftest(

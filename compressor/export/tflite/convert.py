@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 import onnx_ir as ir
@@ -174,7 +175,7 @@ def _written(model: ir.Model, batch: int, form: _Form) -> Converted:
         )
     }
     said = {
-        "tool": f"edgepress {version('edgepress')}",
+        "tool": _tool(),
         "io": io,
         "channels_last": turned,
         "quantized": {
@@ -189,6 +190,11 @@ def _written(model: ir.Model, batch: int, form: _Form) -> Converted:
         if value.dtype in CONTAINERS and not value.is_initializer()
     )
     return Converted(data, turned["inputs"], turned["outputs"], builder.counts(outputs.values()), notes)
+
+
+@cache  # looked up in the package's metadata, which takes longer than to write a small file
+def _tool() -> str:
+    return f"edgepress {version('edgepress')}"
 
 
 def _turned(emit: Emitter, value: ir.Value, keep_layout: bool) -> bool:
