@@ -87,11 +87,15 @@ def _one_neuron(case: Case, layer: int, neuron: int, given: Values, got: Values)
     off = float(np.median(change[told]))
     if _explains(case, right + off, found):
         return f"the bias of {label} is off by {off / case.steps:+.3g}"
+    codes = case.precision.weight_codes
     candidates = []
-    for source in np.flatnonzero((given[told] > 0).any(axis=0)):
+    for source in np.flatnonzero((given > 0).any(axis=0)):
         x = given[:, source]
-        full = told & (x == x[told].max())
-        delta = float(np.median(change[full] / x[full]))
+        seen = told & (x > 0)
+        full = seen & (x == x[seen].max(initial=0))
+        delta = float(np.median(change[full] / x[full])) if full.any() else 0.0
+        if codes:  # on a grid; one step, where all that it changes is cut at the top
+            delta = (round(delta * codes) or 1) / codes
         if delta and _explains(case, right + delta * x, found):
             candidates.append((int(source), delta))
     if not candidates:
@@ -99,7 +103,6 @@ def _one_neuron(case: Case, layer: int, neuron: int, given: Values, got: Values)
     delta = candidates[0][1]
     names = [case.net.labels[layer][source] for source, _ in candidates[:3]]
     where = " or ".join(names) + (" or others" if len(candidates) > 3 else "")
-    codes = case.precision.weight_codes
     steps = round(delta * codes)
     size = f"{steps:+d} step{'s' * (abs(steps) != 1)} of its grid" if codes else f"{delta:+.3g}"
     return f"the weight of {label} for {where} is off by {size}"

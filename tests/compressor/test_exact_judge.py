@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
@@ -173,7 +173,10 @@ def test_whichever_weight_is_a_step_off_it_is_found_where_it_is(name: str, data:
         stored = weight.toarray() * codes
         if at == place:
             stored[neuron, source] += 1 if not stored[neuron, source] else data.draw(st.sampled_from([-1, 1]))
+        right = np.clip((weight @ y.T).T + bias, 0, 255)
         y = np.clip(np.rint(y @ stored.T / codes + bias), 0, 255)
+        if at == place:
+            assume((y != right).any())  # few rows: some weights are read by no neuron that fires
         layers.append(y)
     found = judge(case, made(case), as_outputs(case, made(case), layers))
     (deviation,) = found.deviations
