@@ -10,6 +10,7 @@ with 2 or 3 and one message of at most three lines. A traceback, a signal, half 
 
 import argparse
 import contextlib
+import importlib
 import os
 import random
 import re
@@ -92,8 +93,9 @@ def command(words: Sequence[str]) -> int:
 
 def stage(folder: Path) -> None:
     """Make the undamaged files, and load all that commands import, before the first process is split off."""
-    for name in commands.COMMANDS:
-        commands.cli.get_command(None, name)  # type: ignore[arg-type]
+    for name in set(commands.COMMANDS) - {"completion"}:  # which has no work of its own
+        importlib.import_module(f"edgepress.compressor.cli.{name}")
+    importlib.import_module("edgepress.compressor.cli.boards")
 
     def work() -> int:
         kept, save = folder / "evolved.checkpoint.npz", checkpoint.save

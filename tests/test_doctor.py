@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgepress.compressor.cli import doctor as module
-from edgepress.compressor.cli.doctor import Package, diagnose, doctor, notes, packages
+from edgepress.compressor.cli.doctor import Package, diagnose, notes, packages
+from edgepress.compressor.cli.options.doctor import doctor
 from edgepress.runtime.environment import Environment
 
 

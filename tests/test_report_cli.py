@@ -248,10 +248,3 @@ def test_every_command_loads_by_its_name(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     assert command.name == name
-
-
-def test_a_command_loads_none_of_the_others() -> None:
-    words = "import sys; from edgepress.compressor.cli import main\ntry: main(['passes', '--help'])\n"
-    asked = f"{words}finally: print([name for name in sys.modules if name.endswith('.cli.bench')])"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.rstrip().endswith("[]")

@@ -14,7 +14,6 @@ from edgepress.compressor.cli import bench_layers
 from edgepress.compressor.cli.bench_micro import fits
 from edgepress.compressor.cli.bench_table import show
 from edgepress.compressor.cli.host import CheckedEngine
-from edgepress.compressor.cli.run import shape_option
 from edgepress.compressor.cli.targets import find_target
 from edgepress.compressor.cli.troubles import errors_told, line_told
 from edgepress.compressor.data import InputSpec, open_data
@@ -34,7 +33,6 @@ from edgepress.runtime.environment import Condition, warnings
 from edgepress.runtime.measure import ratio_interval
 from edgepress.runtime.record import Measurement
 
-SECONDS = 10.0
 LAYER_SECONDS = 2.0
 """For the layers of one model."""
 _UNKNOWN: dict[str, Any] = {
@@ -43,41 +41,12 @@ _UNKNOWN: dict[str, Any] = {
 }  # fmt: skip
 
 
-@click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--device", "--target", "target", default="local", show_default=True,
-    help="Device profile; one with an address is reached there.",
-)  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
-@click.option(
-    "--data", metavar="DATA", help="Samples whose first row is run: npz, folder or module:function."
-)
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
-@shape_option
-@click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=SECONDS, show_default=True,
-    help="Timing ends after this long, or when all medians are known within 1 %.",
-)  # fmt: skip
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
-    help="Write all that was measured to this file; - prints it.",
-)  # fmt: skip
-@click.option("--per-layer", is_flag=True, help="What each layer takes, by the engine's own profiler.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def bench(
     *, models: tuple[Path, ...], target: str, threads: int, data: str | None, preprocess: Path | None,
     shapes: dict[str, tuple[int, ...]], seconds: float, json_file: Path | None, per_layer: bool, quiet: bool,
     debug: bool,
 ) -> int:  # fmt: skip
-    """Time MODELS, .onnx, .tflite or sparse .npz, against the first of them.
-
-    They take turns on the same inputs, so that whatever slows the device slows all of them. Exit code 3 where the
-    device does not answer.
-    """
+    """Do it, and return the exit code; arguments as the options in `options/bench.py`."""
     spec = find_target(target)
     with TemporaryDirectory(prefix="edgepress-") as folder:
         files = [one_file(model, Path(folder) / f"{place}.onnx") for place, model in enumerate(models)]

@@ -32,10 +32,6 @@ from edgepress.devices.remote import RemoteWorker
 from edgepress.runtime.environment import Condition, Environment
 
 
-@click.command()
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def show(*, name: str, as_json: bool, debug: bool) -> int:
     """Print a profile as TOML, with all that it takes from others."""
     text = dump_profile(find_target(name))
@@ -43,10 +39,6 @@ def show(*, name: str, as_json: bool, debug: bool) -> int:
     return 0
 
 
-@click.command()
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def check(*, name: str, as_json: bool, debug: bool) -> int:
     """Connect to a device and print what it is; exit code 3 where it does not answer."""
     spec = find_target(name)
@@ -64,16 +56,6 @@ def check(*, name: str, as_json: bool, debug: bool) -> int:
     return 0
 
 
-@click.command()
-@click.argument("name")
-@click.option("--address", help="user@board, a name from ssh's configuration, or for adb a serial number.")
-@click.option("--transport", type=click.Choice(["ssh", "adb"]), help="Default: ssh.")
-@click.option("--base", metavar="PROFILE", help="What it is like; without it, the board is asked.")
-@click.option("--python", help="The command that starts Python there [default: python3].")
-@click.option("--benchmark", help="benchmark_model or onnxruntime_perf_test, where there is no Python.")
-@click.option("--force", is_flag=True, help="Overwrite a profile of that name.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def add(
     *, name: str, address: str | None, transport: str | None, base: str | None, python: str | None,
     benchmark: str | None, force: bool, as_json: bool, debug: bool,

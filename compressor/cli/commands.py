@@ -14,23 +14,25 @@ from click.shell_completion import CompletionItem
 from edgepress.compressor.errors import EdgepressError, nearest
 from edgepress.compressor.printable import showable
 
-COMMANDS = (
-    "run",
-    "bench",
-    "gate",
-    "certify",
-    "inspect",
-    "export",
-    "evolve",
-    "report",
-    "passes",
-    "devices",
-    "selftest",
-    "replay",
-    "doctor",
-    "completion",
-)
-"""Each in a module of its name beside this one."""
+COMMANDS = {
+    "run": "Compress MODEL for a device, within a budget; write model, report and manifest to a folder.",
+    "bench": "Time MODELS, .onnx, .tflite or sparse .npz, against the first of them.",
+    "gate": "Let CANDIDATE pass if it keeps what BASELINE has, fail it if it does not, and say so where rows are "
+    "too few.",
+    "certify": "Zero weights of MODEL under a proved limit, or bound how far CANDIDATE can be from MODEL.",
+    "inspect": "Show inputs, outputs, parameters, MACs and bytes per site, and what can be compressed.",
+    "export": "Write MODEL in another form, with the numbers that it has.",
+    "evolve": "Train a perceptron with few connections, which move after every epoch; write it as ONNX and sparse.",
+    "report": "Draw the page of an earlier run again from its report.json; of several DIRs one page, side by side.",
+    "passes": "List the passes of a recipe (`compress MODEL --recipe FILE`) with their fields.",
+    "devices": "List device profiles (`--target NAME`) and what costs on each rest on.",
+    "selftest": "Run networks whose right answer is known exactly, and name every operator that computes something "
+    "else.",
+    "replay": "Rebuild the result that MANIFEST describes: the same bytes on the same machine, else exit 2.",
+    "doctor": "Show versions, engines and processor features, and how to get what is missing.",
+    "completion": "Print a script for a shell; have it read at every start.",
+}
+"""Each in a module of its name in `options`; and how its own help begins, known without loading it."""
 
 _NO_THREAD = "can't start new thread"
 """What Python says where memory or the number of processes is at its limit."""
@@ -39,7 +41,7 @@ _NO_THREAD = "can't start new thread"
 class DefaultGroup(click.Group):
     """A group whose first command is meant where the first word is none of them: `compress model.onnx`.
 
-    A command's module is loaded when it is asked for: all of them take seconds, and each tab completion would, too.
+    A command's options are loaded when it is asked for, and its work when it is run: that takes a second or two.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -50,8 +52,13 @@ class DefaultGroup(click.Group):
         """The command of a name; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"edgepress.compressor.cli.{cmd_name}")
+        module = importlib.import_module(f"edgepress.compressor.cli.options.{cmd_name}")
         return cast("click.Command", getattr(module, cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List all commands, without loading one."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from edgepress.compressor.cli import boards
 from edgepress.compressor.cli.targets import find_target, user_profiles
 from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError, UsageError
@@ -37,57 +36,23 @@ from edgepress.devices.sweep import Progress as Tell
 from edgepress.devices.there import COUNTED_MACS, timer_there
 from edgepress.runtime.environment import Environment, describe
 
-MINUTES = 2.0
 _ENDING = 0.9
 """Share of the time limit that timing may take; models are made and loaded in the rest."""
 _BUSY = 0.5
 """Running processes per core above which the user is told."""
 
 
-@click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-@click.pass_context
-def devices(context: click.Context, *, as_json: bool, debug: bool) -> int:
-    """List device profiles (`--target NAME`) and what costs on each rest on."""
-    if context.invoked_subcommand is None:
-        _list(as_json)
-    return 0
-
-
-@devices.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def list_profiles(*, as_json: bool, debug: bool) -> int:
-    """List device profiles; `compress devices` alone does so, too."""
+def devices(*, as_json: bool, debug: bool) -> int:
+    """List profiles, and return the exit code; arguments as the options in `options/devices.py`."""
     _list(as_json)
     return 0
 
 
-@devices.command()
-@click.option(
-    "--name", help=f"Of the profile [default: {LOCAL}, which all runs here use; else the device's]."
-)
-@click.option(
-    "--device", metavar="PROFILE",
-    help="Another device: a board is timed there; of an emulated core instructions are counted.",
-)  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="TOML file to write instead.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
-@click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True), default=MINUTES, show_default=True,
-    help="Minutes; a slow machine may take longer. Counting takes as long as it takes.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the file's name as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def profile(
     *, name: str | None, device: str | None, out: Path | None, threads: int, time_limit: float,
     as_json: bool, quiet: bool, debug: bool,
 ) -> int:  # fmt: skip
-    """Time kernels on this machine, or on another device, and write a profile of it."""
+    """Measure, write, and return the exit code; likewise."""
     spec = None if device in (None, LOCAL) else find_target(str(device))
     word = name or (LOCAL if spec is None else spec.name)
     path = _path(None if out is not None and name is None else word, out)
@@ -133,10 +98,6 @@ def _of_device(spec: DeviceSpec, threads: int, seconds: float, tell: Tell) -> De
         if device.timed:
             return measured_spec(spec, table)
     return replace(spec, instructions_per_ns=1 / spec.ns_of(1), table=replace(table, counted=True))
-
-
-for each in (boards.show, boards.check, boards.add):
-    devices.add_command(each)
 
 
 def _path(name: str | None, out: Path | None) -> Path:

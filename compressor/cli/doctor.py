@@ -86,20 +86,14 @@ class Diagnosis:
         return {name: tuple(p for p in self.packages if p.extra == name) for name in names}
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
-    """Show versions, engines and processor features, and how to get what is missing.
-
-    Exit code 0 when compress can run here, 2 when it cannot.
-    """
+def doctor(*, as_json: bool) -> int:
+    """Say it, and return the exit code; arguments as the options in `options/doctor.py`."""
     diagnosis = diagnose()
     if as_json:
         click.echo(json.dumps(_record(diagnosis), indent=2))
     else:
         _show(diagnosis, Console())
-    context.exit(2 if diagnosis.problems() else 0)
+    return 2 if diagnosis.problems() else 0
 
 
 def diagnose() -> Diagnosis:

@@ -12,14 +12,13 @@ from rich.text import Text
 from edgepress.compressor.claim import beside
 from edgepress.compressor.cli.host import CheckedEngine, CheckedTflite
 from edgepress.compressor.cli.remaining import Stage
-from edgepress.compressor.cli.run import progress_bar, shape_option
+from edgepress.compressor.cli.run import progress_bar
 from edgepress.compressor.data import Dataset, open_data
 from edgepress.compressor.errors import OutputError, UsageError
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.export.onnx import verify as check
 from edgepress.compressor.export.parity import Proof, facts
 from edgepress.compressor.export.tflite import Converted, convert
-from edgepress.compressor.export.tflite.convert import BORDERS
 from edgepress.compressor.model import input_specs, load, on_disk
 from edgepress.compressor.printable import printable
 from edgepress.compressor.report import agreement
@@ -29,44 +28,10 @@ from edgepress.compressor.report.words import quantity
 from edgepress.compressor.serialize import serialize, write
 from edgepress.compressor.userfunction import is_function_name
 
-FORMATS = ("tflite", "onnx")
 VERIFY_ROWS = 16
 """Rows that are run together."""
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--format", "kind", type=click.Choice(FORMATS), default="tflite", show_default=True, help="What to write."
-)
-@click.option("--out", type=click.Path(path_type=Path), help="File to write (default: MODEL.tflite).")
-@click.option(
-    "--verify",
-    "data",
-    metavar="DATA",
-    help="Samples that both files run, for a certificate of how far they agree: npz, folder or module:function.",
-)
-@click.option(
-    "--io",
-    type=click.Choice(BORDERS),
-    default="float32",
-    show_default=True,
-    help="Type of inputs and outputs that are quantized.",
-)
-@click.option(
-    "--keep-layout",
-    is_flag=True,
-    help="Inputs and outputs of rank 4 as in ONNX, at the cost of a transpose each.",
-)
-@shape_option
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtimes."
-)
-@click.option("--force", is_flag=True, help="Overwrite FILE.")
-@click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def export(
     *,
     model: Path,
@@ -83,11 +48,7 @@ def export(
     quiet: bool,
     debug: bool,
 ) -> int:
-    """Write MODEL in another form, with the numbers that it has.
-
-    A model with Q/DQ pairs becomes a TFLite file that computes in integers, with the same scales and zero points.
-    Inputs and outputs of rank 4 have their channels last there.
-    """
+    """Do it, and return the exit code; arguments as the options in `options/export.py`."""
     if kind == "onnx" and (io != "float32" or keep_layout or data is not None):
         raise UsageError("--io, --keep-layout and --verify go with --format tflite.", "Leave them out.")
     if out is None:

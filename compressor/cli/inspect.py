@@ -15,7 +15,7 @@ from rich.text import Text
 
 from edgepress.compressor.cli.host import make_host
 from edgepress.compressor.cli.remaining import INSPECT, START
-from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar, shape_option
+from edgepress.compressor.cli.run import TIMING_SECONDS, input_paths, progress_bar
 from edgepress.compressor.cost import NodeCost, node_costs, peak_activation_bytes, total_macs
 from edgepress.compressor.errors import OutputError, UsageError
 from edgepress.compressor.export.releases import oldest_runtime
@@ -35,33 +35,6 @@ from edgepress.compressor.session import look
 from edgepress.compressor.workers import Crew
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", help="Samples: adds what each site can bear, and what that would bring.")
-@click.option(
-    "--target", "--device", default="local", show_default=True, help="Device profile for predicted latency."
-)
-@shape_option
-@click.option("--leave", multiple=True, help="Regular expression of sites not to touch.")
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
-@click.option(
-    "--sort",
-    "by",
-    type=click.Choice(["net", "gain", "harm"]),
-    default="net",
-    show_default=True,
-    help="Sites as in the net, or first those that bring most, or that 8 bits hurt most.",
-)
-@click.option(
-    "--html", "--out", "html", type=click.Path(path_type=Path), help="Write a page with a heat map, too."
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(0, min_open=True),
-    help="Minutes after which nothing new is measured.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def inspect(
     *,
     target: str,
@@ -72,7 +45,7 @@ def inspect(
     debug: bool,
     **rest: Any,
 ) -> int:
-    """Show inputs, outputs, parameters, MACs and bytes per site, and what can be compressed."""
+    """Do it, and return the exit code; arguments as the options in `options/inspect.py`."""
     job = Job(**rest)
     if html is not None:
         _check_page(html, job)

@@ -18,11 +18,8 @@ INDENT = 2
 """Columns that fields stand to the right of their pass."""
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON schema of a recipe file.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def passes(*, as_json: bool, debug: bool) -> int:
-    """List the passes of a recipe (`compress MODEL --recipe FILE`) with their fields."""
+    """Do it, and return the exit code; arguments as the options in `options/passes.py`."""
     schema = json_schema()
     if as_json:
         click.echo(json.dumps(schema, indent=2, ensure_ascii=False))

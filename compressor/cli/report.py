@@ -18,21 +18,10 @@ PAGE = "report.html"
 ENDINGS = (".html", ".htm")
 
 
-@click.command()
-@click.argument("folders", metavar="DIR …", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help=f"The page [default: DIR/{PAGE}; of several: {PAGE} here]."
-)
-@click.option("--open", "opened", is_flag=True, help="Show it in the browser.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the record, or a list of them, instead of tables."
-)
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def report(
     *, folders: tuple[Path, ...], out: Path | None, opened: bool, as_json: bool, quiet: bool, debug: bool
 ) -> int:
-    """Draw the page of an earlier run again from its report.json; of several DIRs one page, side by side."""
+    """Do it, and return the exit code; arguments as the options in `options/report.py`."""
     places = [folder / FILE_NAME if folder.is_dir() else folder for folder in folders]
     runs = [(str(folder), load_report(place)) for folder, place in zip(folders, places, strict=True)]
     alone = len(runs) == 1

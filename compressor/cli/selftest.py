@@ -33,38 +33,11 @@ EMULATED_TOGETHER = TOGETHER >> 4
 EXIT = {"right": 0, "wrong": 1, "refused": 3}
 
 
-@click.command()
-@click.option(
-    "--target", "--device", "target", default="local", show_default=True,
-    help="Device profile; one with an address is reached there.",
-)  # fmt: skip
-@click.option("--quick", is_flag=True, help="Three small networks, fewer rows of each: about 3 s here.")
-@click.option(
-    "--precision", "wanted", multiple=True, metavar="NAME",
-    help="Only this one, such as int8; may be given several times.",
-)  # fmt: skip
-@click.option("--format", "formats", metavar="F[,F]", help="onnx, tflite or both [default: what runs there].")
-@click.option(
-    "--images", type=click.Path(path_type=Path, dir_okay=False),
-    help="npz of images, such as MNIST's, to make a network of; default: drawn digits.",
-)  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
-    help="Write all that was found to this file; - prints it.",
-)  # fmt: skip
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
 def selftest(
     *, target: str, quick: bool, wanted: tuple[str, ...], formats: str | None, images: Path | None, threads: int,
     json_file: Path | None, quiet: bool, debug: bool,
 ) -> int:  # fmt: skip
-    """Run networks whose right answer is known exactly, and name every operator that computes something else.
-
-    Exit code 0 when all is right, 1 when a kernel is wrong, 3 where the device does not answer or runs nothing.
-    """
+    """Do it, and return the exit code; arguments as the options in `options/selftest.py`."""
     spec = find_target(target)
     known = precisions(spec.activation_dtype, spec.weight_bits)
     for name in wanted:

@@ -1,0 +1,57 @@
+"""What `compress export` takes; its work is loaded when it is run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgepress.compressor.cli.options.shared import shape_option
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["tflite", "onnx"]),
+    default="tflite",
+    show_default=True,
+    help="What to write.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="File to write (default: MODEL.tflite).")
+@click.option(
+    "--verify",
+    "data",
+    metavar="DATA",
+    help="Samples that both files run, for a certificate of how far they agree: npz, folder or module:function.",
+)
+@click.option(
+    "--io",
+    type=click.Choice(["float32", "int8", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="Type of inputs and outputs that are quantized.",
+)
+@click.option(
+    "--keep-layout",
+    is_flag=True,
+    help="Inputs and outputs of rank 4 as in ONNX, at the cost of a transpose each.",
+)
+@shape_option
+@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtimes."
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def export(**given: Any) -> int:
+    """Write MODEL in another form, with the numbers that it has.
+
+    A model with Q/DQ pairs becomes a TFLite file that computes in integers, with the same scales and zero points.
+    Inputs and outputs of rank 4 have their channels last there.
+    """
+    from edgepress.compressor.cli.export import export as work
+
+    return work(**given)

@@ -1,0 +1,42 @@
+"""What `compress inspect` takes; its work is loaded when it is run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgepress.compressor.cli.options.shared import shape_option
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", help="Samples: adds what each site can bear, and what that would bring.")
+@click.option(
+    "--target", "--device", default="local", show_default=True, help="Device profile for predicted latency."
+)
+@shape_option
+@click.option("--leave", multiple=True, help="Regular expression of sites not to touch.")
+@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
+@click.option(
+    "--sort",
+    "by",
+    type=click.Choice(["net", "gain", "harm"]),
+    default="net",
+    show_default=True,
+    help="Sites as in the net, or first those that bring most, or that 8 bits hurt most.",
+)
+@click.option(
+    "--html", "--out", "html", type=click.Path(path_type=Path), help="Write a page with a heat map, too."
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Minutes after which nothing new is measured.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def inspect(**given: Any) -> int:
+    """Show inputs, outputs, parameters, MACs and bytes per site, and what can be compressed."""
+    from edgepress.compressor.cli.inspect import inspect as work
+
+    return work(**given)
