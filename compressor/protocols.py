@@ -71,6 +71,18 @@ class Engine(Protocol):
         """Load a model; raises `DeviceError` where the engine refuses. Files may go once it is loaded."""
 
 
+class Kernel(Protocol):
+    """A kind of kernel that an engine ran."""
+
+    @property
+    def op(self) -> str:
+        """The engine's name for it."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Types of what it reads, as numpy calls them."""
+
+
 class Stopwatch(Protocol):
     """Interleaved timing of several models on one device."""
 

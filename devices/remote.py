@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgepress.devices.base import Completed, Device, DeviceTroubleError
 from edgepress.runtime import worker
+from edgepress.runtime.engines.base import Kernel
 from edgepress.runtime.engines.choose import suffix_of
 from edgepress.runtime.environment import Condition, Environment
 from edgepress.runtime.record import EngineDiedError, EngineError, Measurement
@@ -57,6 +58,19 @@ class Look:
     delegate: str
     inputs: tuple[tuple[str, str, tuple[int | str | None, ...]], ...]
     load_ns: int
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a model.
+
+    Attributes:
+        outputs: name → array.
+        kernels: that ran; None where the engine there does not tell.
+    """
+
+    outputs: dict[str, npt.NDArray[Any]]
+    kernels: tuple[Kernel, ...] | None
 
 
 class RemoteWorker:
@@ -123,36 +137,45 @@ class RemoteWorker:
         self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
     ) -> list[dict[str, npt.NDArray[Any]]]:
         """Outputs of models, each on its feeds; raises as `ask` does."""
-        found = self._outputs("run", models, feeds, threads, limit_s)
-        return [each for each in found if not isinstance(each, EngineError)]
+        files = _result_files(models)
+        answer = self.ask("run", models, feeds, threads=threads, limit_s=limit_s, outputs=files)
+        self._one_each(answer.result, models)
+        with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
+            return [
+                self._fetched(file, names, Path(folder))
+                for file, names in zip(files, answer.result, strict=True)
+            ]
 
     def attempt(
         self, models: Sequence[Path], feeds: Sequence[Feeds], *, threads: int = 1, limit_s: float = 120.0
-    ) -> list[dict[str, npt.NDArray[Any]] | EngineError]:
-        """Outputs of models as `run` gives them, or why an engine refused one; raises as `ask` does for all else."""
-        return self._outputs("try", models, feeds, threads, limit_s)
-
-    def _outputs(
-        self, task: str, models: Sequence[Path], feeds: Sequence[Feeds], threads: int, limit_s: float
-    ) -> list[dict[str, npt.NDArray[Any]] | EngineError]:
-        files = [f"outputs{number}.npz" for number in range(len(models))]
-        answer = self.ask(task, models, feeds, threads=threads, limit_s=limit_s, outputs=files)
+    ) -> list[Ran | EngineError]:
+        """Outputs of models and the kernels that ran, or why an engine refused one; raises as `ask` for all else."""
+        files = _result_files(models)
+        answer = self.ask("try", models, feeds, threads=threads, limit_s=limit_s, outputs=files)
         self._one_each(answer.result, models)
-        found: list[dict[str, npt.NDArray[Any]] | EngineError] = []
+        found: list[Ran | EngineError] = []
         with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
-            for name, names in zip(files, answer.result, strict=True):
-                if task == "try" and isinstance(names, dict) and "error" in names:
-                    found.append(EngineError(str(names["error"]), str(names.get("hint", ""))))
-                    continue
-                if not isinstance(names, list):
-                    raise self._unreadable()
-                self.device.get(name, Path(folder) / name)
+            for file, said in zip(files, answer.result, strict=True):
                 try:
-                    with np.load(Path(folder) / name, allow_pickle=False) as arrays:
-                        found.append({output: arrays[f"a{place}"] for place, output in enumerate(names)})
-                except (ValueError, KeyError, OSError) as error:
+                    if "error" in said:
+                        found.append(EngineError(str(said["error"]), str(said.get("hint", ""))))
+                        continue
+                    names, kernels = said["outputs"], _kernels(said["kernels"])
+                except (TypeError, KeyError, ValueError) as error:
                     raise self._unreadable() from error
+                found.append(Ran(self._fetched(file, names, Path(folder)), kernels))
         return found
+
+    def _fetched(self, file: str, names: object, folder: Path) -> dict[str, npt.NDArray[Any]]:
+        """Arrays of a file there, by the names of outputs that the worker told."""
+        if not isinstance(names, list):
+            raise self._unreadable()
+        self.device.get(file, folder / file)
+        try:
+            with np.load(folder / file, allow_pickle=False) as arrays:
+                return {str(output): arrays[f"a{place}"] for place, output in enumerate(names)}
+        except (ValueError, KeyError, OSError) as error:
+            raise self._unreadable() from error
 
     def ask(
         self,
@@ -260,6 +283,17 @@ class RemoteWorker:
 
     def _unreadable(self) -> DeviceTroubleError:
         return DeviceTroubleError(f"{self.device.name}: the worker gave no readable answer", "Try again.")
+
+
+def _result_files(models: Sequence[Path]) -> list[str]:
+    return [f"outputs{number}.npz" for number in range(len(models))]
+
+
+def _kernels(said: Any) -> tuple[Kernel, ...] | None:
+    """Kernels out of JSON; raises `TypeError` or `ValueError` where they are none."""
+    if said is None:
+        return None
+    return tuple(Kernel(str(op), tuple(map(str, reads))) for op, reads in said)
 
 
 def _measurement(said: Mapping[str, Any]) -> Measurement:

@@ -13,7 +13,7 @@ name that no archive can hold. Where models take different feeds, "feeds" and "i
 | time | "time_limit_s", "precision" | a `Measurement` a model, all interleaved |
 | memory | | growth of the peak memory in bytes, a model |
 | run | "outputs": [path of an .npz to write, a model] | names of its arrays a0, a1, …, a model |
-| try | the same | the same; of a model that is refused {"error": message, "hint": …} |
+| try | the same | {"outputs": those names, "kernels": what ran (`kernels`) or null}, or {"error": …, "hint": …} |
 | layers | "time_limit_s" | times of its layers a model (`layers`) |
 | count | | instructions and heap a model, where an emulator counts (`counting`) |
 | look | | engine, version, delegate, inputs, outputs and load time, a model |
@@ -40,7 +40,18 @@ from edgepress.runtime.environment import condition, describe
 from edgepress.runtime.record import EngineError
 
 _MODULES = (
-    *("__init__", "counting", "environment", "layers", "measure", "memory", "record", "stats", "worker"),
+    *(
+        "__init__",
+        "counting",
+        "environment",
+        "kernels",
+        "layers",
+        "measure",
+        "memory",
+        "record",
+        "stats",
+        "worker",
+    ),
     *(
         f"engines/{name}"
         for name in ("__init__", "base", "border", "choose", "flatfile", "litert", "ort", "sparse")
@@ -202,13 +213,21 @@ def _run(request: Mapping[str, Any]) -> Any:
 
 
 def _try(request: Mapping[str, Any]) -> Any:
-    found = []
-    for place in range(len(request["models"])):
-        one = {name: request[name][place : place + 1] for name in ("models", "feeds", "inputs", "outputs")}
-        try:
-            found += _run({**request, **one})
-        except EngineError as error:
-            found.append({"error": str(error), "hint": error.hint})
+    from edgepress.runtime.engines.choose import engine_for  # needs numpy, which `environment` does not
+    from edgepress.runtime.kernels import run_seen
+
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="edgepress-") as folder:
+        for place, (model, path) in enumerate(zip(_models(request), request["outputs"])):
+            one = {name: request[name][place : place + 1] for name in ("models", "feeds", "inputs")}
+            try:
+                prefix = Path(folder) / str(place)
+                outputs, seen = run_seen(engine_for(model), model, _feeds(one)[0], prefix, _threads(request))
+            except EngineError as error:
+                found.append({"error": str(error), "hint": error.hint})
+                continue
+            save_feeds(outputs, Path(path))
+            found.append({"outputs": list(outputs), "kernels": seen})
     return found
 
 

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from edgepress.compressor.cli import selftest as command
 from edgepress.compressor.cli.selftest_run import Reached
-from edgepress.compressor.exact.suite import Refusal
+from edgepress.compressor.exact.suite import Ran, Refusal
 from edgepress.compressor.report import selftest as record
 from edgepress.compressor.report.selftest import Selftest
 from edgepress.devices.base import DeviceTroubleError
@@ -64,6 +64,21 @@ def test_this_machine_computes_exactly_in_every_precision_and_format(case: Case)
     assert max(each.threshold_error or 0 for each in words if "words" in each.network) <= 1e-6
 
 
+def test_it_tells_what_each_precision_was_computed_in(case: Case) -> None:
+    found = quick(case, *(word for name in ("fp32", "fp16", "int8") for word in ("--precision", name)))
+    computed = {(each.format, each.precision): each.computed_in for each in found.arithmetic}
+    assert (
+        computed[("onnx", "fp32")]
+        == computed[("tflite", "fp32")]
+        == computed[("sparse", "fp32")]
+        == ("fp32",)
+    )
+    assert computed[("onnx", "int8")] == computed[("tflite", "int8")] == ("int8",)
+    halves = next(each for each in found.arithmetic if (each.format, each.precision) == ("onnx", "fp16"))
+    assert halves.computed_in == (("fp32",) if "Cast" in halves.casts else ("fp16",))
+    assert all(each.known == each.models for each in found.arithmetic)
+
+
 def test_the_short_test_asks_the_device_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is, and then everything at once: each time a process starts there, and loads its engines."""
     ask, asked = RemoteWorker.ask, []
@@ -100,7 +115,7 @@ def test_a_planted_fault_ends_with_1_and_is_located(case: Case, monkeypatch: pyt
     """A device that reads one weight of every second layer a step too low."""
 
     def run(files: Sequence[bytes], feeds: Sequence[Any]) -> list[Any]:
-        return [OrtEngine().load(planted(file))(each) for file, each in zip(files, feeds, strict=True)]
+        return [Ran(OrtEngine().load(planted(file))(each)) for file, each in zip(files, feeds, strict=True)]
 
     def planted(file: bytes) -> bytes:
         proto = onnx.load_from_string(file)
@@ -133,7 +148,7 @@ def test_a_device_that_runs_nothing_ends_with_3(case: Case, monkeypatch: pytest.
 def test_what_is_refused_is_told_and_not_wrong(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(files: Sequence[bytes], feeds: Sequence[Any]) -> list[Any]:
         return [
-            Refusal("no halves") if each["x"].dtype == np.float16 else OrtEngine().load(file)(each)
+            Refusal("no halves") if each["x"].dtype == np.float16 else Ran(OrtEngine().load(file)(each))
             for file, each in zip(files, feeds, strict=True)
         ]
 

@@ -24,7 +24,7 @@ from edgepress.compressor.outdir import write_file
 from edgepress.compressor.parallel import seldom_collecting
 from edgepress.compressor.printable import printable
 from edgepress.compressor.report.console import encodable
-from edgepress.compressor.report.selftest import Selftest, check_of, verdict_of
+from edgepress.compressor.report.selftest import Selftest, arithmetic_of, check_of, verdict_of
 from edgepress.compressor.report.selftest_words import HEADINGS, faults, headline, notes, rows
 
 EMULATED_TOGETHER = TOGETHER >> 4
@@ -47,15 +47,17 @@ def selftest(
     with line_told(quiet) as tell, reached(spec, threads, tell) as device:
         chosen, files = [known[name] for name in wanted or known], _files(formats, device)
         todo = trials(nets, chosen, files, brief=quick or device.how == EMULATED)
-        started, checks = time.monotonic(), []
+        started, found = time.monotonic(), []
         together = EMULATED_TOGETHER if device.how == EMULATED else TOGETHER
         with _progress(len(todo), quiet) as advance, seldom_collecting():
             for outcome in outcomes(todo, device.run, together):
-                checks.append(check_of(outcome))
+                found.append(outcome)
                 advance()
+    checks = tuple(map(check_of, found))
     record = Selftest(
         device=spec.name, transport=device.how, cpu=device.cpu, engines=dict(device.engines), threads=threads,
-        quick=quick, verdict=verdict_of(checks), seconds=time.monotonic() - started, checks=tuple(checks),
+        quick=quick, verdict=verdict_of(checks), seconds=time.monotonic() - started,
+        arithmetic=arithmetic_of(found), checks=checks,
     )  # fmt: skip
     if not quiet and str(json_file) != "-":
         _show(record, Console())

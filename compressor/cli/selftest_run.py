@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 from edgepress.compressor.cli.troubles import errors_told
 from edgepress.compressor.errors import DeviceError
-from edgepress.compressor.exact.suite import Refusal, Run
-from edgepress.compressor.protocols import Array, Feeds
+from edgepress.compressor.exact.suite import Ran, Refusal, Run
+from edgepress.compressor.protocols import Feeds
 from edgepress.devices.opening import device_of, transport_of
 from edgepress.devices.profile import MICRO, DeviceSpec
 from edgepress.devices.remote import RemoteWorker
@@ -23,7 +23,7 @@ EMULATED = "emulated"
 LIMIT_S = 1800.0
 """Models that take longer together are ended."""
 
-Answers = list[Mapping[str, Array] | Refusal]
+Answers = list[Ran | Refusal]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def _run(worker: RemoteWorker, files: Sequence[bytes], feeds: Sequence[Feeds], t
                 paths[-1].write_bytes(data)
             # A worker of its own each time: it remembers what it has put there by path, and paths come again.
             found = RemoteWorker(worker.device).attempt(paths, feeds, threads=threads, limit_s=LIMIT_S)
-            return [Refusal(str(each)) if isinstance(each, EngineError) else each for each in found]
+            return [
+                Refusal(str(each)) if isinstance(each, EngineError) else Ran(each.outputs, each.kernels)
+                for each in found
+            ]
     except EngineError as error:
         if len(files) == 1:
             return [Refusal(str(error), died=isinstance(error, EngineDiedError))]
@@ -115,7 +118,7 @@ def _interpreted(spec: DeviceSpec) -> Reached:
         found: Answers = []
         for file, each in zip(files, feeds, strict=True):
             try:
-                found.append(engine.load(file)(each))
+                found.append(Ran(engine.load(file)(each)))
             except DeviceError as error:
                 found.append(Refusal(str(error)))
         return found

@@ -23,7 +23,7 @@ from edgepress.compressor.exact.models import (
 )
 from edgepress.compressor.exact.networks import ExactNet
 from edgepress.compressor.export.tflite.convert import convert
-from edgepress.compressor.protocols import Array, Feeds
+from edgepress.compressor.protocols import Array, Feeds, Kernel
 from edgepress.compressor.serialize import parse
 
 FORMATS = ("onnx", "tflite", "sparse")
@@ -42,6 +42,19 @@ TOGETHER = 1 << 24
 
 MOST_IMAGES = 100
 """Images of which a network is made; more would make it no stricter."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a device gave.
+
+    Attributes:
+        outputs: name → array.
+        kernels: that ran; None where its engine does not tell.
+    """
+
+    outputs: Mapping[str, Array]
+    kernels: Sequence[Kernel] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +97,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial: a judgement, or a refusal."""
+    """What came of a trial.
+
+    Attributes:
+        trial: what was run.
+        found: a judgement, or a refusal.
+        kernels: as of `Ran`.
+    """
 
     trial: Trial
     found: Judgement | Refusal
+    kernels: Sequence[Kernel] | None = None
 
     @property
     def right(self) -> bool:
@@ -95,7 +115,7 @@ class Outcome:
         return not self.found.died if isinstance(self.found, Refusal) else self.found.right
 
 
-Run = Callable[[Sequence[bytes], Sequence[Feeds]], Sequence[Mapping[str, Array] | Refusal]]
+Run = Callable[[Sequence[bytes], Sequence[Feeds]], Sequence[Ran | Refusal]]
 """Runs files, each on its feeds."""
 
 
@@ -189,7 +209,11 @@ def outcomes(todo: Sequence[Trial], run: Run, together: int = TOGETHER) -> Itera
                 yield left[place]
                 continue
             trial, model, _ = next(rest)
-            yield Outcome(trial, _judged(trial.case, model, next(answers)))
+            answer = next(answers)
+            if isinstance(answer, Refusal):
+                yield Outcome(trial, answer)
+            else:
+                yield Outcome(trial, _judged(trial.case, model, answer.outputs), answer.kernels)
 
 
 def _batches(todo: Sequence[Trial], together: int) -> Iterator[list[Trial]]:
@@ -219,9 +243,7 @@ def _feeds(made: Sequence[tuple[Trial, ExactModel, bytes]]) -> list[Feeds]:
     return found
 
 
-def _judged(case: Case, model: ExactModel, answer: Mapping[str, Array] | Refusal) -> Judgement | Refusal:
-    if isinstance(answer, Refusal):
-        return answer
+def _judged(case: Case, model: ExactModel, answer: Mapping[str, Array]) -> Judgement | Refusal:
     sizes = {f"y{place + 1}": each.shape[0] for place, each in enumerate(case.net.weights)}
     if model.form == "sparse":
         sizes = dict(list(sizes.items())[-1:])

@@ -3,10 +3,11 @@
 `python -m edgepress.compressor.report.selftest` writes `selftest.schema.json` beside this file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from edgepress.compressor.exact.arithmetic import casts, computed_in, products
 from edgepress.compressor.exact.judge import Deviation
 from edgepress.compressor.exact.suite import Outcome, Refusal
 from edgepress.compressor.report.fields import MaybeFloat, Record, schema_of
@@ -50,6 +51,8 @@ class Check(Record):
         operators: kind of them.
         layers: of the network.
         rows: that were run.
+        computed_in: arithmetic of its products, by the kernels that ran: `fp32`, `fp16`, `int8` …; null where the
+            engine does not tell.
         verdict: `refused` where the device did not run it.
         reason: why it did not; else empty.
         wrong_rows: where other categories answer than should.
@@ -66,6 +69,7 @@ class Check(Record):
     operators: str
     layers: int
     rows: int
+    computed_in: tuple[str, ...] | None = None
     verdict: Verdict
     reason: str = ""
     wrong_rows: int = 0
@@ -73,6 +77,28 @@ class Check(Record):
     threshold_error: MaybeFloat = None
     step: float | None = None
     wrong_layers: tuple[WrongLayer, ...] = ()
+
+
+class Arithmetic(Record):
+    """What one precision was computed in, whatever the file holds.
+
+    Attributes:
+        format: of the files.
+        precision: of their numbers.
+        computed_in: as of `Check`, of all of them together; null where no engine tells.
+        models: that ran; of so many it is known.
+        known: those.
+        kernels: names of their products.
+        casts: names of what turns floats into others around these.
+    """
+
+    format: str
+    precision: str
+    computed_in: tuple[str, ...] | None
+    models: int
+    known: int
+    kernels: tuple[str, ...]
+    casts: tuple[str, ...]
 
 
 class Selftest(Record):
@@ -87,6 +113,7 @@ class Selftest(Record):
         quick: whether it was the short test.
         verdict: `wrong` where any check is; `refused` where nothing was run.
         seconds: that it took, from the first model to the last.
+        arithmetic: a line for each format and precision that ran.
         checks: all of them.
     """
 
@@ -99,6 +126,7 @@ class Selftest(Record):
     quick: bool
     verdict: Verdict
     seconds: float
+    arithmetic: tuple[Arithmetic, ...] = ()
     checks: tuple[Check, ...]
 
 
@@ -113,6 +141,7 @@ def check_of(outcome: Outcome) -> Check:
         operators=trial.form,
         layers=len(trial.case.net.weights),
         rows=len(trial.case.rows),
+        computed_in=computed_in(outcome.kernels),
         verdict="right" if outcome.right else "wrong",
     )
     if isinstance(found, Refusal):
@@ -126,6 +155,30 @@ def check_of(outcome: Outcome) -> Check:
             "wrong_layers": tuple(map(_layer_of, found.deviations)),
         }
     )
+
+
+def arithmetic_of(outcomes: Iterable[Outcome]) -> tuple[Arithmetic, ...]:
+    """What each format and precision was computed in, in the order in which they ran."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for each in outcomes:
+        if not isinstance(each.found, Refusal):
+            groups.setdefault((each.trial.format, each.trial.case.precision.name), []).append(each)
+    found = []
+    for (kind, precision), mine in groups.items():
+        seen = [computed_in(each.kernels) for each in mine]
+        types = sorted({name for each in seen for name in each or ()})
+        found.append(
+            Arithmetic(
+                format=kind,
+                precision=precision,
+                computed_in=tuple(types) or None,
+                models=len(mine),
+                known=sum(each is not None for each in seen),
+                kernels=tuple(sorted({name for each in mine for name in products(each.kernels)})),
+                casts=tuple(sorted({name for each in mine for name in casts(each.kernels)})),
+            )
+        )
+    return tuple(found)
 
 
 def _layer_of(found: Deviation) -> WrongLayer:

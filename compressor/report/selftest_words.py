@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from itertools import groupby
 
-from edgepress.compressor.report.selftest import Check, Selftest, WrongLayer
+from edgepress.compressor.report.selftest import Arithmetic, Check, Selftest, WrongLayer
 
-HEADINGS = ("format", "precision", "models", "rows", "result", "r_d off by")
+HEADINGS = ("format", "precision", "models", "rows", "computed in", "result", "r_d off by")
 
 MOST_LINES = 20
 """Wrong layers that are told one by one."""
@@ -14,6 +14,7 @@ MOST_LINES = 20
 def rows(record: Selftest) -> list[tuple[str, ...]]:
     """Cells of the table: a line for each format and precision."""
     found: list[tuple[str, ...]] = []
+    computed = {(each.format, each.precision): _computed(each) for each in record.arithmetic}
     for (kind, precision), group in groupby(
         sorted(record.checks, key=_kind), key=lambda each: (each.format, each.precision)
     ):
@@ -25,6 +26,7 @@ def rows(record: Selftest) -> list[tuple[str, ...]]:
                 precision,
                 str(len(ran)),
                 str(sum(each.rows for each in ran)),
+                computed.get((kind, precision), ""),
                 _result(mine),
                 _threshold(ran),
             )
@@ -53,8 +55,8 @@ def faults(record: Selftest) -> list[str]:
 
 
 def notes(record: Selftest) -> list[str]:
-    """What is not wrong, and worth knowing: refusals, each once, and subnormal numbers."""
-    found: dict[str, None] = {}
+    """What is not wrong, and worth knowing: other arithmetic than the file's, refusals, and subnormal numbers."""
+    found = {line: None for each in record.arithmetic if (line := _stored(each))}
     for check in record.checks:
         if check.verdict == "refused":
             found[f"{check.format}, {check.precision} is not offered: {check.reason}"] = None
@@ -76,6 +78,25 @@ def headline(record: Selftest) -> str:
     if wrong:
         return f"WRONG: {where} computes {wrong} of {len(ran)} models wrong"
     return f"RIGHT: {where} computes all of {len(ran)} models, {layers} layers, exactly"
+
+
+def _computed(each: Arithmetic) -> str:
+    """Arithmetic of the products, and of how many models it is not known."""
+    left = each.models - each.known
+    unknown = "not known" if left == each.models else f"not known of {left}" if left else ""
+    return ", ".join((*(each.computed_in or ()), *filter(None, [unknown])))
+
+
+def _stored(each: Arithmetic) -> str:
+    """Where the file's numbers are of another type than the arithmetic, that; else nothing."""
+    held = each.precision.split()[0]
+    if each.computed_in is None or each.computed_in == (held,):
+        return ""
+    around = f"{', '.join(each.casts)} around " if each.casts else ""
+    return (
+        f"{each.format}, {each.precision}: {held} is stored, and computed in {', '.join(each.computed_in)} "
+        f"({around}{', '.join(each.kernels)})"
+    )
 
 
 def _kind(check: Check) -> tuple[str, str]:

@@ -38,6 +38,18 @@ class Port(NamedTuple):
     shape: tuple[int | str | None, ...]
 
 
+class Kernel(NamedTuple):
+    """A kind of kernel that ran.
+
+    Attributes:
+        op: the engine's name for it.
+        reads: types of what it reads, as numpy calls them.
+    """
+
+    op: str
+    reads: tuple[str, ...]
+
+
 class Runner(Protocol):
     """A loaded model."""
 

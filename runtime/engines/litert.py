@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.runtime.engines.base import Array, Feeds, Port
+from edgepress.runtime.engines.base import Array, Feeds, Kernel, Port
 from edgepress.runtime.engines.border import Border, said_by
 from edgepress.runtime.record import EngineError
 
@@ -126,6 +126,24 @@ class LiteRTRunner:
     def output_names(self) -> tuple[str, ...]:
         """Names of `outputs`."""
         return tuple(port.name for port in self.outputs)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...] | None:
+        """Operators of the file by the types of their tensors, delegated or not; None where it is not told."""
+        listed = getattr(self._interpreter, "_get_ops_details", None)
+        if listed is None:
+            return None
+        types = {
+            each["index"]: np.dtype(each["dtype"]).name for each in self._interpreter.get_tensor_details()
+        }
+        seen = {
+            Kernel(
+                each["op_name"], tuple(types.get(int(place), "") for place in each["inputs"] if place >= 0)
+            )
+            for each in listed()
+            if not _is_delegate(each)
+        }
+        return tuple(sorted(seen))
 
     @property
     def delegate(self) -> str:
@@ -269,8 +287,8 @@ def _told(interpreter: Any) -> tuple[dict[str, int], int | None, dict[str, int] 
     if listed is None:
         return {}, None, None
     operators = listed()
-    taken = [each for each in operators if "DELEGATE" in each["op_name"].upper()]
-    own = {each["index"]: each for each in operators if "DELEGATE" not in each["op_name"].upper()}
+    taken = [each for each in operators if _is_delegate(each)]
+    own = {each["index"]: each for each in operators if not _is_delegate(each)}
     maker = {int(value): index for index, each in own.items() for value in each["outputs"]}
     inside: set[int] = set()
     for each in taken:
@@ -286,6 +304,10 @@ def _told(interpreter: Any) -> tuple[dict[str, int], int | None, dict[str, int] 
     outside = Counter(each["op_name"] for index, each in own.items() if index not in inside)
     counts = Counter(each["op_name"] for each in own.values())
     return dict(sorted(counts.items())), len(taken), dict(sorted(outside.items()))
+
+
+def _is_delegate(operator: Any) -> bool:
+    return "DELEGATE" in operator["op_name"].upper()
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgepress.runtime.engines.base import Array, Feeds, Port
+from edgepress.runtime.engines.base import Array, Feeds, Kernel, Port
 from edgepress.runtime.record import EngineError
 
 VERSION = 1
@@ -191,6 +191,14 @@ class SparseRunner:
         outputs = int(arrays["shapes"][-1, 0])
         self.inputs = (Port(str(arrays["input"]), "float32", (None, *self._row)),)
         self.outputs = (Port(str(arrays["output"]), "float32", (None, outputs)),)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Products of weights with what comes in: all of it is float32, in files and on the way."""
+        dense = {isinstance(each.weights, np.ndarray) for each in self.layers}
+        return tuple(
+            Kernel("product" if each else "sparse product", ("float32", "float32")) for each in dense
+        )
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from edgepress.compressor.exact.cases import Case, exercised, expected
 from edgepress.compressor.exact.judge import Judgement, judge
 from edgepress.compressor.exact.models import FORMS, ExactModel, Form, build, precisions
 from edgepress.compressor.exact.networks import ExactNet
-from edgepress.compressor.exact.suite import Outcome, Refusal, Trial, outcomes
+from edgepress.compressor.exact.suite import Outcome, Ran, Refusal, Trial, outcomes
 from edgepress.compressor.export.tflite.convert import convert
 from edgepress.compressor.report.selftest import Selftest, check_of, verdict_of
 from edgepress.compressor.report.selftest_words import faults, headline, notes, rows
@@ -271,8 +271,8 @@ def test_a_run_tells_refusals_deaths_and_faults_apart() -> None:
     ]
 
     def run(files: Any, feeds: Any) -> list[Any]:
-        right = OrtEngine().load(files[0])(feeds[0])
-        return [right, Refusal("no kernel"), Refusal("killed", died=True), {"y1": np.zeros(3)}]
+        right = Ran(OrtEngine().load(files[0])(feeds[0]))
+        return [right, Refusal("no kernel"), Refusal("killed", died=True), Ran({"y1": np.zeros(3)})]
 
     found = list(outcomes(todo, run))
     assert [each.trial for each in found] == todo
@@ -293,7 +293,7 @@ def test_models_go_in_parts_of_so_many_values_and_come_in_order(together: int, p
 
     def run(files: Any, feeds: Any) -> list[Any]:
         asked.append(len(files))
-        return [OrtEngine().load(file)(each) for file, each in zip(files, feeds, strict=True)]
+        return [Ran(OrtEngine().load(file)(each)) for file, each in zip(files, feeds, strict=True)]
 
     found = list(outcomes(todo, run, together))
     assert asked == parts
@@ -322,4 +322,4 @@ def test_words_name_device_precision_operator_and_cause() -> None:
     assert line.startswith("toy, onnx, int8, Gemm, layer 2 of 2: ")
     assert "-1 step of its grid" in line
     assert rows(record)[0][:2] == ("onnx", "int8")
-    assert rows(record)[0][4] == "1 wrong"
+    assert rows(record)[0][5] == "1 wrong"

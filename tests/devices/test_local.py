@@ -16,7 +16,7 @@ from edgepress.compressor.export.tflite import convert
 from edgepress.compressor.model import to_proto
 from edgepress.devices.base import DeviceTroubleError
 from edgepress.devices.local import LocalDevice
-from edgepress.devices.remote import RemoteWorker
+from edgepress.devices.remote import Ran, RemoteWorker
 from edgepress.runtime.environment import describe
 from edgepress.runtime.record import EngineError
 
@@ -111,6 +111,22 @@ def test_the_engine_is_told_by_the_suffix_and_both_agree(files: list[Path]) -> N
     assert all(each >= 0 for each in growth)
 
 
+def test_what_is_refused_is_told_beside_what_ran_and_by_which_kernels(
+    files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with LocalDevice() as device:
+        ran, refused, other = RemoteWorker(device).attempt(
+            [files[0], tmp_path / "bad.onnx", files[1]], [FEEDS] * 3
+        )
+    assert isinstance(refused, EngineError)
+    assert isinstance(ran, Ran)
+    assert isinstance(other, Ran)
+    assert ran.outputs["y"].tobytes() == models.run(models.mlp(32), FEEDS)["y"].tobytes()
+    for each, product in ((ran, "FusedGemm"), (other, "FULLY_CONNECTED")):
+        assert {kernel.reads[0] for kernel in each.kernels or () if kernel.op == product} == {"float32"}
+
+
 def test_models_may_take_different_feeds_and_files_go_once(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,8 +172,14 @@ def test_a_worker_that_says_something_else(body: str, error: type[Exception], sa
         RemoteWorker(device).ask("environment", ())
 
 
-@pytest.mark.parametrize("result", ["7", "[]", '[{"engine": 1}]', "[{}, {}]", "null", '["x"]'])
-@pytest.mark.parametrize("method", ["time", "look", "run"])
+@pytest.mark.parametrize(
+    "result",
+    [
+        "7", "[]", '[{"engine": 1}]', "[{}, {}]", "null", '["x"]', "[7]",
+        '[{"outputs": 1, "kernels": null}]', '[{"outputs": ["y"], "kernels": [["Gemm"]]}]',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["time", "look", "run", "attempt"])
 def test_an_answer_of_another_form_is_no_crash(
     tmp_path: Path, files: list[Path], method: str, result: str
 ) -> None:
