@@ -5,7 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
+from clicase import Case, Outcome
 from onnx import TensorProto, helper, numpy_helper
+
+from edgepress.compressor.report.gate import Gate
 
 CLASSES = 4
 TURN = 1000.0
@@ -42,3 +46,20 @@ def rows(both: int, lost: int, gained: int, neither: int, seed: int = 0) -> dict
     labels[both + lost + gained :] = 1 + answer[both + lost + gained :] % (CLASSES - 1)
     order = rng.permutation(n)
     return {"x": x[order], "y": labels[order]}
+
+
+@pytest.fixture
+def pair(case: Case) -> Case:
+    """`base.onnx` and `ours.onnx`, which errs where the rows say."""
+    classifier(case.folder / "base.onnx", turn=0)
+    classifier(case.folder / "ours.onnx")
+    return case
+
+
+def judged(
+    case: Case, *words: object, baseline: str = "base.onnx", candidate: str = "ours.onnx"
+) -> tuple[Outcome, Gate]:
+    """What `compress gate` says of them on `rows.npz`."""
+    found = case.run("gate", baseline, candidate, "--test", "rows.npz", *words, "--json", "gate.json")
+    assert "Traceback" not in found.err, found.err
+    return found, Gate.model_validate_json(Path("gate.json").read_bytes())

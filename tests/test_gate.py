@@ -12,30 +12,15 @@ import numpy as np
 import onnx
 import pytest
 import sshd
-from clicase import Case, Outcome
+from clicase import Case
+from gating import judged, pair
 from onnx import TensorProto, helper
 
 from edgepress.compressor.cli import targets
-from edgepress.compressor.export.sparse import from_model, write_sparse
-from edgepress.compressor.model import load
 from edgepress.compressor.report import gate as record
 from edgepress.compressor.report.gate import Gate
 
-
-@pytest.fixture
-def pair(case: Case) -> Case:
-    """`base.onnx` and `ours.onnx`, which errs where the rows say."""
-    gating.classifier(case.folder / "base.onnx", turn=0)
-    gating.classifier(case.folder / "ours.onnx")
-    return case
-
-
-def judged(
-    case: Case, *words: object, baseline: str = "base.onnx", candidate: str = "ours.onnx"
-) -> tuple[Outcome, Gate]:
-    found = case.run("gate", baseline, candidate, "--test", "rows.npz", *words, "--json", "gate.json")
-    assert "Traceback" not in found.err, found.err
-    return found, Gate.model_validate_json(Path("gate.json").read_bytes())
+__all__ = ["pair"]
 
 
 @pytest.mark.parametrize("n", [1, 7, 300])
@@ -228,39 +213,6 @@ def test_a_candidate_that_is_much_slower_fails_after_the_longer_run(pair: Case) 
     found, gate = judged(pair, "--max-latency-ratio", 0.1, "--seconds", 0.2)
     assert (found.code, len(gate.latency)) == (1, 4)
     assert next(each for each in gate.criteria if each.kind == "latency").verdict == "broken"
-
-
-def test_models_of_a_fixed_batch_and_tflite_files_are_candidates(pair: Case) -> None:
-    pair.samples("rows.npz", **gating.rows(290, 1, 1, 8))
-    gating.classifier(pair.folder / "three.onnx", rows=3)
-    _, expected = judged(pair)
-    _, fixed = judged(pair, candidate="three.onnx")
-    assert fixed.criteria[0] == expected.criteria[0]
-    assert pair.run("export", "ours.onnx", "--shape", "x=1,5").code == 0
-    _, other = judged(pair, candidate="ours.tflite")
-    assert other.criteria[0] == expected.criteria[0]
-    assert pair.run("export", "base.onnx", "--shape", "x=1,5").code == 0
-    _, both = judged(pair, baseline="base.tflite", candidate="ours.tflite")
-    assert both.criteria[0] == expected.criteria[0]
-
-
-def test_files_for_the_sparse_engine_are_candidates_and_baselines(pair: Case) -> None:
-    pair.samples("rows.npz", **gating.rows(290, 1, 1, 8))
-    _, expected = judged(pair)
-    for name in ("base", "ours"):
-        write_sparse(from_model(load(pair.folder / f"{name}.onnx")), pair.folder / f"{name}.npz")
-    limits = ("--max-size", "1x", "--max-latency-ratio", 1000, "--max-memory", "5GB", "--seconds", 0.1)
-    _, gate = judged(pair, *limits, candidate="ours.npz")
-    assert gate.criteria[0] == expected.criteria[0]
-    assert {each.kind for each in gate.criteria} == {"quality", "latency", "size", "memory"}
-    assert gate.candidate.size_bytes == (pair.folder / "ours.npz").stat().st_size
-    _, both = judged(pair, baseline="base.npz", candidate="ours.npz")
-    assert both.criteria[0] == expected.criteria[0]
-    damaged, gate = judged(pair, candidate="rows.npz")
-    assert (damaged.code, gate.verdict) == (1, "broken")
-    assert "is no sparse model" in gate.criteria[0].reason
-    refused = pair.run("gate", "rows.npz", "ours.npz", "--test", "rows.npz")
-    assert (refused.code, "is no sparse model" in refused.err) == (2, True)
 
 
 FILE = """
