@@ -24,7 +24,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from common import known_models, samples, shown_command, write_json, zoo_folder
 from edgepress.compressor.certify.affine import Affine
 from edgepress.compressor.certify.backward import tightened
 from edgepress.compressor.certify.certificate import TIGHTEN_WORK, bound, proved_ranges
-from edgepress.compressor.certify.choose import TIGHT, Chosen, Method, Task, choose
+from edgepress.compressor.certify.choose import PLAIN, TIGHT, Chosen, Method, Task, choose
 from edgepress.compressor.certify.intervals import UNIT32, Interval
 from edgepress.compressor.certify.observed import observed_ranges
 from edgepress.compressor.certify.program import read
@@ -61,12 +61,14 @@ RANDOM_WORK, SEARCHED_WORK = 4e11, 8e9
 NUMBERS = 10_000_000
 """Numbers that inputs of one run may hold."""
 IDEAS: Mapping[str, tuple[Method, bool]] = {
-    "plain: as described": (Method(segments=True, centred=False, backward=False, rounds=1), False),
-    "sorted to the last": (Method(segments=False, centred=False, backward=False, rounds=1), False),
-    "and biases re-centred": (Method(segments=False, centred=True, backward=False, rounds=1), False),
-    "and linear bounds": (Method(segments=False, centred=True, backward=True, rounds=1), False),
-    "and ranges behind pools by hulls": (Method(segments=False, centred=True, backward=True, rounds=1), True),
-    "and prices (tight)": (TIGHT, True),
+    "plain: as described": (PLAIN, False),
+    "sorted to the last": (Method(), False),
+    "and biases re-centred": (Method(centred=True), False),
+    "and linear bounds": (Method(centred=True, backward=True), False),
+    "and ranges behind pools by hulls": (Method(centred=True, backward=True), True),
+    "and prices": (replace(TIGHT, signs=False, exchanged=False), True),
+    "and all signs at once": (replace(TIGHT, exchanged=False), True),
+    "and exchanged (tight)": (TIGHT, True),
 }
 """What is done, and whether ranges of the original are bounded by more than intervals."""
 

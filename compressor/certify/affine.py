@@ -59,7 +59,7 @@ class Affine:
         moved = other.op.weight - self.op.weight
         return other, self.op.with_weight(moved) if moved.any() else None, other.bias - self.bias
 
-    def _own(self, other: "Affine", pair: Pair, unit: float) -> Array | float:
+    def own_rounding(self, other: "Affine", pair: Pair, unit: float) -> Array | float:
         """What the two nets' own rounding may add to the difference."""
         if not unit:
             return 0.0
@@ -74,7 +74,7 @@ class Affine:
         found = through(changed.op, pairs[0].d, shift, 0.0)
         if moved is not None:
             found = add(found, through(moved, pairs[0].x, np.zeros(1), 0.0))
-        return grow(found, self._own(changed, pairs[0], unit))
+        return grow(found, self.own_rounding(changed, pairs[0], unit))
 
     def _adjoint(self, op: Linear, a: Array) -> Array:
         found = op.adjoint(a.reshape(-1, *a.shape[2:]))
@@ -108,7 +108,10 @@ class Affine:
         value, absolute = dot(a, shift)
         slack = 4 * gamma(self.op.terms + terms + 4) * dot(a, size)[1]
         if unit:
-            slack = slack + (1 + UNIT64 * 8 * terms) * dot(a, np.asarray(self._own(changed, pair, unit)))[1]
+            slack = (
+                slack
+                + (1 + UNIT64 * 8 * terms) * dot(a, np.asarray(self.own_rounding(changed, pair, unit)))[1]
+            )
         return (self._adjoint(changed.op, a),), (ax,), settled(value, absolute, terms) - slack
 
     def sensitivity(self, delta: Interval, xs: Sequence[Interval]) -> tuple[Interval, ...]:

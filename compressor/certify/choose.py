@@ -2,7 +2,8 @@
 
 `plain` is the document's way: effects sorted by length, ten segments, each shuffled; a weight goes where the sum of
 effects stays within the limit. `tight` sorts by what a weight costs once its bias takes up the middle of what it
-did, with a price on each output that follows from how near to its limit the last attempt came.
+did, with a price on each output that follows from how near to its limit the last attempt came, and exchanges weights
+behind which all signs can be bounded at once for others that cancel (`swaps`).
 
 Either way a proposal is an order. How much of it goes is settled by the bound on the change of the whole net: the
 largest part of the order for which that bound is under the limit, by bisection.
@@ -15,14 +16,15 @@ import numpy as np
 
 from edgepress.compressor.certify.affine import Affine
 from edgepress.compressor.certify.backward import Ranges
-from edgepress.compressor.certify.derivatives import Effect, effects
-from edgepress.compressor.certify.difference import Aligned, change
+from edgepress.compressor.certify.cut import WORK, tail_of, work_of
+from edgepress.compressor.certify.derivatives import effects
+from edgepress.compressor.certify.difference import Aligned, change, joint
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.linear import ConvMap
+from edgepress.compressor.certify.orders import Proposals, by_price, by_segments
 from edgepress.compressor.certify.program import Program, Step
+from edgepress.compressor.certify.swaps import Layer, exchanged
 from edgepress.compressor.protocols import Array
-
-SEGMENTS = 10
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,20 @@ class Method:
         centred: biases take up the middle of what the weights did.
         backward: changes are bounded by linear forms as well as by intervals.
         rounds: how often prices of outputs are set anew.
+        signs: changes behind two dense layers are bounded for all signs at once as well.
+        exchanged: and weights there exchanged for others that cancel.
     """
 
-    segments: bool
-    centred: bool
-    backward: bool
-    rounds: int
+    segments: bool = False
+    centred: bool = False
+    backward: bool = False
+    rounds: int = 1
+    signs: bool = False
+    exchanged: bool = False
 
 
-PLAIN = Method(segments=True, centred=False, backward=False, rounds=1)
-TIGHT = Method(segments=False, centred=True, backward=True, rounds=6)
+PLAIN = Method(segments=True)
+TIGHT = Method(centred=True, backward=True, rounds=3, signs=True, exchanged=True)
 METHODS = {"plain": PLAIN, "tight": TIGHT}
 
 
@@ -71,98 +77,6 @@ class Chosen:
     def count(self) -> int:
         """How many weights went."""
         return sum(int(mask.sum()) for mask in self.gone.values())
-
-
-@dataclass(frozen=True, eq=False)
-class Proposals:
-    """All weights that might go, side by side.
-
-    Attributes:
-        names: of the steps' outputs, in order.
-        sizes: weights of each.
-        shapes: their layouts.
-        lo: least effect on each output, [K, weights].
-        hi: largest.
-        gone: weights that are zero already; they are no proposals, [weights].
-    """
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    lo: Array
-    hi: Array
-    gone: Array
-
-    @classmethod
-    def of(cls, found: list[Effect]) -> "Proposals":
-        """Side by side; at least one step."""
-        shapes = tuple(effect.lo.shape[1:] for effect in found)
-        return cls(
-            tuple(effect.step.output for effect in found),
-            tuple(int(np.prod(shape)) for shape in shapes),
-            shapes,
-            np.concatenate([effect.lo.reshape(len(effect.lo), -1) for effect in found], 1),
-            np.concatenate([effect.hi.reshape(len(effect.hi), -1) for effect in found], 1),
-            np.concatenate([_weight(effect).reshape(-1) == 0 for effect in found]),
-        )
-
-    def masks(self, chosen: Array) -> dict[str, Array]:
-        """Numbers of weights as a mask a step."""
-        flat = np.zeros(sum(self.sizes), bool)
-        flat[chosen] = True
-        parts = np.split(flat, np.cumsum(self.sizes)[:-1])
-        return {
-            name: part.reshape(shape)
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-            if part.any()
-        }
-
-
-def _weight(effect: Effect) -> Array:
-    if not isinstance(effect.step.rule, Affine):
-        raise TypeError(f"{effect.step.name} has no weights")
-    return effect.step.rule.op.weight
-
-
-def by_segments(proposals: Proposals, limit: Array, rng: np.random.Generator) -> Array:
-    """The document's greedy order of weights that fit together, by the sum of their effects.
-
-    Args:
-        proposals: with effects on K outputs.
-        limit: [K].
-        rng: shuffles segments.
-
-    Returns:
-        Numbers of the weights taken, in the order in which they were.
-    """
-    order = np.argsort((np.maximum(-proposals.lo, proposals.hi) / limit[:, None]).sum(0), kind="stable")
-    order = order[~proposals.gone[order]]
-    both = np.concatenate([proposals.hi, -proposals.lo])[:, order] / np.tile(limit, 2)[:, None]
-    spent, taken = np.zeros(len(both)), list[Array]()
-    for segment in np.array_split(np.arange(len(order)), SEGMENTS):
-        rest = segment[rng.permutation(len(segment))]
-        while len(rest):
-            rest = rest[(both[:, rest] + spent[:, None] <= 1).all(0)]
-            sums = np.cumsum(both[:, rest], 1) + spent[:, None]
-            over = (sums > 1).any(0)
-            fits = int(over.argmax()) if over.any() else len(rest)
-            taken.append(order[rest[:fits]])
-            spent = sums[:, fits - 1] if fits else spent
-            rest = rest[fits + 1 :]
-    return np.concatenate([*taken, np.zeros(0, np.int64)])
-
-
-def by_price(proposals: Proposals, limit: Array, prices: Array) -> Array:
-    """All weights, cheapest first: half the width of their effect on each output, at its price.
-
-    Args:
-        proposals: with effects on K outputs.
-        limit: [K].
-        prices: of each output, [K], relative to its limit.
-    """
-    cost = (prices / limit) @ (proposals.hi - proposals.lo)
-    order = np.argsort(cost, kind="stable")
-    return order[~proposals.gone[order]]
 
 
 def without(
@@ -209,29 +123,30 @@ class Task:
         gone = proposals.masks(chosen)
         changed, biases = without(self.program, self.ranges, gone, centred=self.method.centred)
         both = Aligned(self.program, changed)
-        found = change(both, self.box, known=self.ranges, tight=self.method.backward)
+        found = change(both, self.box, known=self.ranges, tight=self.method.backward, signs=self.method.signs)
         flat = Interval(
             np.concatenate([part.lo.reshape(-1) for part in found]),
             np.concatenate([part.hi.reshape(-1) for part in found]),
         )
         return Chosen(changed, gone, biases, flat, self.limit, sum(proposals.sizes))
 
-    def longest(self, proposals: Proposals, order: Array, tell: Callable[[str], None]) -> Chosen:
-        """The largest part of an order that keeps the limit, up to a thousandth."""
-        best, low, high = self.bounded(proposals, order[:0]), 0, len(order)
-        guess = high
-        while high - low > max(1, low // 1000):
+    def longest(
+        self, proposals: Proposals, order: Array, tell: Callable[[str], None], near: int = 0
+    ) -> Chosen:
+        """The largest part of an order that keeps the limit, up to a thousandth; `near` is where to look first."""
+        best, low, high = self.bounded(proposals, order[:0]), 0, len(order) + 1
+        guess = near or len(order)
+        while low < guess < high and high - low > max(1, low // 1000):
             found = self.bounded(proposals, order[:guess])
             if (found.change.magnitude <= self.limit).all():
                 best, low = found, guess
             else:
                 high = guess
             tell(f"{best.count} weights")
-            if low == len(order):
-                break
-            guess = (low + high + 1) // 2 if low else max(high // 4, 1)
-            if guess >= high:
-                break
+            if high > len(order):
+                guess = min(len(order), low + low // 4 + 1)
+            else:
+                guess = (low + high) // 2 if low else max(high // 4, 1)
         return best
 
 
@@ -254,12 +169,41 @@ def choose(
     )
     if task.method.segments:
         return task.longest(proposals, by_segments(proposals, task.limit, rng), tell)
-    prices, best = np.ones(len(task.limit)), None
+    prices, best = np.ones(len(task.limit)), task.bounded(proposals, np.zeros(0, np.int64))
     for _ in range(task.method.rounds):
-        found = task.longest(proposals, by_price(proposals, task.limit, prices), tell)
-        if best is None or found.count > best.count:
-            best = found
+        order = by_price(proposals, task.limit, prices)
+        found = task.longest(proposals, order, tell, near=min(best.count, len(order)))
+        best = max(best, found, key=lambda each: each.count)
         used = found.change.magnitude / task.limit
         prices = prices * np.maximum(used, 1e-3) ** 2
         prices = prices / prices.mean()
-    return best or task.bounded(proposals, np.zeros(0, np.int64))
+    return cancelling(task, proposals, best, prices, tell) if task.method.exchanged else best
+
+
+def cancelling(
+    task: Task, proposals: Proposals, best: Chosen, prices: Array, tell: Callable[[str], None]
+) -> Chosen:
+    """More weights, where some of the first of two dense layers can be exchanged for others; else the same.
+
+    Args:
+        task: what is looked for.
+        proposals: with effects on K outputs.
+        best: what was found so far.
+        prices: of each output, [K].
+        tell: what goes on.
+    """
+    outputs = task.program.outputs
+    tail = tail_of(task.program, best.program, outputs[0]) if len(outputs) == 1 else None
+    if tail is None or work_of(tail) > WORK:
+        return best
+    front = tail.front[0].output
+    if front not in best.gone or not tail.front[0].biased:
+        return best
+    pairs = joint(Aligned(task.program, best.program), task.box, known=task.ranges)
+    layer = Layer.of(tail, pairs, task.limit, best.change.magnitude)
+    taken, own = proposals.numbers(best.gone), proposals.of_step(front)
+    order = by_price(proposals, task.limit, prices)
+    gone, might = (part[np.isin(part, own)] - own[0] for part in (taken, order))
+    found = own[0] + exchanged(layer, gone, might, tell)
+    made = task.longest(proposals, np.concatenate([taken[~np.isin(taken, own)], found]), tell)
+    return max(made, best, key=lambda each: each.count)

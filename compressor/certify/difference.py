@@ -9,6 +9,7 @@ import numpy as np
 from edgepress.compressor.certify.affine import Affine, Move
 from edgepress.compressor.certify.backward import Ranges, bounded, by_element, lower_difference, work_of
 from edgepress.compressor.certify.curves import Bent, Nothing
+from edgepress.compressor.certify.cut import reach, tail_of
 from edgepress.compressor.certify.intervals import Interval, add, point, subtract
 from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.certify.rules import Pair, Rule
@@ -118,7 +119,13 @@ def joint(both: Aligned, box: Interval, unit: float = 0.0, known: Ranges | None 
 
 
 def change(
-    both: Aligned, box: Interval, unit: float = 0.0, known: Ranges | None = None, *, tight: bool = True
+    both: Aligned,
+    box: Interval,
+    unit: float = 0.0,
+    known: Ranges | None = None,
+    *,
+    tight: bool = True,
+    signs: bool = True,
 ) -> list[Interval]:
     """Range of the difference of every output: [N, *row] each.
 
@@ -128,6 +135,7 @@ def change(
         unit: unit roundoff of their arithmetic.
         known: ranges of the original's values.
         tight: by linear forms as well as by intervals, where these cost no more than `CHANGE_WORK`.
+        signs: where `tight`, behind two dense layers for all signs at once as well.
     """
     pairs = joint(both, box, unit, known)
     changes = {name: pair.d for name, pair in pairs.items()}
@@ -137,7 +145,9 @@ def change(
         if tight and work_of(both.changed, name, changes) <= CHANGE_WORK:
             least = partial(lower_difference, both.original, both.changed, name, pairs=pairs, unit=unit)
             d = by_element(d, changes, least)
-        found.append(d)
+        tail = tail_of(both.original, both.changed, name) if tight and signs else None
+        reached = None if tail is None else reach(tail, pairs, unit)
+        found.append(d if reached is None else d.within(reached))
     return found
 
 

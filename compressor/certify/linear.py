@@ -57,16 +57,17 @@ class MatrixMap:
         return int(self.weight.shape[1 if self.transposed else 0])
 
     @property
-    def _matrix(self) -> Array:
+    def matrix(self) -> Array:
+        """W, [in, out]."""
         return self.weight.T if self.transposed else self.weight
 
     def apply(self, x: Array) -> Array:
         """[B, …, in] → [B, …, out]."""
-        return np.asarray(x @ self._matrix)
+        return np.asarray(x @ self.matrix)
 
     def adjoint(self, a: Array) -> Array:
         """[B, …, out] → [B, …, in]."""
-        return np.asarray(a @ self._matrix.T)
+        return np.asarray(a @ self.matrix.T)
 
     def gradient(self, x: Array, a: Array) -> Array:
         """Sum over leading axes of x ⊗ a."""
