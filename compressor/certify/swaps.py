@@ -18,6 +18,8 @@ from edgepress.compressor.protocols import Array
 STEPS = 60
 POOL = 12
 """Weights looked at, for each that goes at the beginning."""
+MORE = 100_000
+"""And how many at most beside those that go."""
 CAUTION = 4.0
 """How much a weight's own part counts, against what others make of it: those that go together are not foreseen."""
 SHARE = 0.03
@@ -85,7 +87,7 @@ def exchanged(layer: Layer, gone: Array, order: Array, tell: Callable[[str], Non
     Returns:
         Flat numbers, the dearest last.
     """
-    pool = np.union1d(order[: POOL * max(1, len(gone))], gone)
+    pool = np.union1d(order[: min(POOL * max(1, len(gone)), len(gone) + MORE)], gone)
     into, hidden = layer.places(pool)
     c = np.asarray(layer.cut.c)[into, hidden]
     state, best = np.isin(pool, gone), gone
