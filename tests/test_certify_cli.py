@@ -68,6 +68,32 @@ def test_a_certificate_is_proved_again_and_said_how(case: Case, words: tuple[str
     assert how in " ".join(said.out.split())
 
 
+@pytest.mark.parametrize("middle", ["Sigmoid(h)", "DequantizeLinear(q, s, z)"])
+def test_curves_and_quantizers_are_proved_again_exactly(case: Case, middle: str) -> None:
+    """And by nothing that made the certificate: no smaller claim holds, and no other weights."""
+    header, kept = "(float[N, 6] x) => (float[N, 4] y)", models.constants(1, w=(6, 5), v=(5, 4))
+    files = [case.folder / "one.onnx", case.folder / "two.onnx"]
+    first, *extra = ("q = QuantizeLinear(h, s, z)", "s", "z") if "Linear" in middle else ("",)
+    grid = {"s": np.float32(0.05), "z": np.uint8(100)}
+    for file, gap, there in ((files[0], 0.0, not extra), (files[1], 1e-3, True)):
+        weights = kept | {"w": kept["w"] + np.float32(gap)} | ({k: grid[k] for k in extra} if there else {})
+        body = f"h = MatMul(x, w) {first} r = {middle}" if there else "h = MatMul(x, w) r = Identity(h)"
+        onnx.save(to_proto(models.text(header, f"{body} y = MatMul(r, v)", weights)), file)
+    words = ("certify", *files, "--box", "0,1", "--method", "plain", "--out", case.out)
+    assert case.run(*words).code == 0
+    check = ("certify", *files, "--check", case.out)
+    said = case.run(*check)
+    assert said.code == 0
+    assert "in exact arithmetic" in " ".join(said.out.split())
+    path = case.out / "certificate.json"
+    found = json.loads(path.read_text())
+    outputs = [each | {"most": each["most"] * 0.1} for each in found["outputs"]]
+    path.write_text(json.dumps(found | {"outputs": outputs}))
+    said = case.run(*check)
+    assert said.code == 1
+    assert "NOT proved" in said.out
+
+
 @pytest.mark.parametrize("what", ["outputs", "certified_change_max"])
 def test_a_certificate_that_claims_too_much_is_found_out(case: Case, what: str) -> None:
     found = pruned(case)
