@@ -46,6 +46,14 @@ BODIES = {
     "padding on padding": "p = Conv <pads = [0, 3, 0, 3]> (x, k1, b) a = Relu(p) "
     "d = Conv <dilations = [1, 2], pads = [0, 2, 0, 2]> (a, kw, b) r = Relu(d)",
     "softmax inside": "r = Softmax <axis = 1> (c)",
+    "gated": "m = GlobalAveragePool(c) e = Conv(m, kg) s = HardSigmoid <alpha = 0.3> (e) r = Mul(c, s)",
+    "gated by a sigmoid": "s = Sigmoid(c) r = Mul(s, c)",
+    "squared": "r = Mul(c, c)",
+    "hard swish": "r = HardSwish(c)",
+    "less its mean": "m = GlobalAveragePool(c) r = Sub(m, c)",
+    "transposed": "a = Relu(c) r = ConvTranspose <strides = [2, 1], pads = [1, 0, 0, 1], output_padding = [1, 0]> "
+    "(a, kt, bt)",
+    "transposed in groups": "a = Relu(c) r = ConvTranspose <group = 3, dilations = [1, 2], strides = [2, 2]> (a, kd2)",
 }  # fmt: skip
 
 
@@ -64,6 +72,10 @@ def weights(seed: int, inputs: int) -> dict[str, Any]:
         g3=(3,),
         k1=(3, 2, 1, 1),
         kw=(3, 3, 1, 3),
+        kg=(3, 3, 1, 1),
+        kt=(3, 2, 3, 2),
+        bt=(2,),
+        kd2=(3, 1, 2, 2),
     )
     return found | {
         "g4": rng.uniform(0.5, 2, 3).astype(np.float32),
@@ -87,6 +99,8 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "no pool": 12,
         "no rectifier": 3,
         "padding on padding": 120,
+        "transposed": 72,
+        "transposed in groups": 216,
     }
     width |= {"joined": 96, "joined by relu": 96, "mean": 3, "depthwise": 24}
     kept = weights(seed, width.get(name, 48))

@@ -20,7 +20,7 @@ from edgepress.compressor.certify.cut import WORK, tail_of, work_of
 from edgepress.compressor.certify.derivatives import effects
 from edgepress.compressor.certify.difference import Aligned, change, joint
 from edgepress.compressor.certify.intervals import Interval
-from edgepress.compressor.certify.linear import ConvMap
+from edgepress.compressor.certify.linear import ConvMap, TransposedMap
 from edgepress.compressor.certify.orders import Proposals, by_price, by_segments
 from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.certify.swaps import Layer, exchanged
@@ -94,7 +94,9 @@ def without(
             keep = step.rule.bias.ndim
             middle = lost.mean(axis=tuple(range(lost.ndim - keep)))
             middle = (
-                middle.mean(axis=tuple(range(1, keep)), keepdims=True) if isinstance(op, ConvMap) else middle
+                middle.mean(axis=tuple(range(1, keep)), keepdims=True)
+                if isinstance(op, (ConvMap, TransposedMap))
+                else middle
             )
             biases[step.output] = (step.rule.bias + middle).astype(np.float32).astype(np.float64)
     return program.with_weights(weights, biases), biases

@@ -51,6 +51,48 @@ def conv(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     return linear(apply, (weights[0], ours), (weights[1], theirs), at[0])
 
 
+def transposed(nodes: Nodes, at: Sequence[Triple]) -> Triple:
+    """ConvTranspose: each input is spread over the outputs that its taps reach."""
+    row, out = nodes.row(0), nodes.row(None)
+    weights, biases = nodes.constants(1), nodes.constants(2, 0.0)
+    kernel, groups = weights[0].tops.shape[2:], nodes.ours.attributes.get_int("group", 1)
+    ones, none = (1,) * len(kernel), (0,) * 2 * len(kernel)
+    nodes.same(group=1, strides=ones, dilations=ones, pads=none, auto_pad="NOTSET", kernel_shape=kernel)
+    nodes.same(output_padding=none, output_shape=None)
+    if nodes.ours.attributes.get("output_shape") or attribute(nodes.ours, "auto_pad", "") not in (
+        "",
+        "NOTSET",
+    ):
+        raise TooHardError("its padding follows from the shape of its output")
+    strides, dilations, pads = (
+        ints_attribute(nodes.ours, name, default)
+        for name, default in (("strides", ones), ("dilations", ones), ("pads", none))
+    )
+    places = np.indices(row[1:]).reshape(len(kernel), -1)
+
+    def reached(tap: tuple[int, ...]) -> tuple[Array, Array]:
+        """Which inputs reach an output by this tap, and which: numbers in the flat spatial output."""
+        lead = [
+            p * s + t * d - b for p, s, t, d, b in zip(places, strides, tap, dilations, pads, strict=False)
+        ]
+        inside = np.all([(p >= 0) & (p < n) for p, n in zip(lead, out[1:], strict=True)], axis=0)
+        return inside, np.ravel_multi_index([p[inside] for p in lead], out[1:])
+
+    def apply(x: Array, weight: Array) -> Array:
+        found = np.zeros((out[0], math.prod(out[1:])), object)
+        inputs, filters = np.split(x.reshape(row[0], -1), groups), np.split(weight, groups)
+        for tap in np.ndindex(*kernel):
+            inside, where = reached(tap)
+            parts = [w[(..., *tap)].T.dot(part[:, inside]) for w, part in zip(filters, inputs, strict=True)]
+            found[:, where] += np.concatenate(parts)
+        return found.reshape(out)
+
+    ours, theirs = (
+        Whole(bias.tops.reshape((-1, *ones) if bias.tops.ndim else ()), bias.den) for bias in biases
+    )
+    return linear(apply, (weights[0], ours), (weights[1], theirs), at[0])
+
+
 def product(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     """Gemm and MatMul with a constant on the right."""
     nodes.same(transA=0, transB=0, alpha=1.0, beta=1.0)
@@ -73,12 +115,14 @@ def product(nodes: Nodes, at: Sequence[Triple]) -> Triple:
 
 
 def arithmetic(nodes: Nodes, at: Sequence[Triple]) -> Triple:
-    """Add and Sub of two values or with a constant, Mul and Div by a constant."""
+    """Add, Sub and Mul of two values or with a constant, Div by a constant."""
     kind, inputs = nodes.ours.op_type, nodes.ours.inputs
     known = [constant(value) is not None for value in inputs]
     if not any(known):
-        if kind not in ("Add", "Sub") or nodes.row(0) != nodes.row(1):
+        if kind not in ("Add", "Sub", "Mul") or len(nodes.row(0)) != len(nodes.row(1)):
             raise TooHardError("it joins two values that vary")
+        if kind == "Mul":
+            return product_of(*at)
         if inputs[0] is inputs[1]:
             raise TooHardError("it reads a value twice")
         sides = (at[0], at[1] if kind == "Add" else Triple(*(-end for end in (at[1].x, at[1].z, at[1].d))))
@@ -111,6 +155,32 @@ def arithmetic(nodes: Nodes, at: Sequence[Triple]) -> Triple:
 def ends(at: Triple) -> tuple[Ends, Ends, Ends]:
     """Its parts."""
     return at.x, at.z, at.d
+
+
+def product_of(one: Triple, two: Triple) -> Triple:
+    """z₁ z₂ − x₁ x₂ = z₁ d₂ + d₁ x₂ = x₁ d₂ + d₁ z₂; the two are taken to be independent."""
+    first = times(one.z, two.d) + times(one.d, two.x)
+    second = times(one.x, two.d) + times(one.d, two.z)
+    return settled(times(one.x, two.x), times(one.z, two.z), first.within(second))
+
+
+def times(one: Ends, two: Ends) -> Ends:
+    """An end times an end."""
+    corners = [a * b for a in (one.lo, one.hi) for b in (two.lo, two.hi)]
+    return Ends(np.minimum.reduce(corners), np.maximum.reduce(corners), one.den * two.den)
+
+
+def hard(nodes: Nodes, at: Sequence[Triple]) -> Triple:
+    """HardSigmoid: α x + β between 0 and 1; HardSwish: x (x / 6 + 1/2 between 0 and 1)."""
+    nodes.same(alpha=0.2, beta=0.5)
+    alpha, beta = (
+        exactly(float(str(attribute(nodes.ours, key, to)))) for key, to in (("alpha", 0.2), ("beta", 0.5))
+    )
+    if nodes.ours.op_type == "HardSwish":
+        alpha, beta = reciprocal(exactly(np.array([6.0]))), exactly(0.5)
+    sloped = linear(lambda x, w: np.asarray(x * w, object), (alpha, beta), (alpha, beta), at[0])
+    gate = bent(sloped, Fraction(0), Fraction(1), exactly(0.0))
+    return product_of(at[0], gate) if nodes.ours.op_type == "HardSwish" else gate
 
 
 def move(nodes: Nodes, at: Sequence[Triple]) -> Triple:
@@ -238,5 +308,6 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), max_pool),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), average),
     **dict.fromkeys(("Gemm", "MatMul"), product),
-    "Conv": conv, "Concat": concat, "Clip": clip, "Softmax": softmax, "LRN": norm,
+    **dict.fromkeys(("HardSigmoid", "HardSwish"), hard),
+    "Conv": conv, "ConvTranspose": transposed, "Concat": concat, "Clip": clip, "Softmax": softmax, "LRN": norm,
 }  # fmt: skip

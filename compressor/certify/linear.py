@@ -186,6 +186,87 @@ class ConvMap:
 
 
 @dataclass(frozen=True, eq=False)
+class TransposedMap:
+    """Transposed convolution: the adjoint of a convolution from its output to its input.
+
+    Attributes:
+        weight: [in, out / groups, *kernel].
+        size: spatial shape of the output.
+        strides: one a dimension, of the convolution.
+        pads: (before, after) a dimension, taken off the output.
+        dilations: one a dimension.
+        groups: of channels.
+    """
+
+    weight: Array
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilations: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def conv(self) -> ConvMap:
+        """That convolution."""
+        return ConvMap(self.weight, self.size, self.strides, self.pads, self.dilations, self.groups)
+
+    @property
+    def terms(self) -> int:
+        """Products of one sum, at most."""
+        return int(self.weight.size // self.weight.shape[1] // self.groups)
+
+    def apply(self, x: Array) -> Array:
+        """[B, in, *positions] → [B, out, *size]."""
+        return self.conv.adjoint(x)
+
+    def adjoint(self, a: Array) -> Array:
+        """[B, out, *size] → [B, in, *positions]."""
+        return self.conv.apply(a)
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """⟨a, Cᵀ x⟩ = ⟨C a, x⟩, form by form."""
+        conv = self.conv
+        return np.concatenate([conv.gradient(form, x[None]) for form in a])
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same with other weights."""
+        return replace(self, weight=weight)
+
+
+@dataclass(frozen=True, eq=False)
+class SpreadMap:
+    """The same numbers repeated along axes of length 1.
+
+    Attributes:
+        size: shape of an input row.
+        shape: of an output row, with as many axes.
+        weight: 1, as an array of one number.
+    """
+
+    size: tuple[int, ...]
+    shape: tuple[int, ...]
+    weight: Array
+    terms: int = 1
+
+    def apply(self, x: Array) -> Array:
+        """[B, *size] → [B, *shape]."""
+        return np.broadcast_to(self.weight * x, (len(x), *self.shape)).copy()
+
+    def adjoint(self, a: Array) -> Array:
+        """Summed."""
+        axes = tuple(i + 1 for i, (n, m) in enumerate(zip(self.size, self.shape, strict=True)) if n == 1 < m)
+        return np.asarray(self.weight * a.sum(axes, keepdims=True))
+
+    def gradient(self, x: Array, a: Array) -> Array:
+        """What is repeated has no weights of its own."""
+        raise NotImplementedError("repetition has no weights")
+
+    def with_weight(self, weight: Array) -> Self:
+        """The same with another factor."""
+        return replace(self, weight=weight)
+
+
+@dataclass(frozen=True, eq=False)
 class ScaleMap:
     """y = s x, element by element.
 

@@ -174,7 +174,7 @@ def read(model: ir.Model, keep_softmax: bool = False) -> Program:
     Raises:
         NotCoveredError: names the first node without bounds, and why.
     """
-    from edgepress.compressor.certify.operators import HANDLERS
+    from edgepress.compressor.certify.handlers import HANDLERS
 
     reader = Reader(model)
     fed = [value for value in model.graph.inputs if not value.is_initializer()]

@@ -20,6 +20,7 @@ from edgepress.compressor.specs import dims
 
 WORK = 1e8
 """Multiply-accumulates up to which a net is small enough: about a minute."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CURVES = {"Sigmoid": 1e3, "Tanh": 1e3, "LRN": 2e3, "Softmax": 3e2}
 """Multiply-accumulates that take as long as one value; of a softmax, one value for each that it is a share of."""
 
@@ -140,11 +141,15 @@ def work(model: ir.Model) -> float:
     """Multiply-accumulates of one row in convolutions and products, and what takes as long in curves."""
     total = 0.0
     for node in model.graph:
-        weight = constant(node.inputs[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
+        weight, first = (
+            (constant(node.inputs[1]), node.inputs[0]) if node.op_type in PRODUCTS else (None, None)
+        )
         sizes = [n for n in (dims(node.outputs[0]) or ())[1:] if isinstance(n, int)]
-        if weight is not None:
-            first = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
-            total += math.prod(sizes) * weight.size / weight.shape[0 if first else -1]
+        if weight is not None and first is not None and node.op_type == "ConvTranspose":
+            total += weight.size * math.prod(n for n in (dims(first) or ())[2:] if isinstance(n, int))
+        elif weight is not None:
+            rows = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
+            total += math.prod(sizes) * weight.size / weight.shape[0 if rows else -1]
         elif node.op_type in CURVES:
             others = max(sizes, default=1) if node.op_type == "Softmax" else 1
             total += math.prod(sizes) * others * CURVES[node.op_type]

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from edgepress.compressor.certify import curves
 from edgepress.compressor.certify.intervals import Interval, add
-from edgepress.compressor.certify.linear import ConvMap, MatrixMap, MeanMap, ScaleMap
+from edgepress.compressor.certify.linear import (
+    ConvMap,
+    MatrixMap,
+    MeanMap,
+    ScaleMap,
+    SpreadMap,
+    TransposedMap,
+)
 from edgepress.compressor.certify.rules import Pair
 
 FAULTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
@@ -93,10 +100,13 @@ def maps() -> Iterator[tuple[Any, tuple[int, ...]]]:
     yield ConvMap(rng.normal(size=(4, 3, 2, 3)), (5, 6), (2, 1), ((1, 0), (0, 2)), (1, 2)), (3, 5, 6)
     yield ConvMap(rng.normal(size=(4, 2, 3)), (7,), (2,), ((1, 1),), (1,), 2), (4, 7)
     yield ScaleMap(rng.normal(size=(2, 3))), (2, 3)
+    yield TransposedMap(rng.normal(size=(4, 3, 2, 3)), (5, 6), (2, 1), ((1, 0), (0, 2)), (1, 2)), (4, 3, 4)
+    yield TransposedMap(rng.normal(size=(4, 3, 2)), (7,), (3,), ((0, 1),), (1,), 2), (4, 3)
+    yield SpreadMap((3, 1, 1), (3, 4, 5), np.ones(1)), (3, 1, 1)
     yield MeanMap((3, 4, 5), (1, 2), False, np.full(1, 1 / 20)), (3, 4, 5)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(9))
 def test_adjoints_and_gradients_belong_to_their_operator(number: int) -> None:
     op, row = list(maps())[number]
     rng = np.random.default_rng(number)
@@ -104,7 +114,7 @@ def test_adjoints_and_gradients_belong_to_their_operator(number: int) -> None:
     y = op.apply(x)
     a = rng.normal(size=y.shape)
     assert np.isclose((a * y).sum(), (op.adjoint(a) * x).sum(), rtol=1e-12)
-    if not isinstance(op, MeanMap):
+    if not isinstance(op, MeanMap | SpreadMap):
         moved = rng.normal(size=op.weight.shape)
         found = (op.gradient(x[0], a[:1]) * moved).sum()
         assert np.isclose((a[0] * op.with_weight(moved).apply(x[:1])[0]).sum(), found, rtol=1e-12)
