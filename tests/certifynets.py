@@ -37,6 +37,8 @@ BODIES = {
     "joined by relu": "a = Relu(c) t = LeakyRelu <alpha = 0.5> (c) r = Concat <axis = -3> (a, t)",
     "moved": "t = Transpose <perm = [0, 2, 3, 1]> (c) r = Relu(t)",
     "scaled": "n = BatchNormalization(c, g, g2, g3, g4) m = Mul(n, scale) r = Relu(m)",
+    "scaled behind a rectifier": "a = Relu(c) n = BatchNormalization(a, g, g2, g3, g4) r = Relu(n)",
+    "means of rows": "a = Relu(c) r = ReduceMean <keepdims = 0> (a, axes)",
     "mean": "a = Relu(c) r = GlobalAveragePool(a)",
     "pool between": "a = Relu(c) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) "
     "d = Conv <pads = [1, 1, 1, 1]> (p, k2, b) r = Relu(d)",
@@ -78,6 +80,7 @@ def weights(seed: int, inputs: int) -> dict[str, Any]:
         kd2=(3, 1, 2, 2),
     )
     return found | {
+        "axes": models.array(-2, dtype=np.int64),
         "g4": rng.uniform(0.5, 2, 3).astype(np.float32),
         "slope": rng.uniform(0, 1, (3, 1, 1)).astype(np.float32),
         "steep": np.array([-0.4, 1.7, 0.5], np.float32).reshape(3, 1, 1),
@@ -100,6 +103,7 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "no rectifier": 3,
         "padding on padding": 120,
         "transposed": 72,
+        "means of rows": 12,
         "transposed in groups": 216,
     }
     width |= {"joined": 96, "joined by relu": 96, "mean": 3, "depthwise": 24}

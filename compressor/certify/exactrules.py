@@ -15,11 +15,12 @@ from edgepress.compressor.certify.rational import (
     exactly,
     largest,
     linear,
+    product_of,
     reciprocal,
     same,
     settled,
 )
-from edgepress.compressor.certify.smoothrules import norm, smooth, softmax
+from edgepress.compressor.certify.smoothrules import batch_norm, norm, smooth, softmax
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import attribute, constant, ints_attribute
 
@@ -157,19 +158,6 @@ def ends(at: Triple) -> tuple[Ends, Ends, Ends]:
     return at.x, at.z, at.d
 
 
-def product_of(one: Triple, two: Triple) -> Triple:
-    """z₁ z₂ − x₁ x₂ = z₁ d₂ + d₁ x₂ = x₁ d₂ + d₁ z₂; the two are taken to be independent."""
-    first = times(one.z, two.d) + times(one.d, two.x)
-    second = times(one.x, two.d) + times(one.d, two.z)
-    return settled(times(one.x, two.x), times(one.z, two.z), first.within(second))
-
-
-def times(one: Ends, two: Ends) -> Ends:
-    """An end times an end."""
-    corners = [a * b for a in (one.lo, one.hi) for b in (two.lo, two.hi)]
-    return Ends(np.minimum.reduce(corners), np.maximum.reduce(corners), one.den * two.den)
-
-
 def hard(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     """HardSigmoid: α x + β between 0 and 1; HardSwish: x (x / 6 + 1/2 between 0 and 1)."""
     nodes.same(alpha=0.2, beta=0.5)
@@ -217,7 +205,7 @@ def concat(nodes: Nodes, at: Sequence[Triple]) -> Triple:
 
 
 def curve(nodes: Nodes, at: Sequence[Triple]) -> Triple:
-    """Relu, LeakyRelu, PRelu: straight pieces that never fall."""
+    """Relu, LeakyRelu, PRelu; slopes outside [0, 1] as relu(x) − s relu(−x)."""
     nodes.same(alpha=0.01)
     below = exactly(0.0)
     if nodes.ours.op_type == "LeakyRelu":
@@ -230,9 +218,14 @@ def curve(nodes: Nodes, at: Sequence[Triple]) -> Triple:
         if below.tops.shape[:lead] != (1,) * lead:
             raise TooHardError("a slope differs from row to row")
         below = Whole(below.tops.reshape(below.tops.shape[lead:]), below.den)
-    if (below.tops < 0).any() or (below.tops > below.den).any():
-        raise TooHardError("a slope is below 0 or above 1")
-    return bent(at[0], Fraction(0), None, below)
+    if (below.tops >= 0).all() and (below.tops <= below.den).all():
+        return bent(at[0], Fraction(0), None, below)
+    none = exactly(0.0)
+    above = bent(at[0], Fraction(0), None, none)
+    under = bent(Triple(-at[0].x, -at[0].z, -at[0].d), Fraction(0), None, none)  # x = above − under
+    minus = Whole(np.asarray(-below.tops, object), below.den)
+    steep = linear(lambda x, w: np.asarray(x * w, object), (minus, none), (minus, none), under)
+    return settled(above.x + steep.x, above.z + steep.z, above.d + steep.d)
 
 
 def clip(nodes: Nodes, at: Sequence[Triple]) -> Triple:
@@ -273,6 +266,26 @@ def max_pool(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     return largest(at[0], per_channel(reads, row), out)
 
 
+def mean(nodes: Nodes, at: Sequence[Triple]) -> Triple:
+    """ReduceMean over axes of a row."""
+    row, out = nodes.row(0), nodes.row(None)
+    nodes.same(axes=None, keepdims=1)
+    axes = ints_attribute(nodes.ours, "axes", ())
+    if len(nodes.ours.inputs) > 1:
+        nodes.same_constant(1)
+        axes = tuple(int(axis) for axis in nodes.constants(1)[0].tops.reshape(-1))
+    places = {axis % (len(row) + 1) - 1 for axis in axes}
+    if not axes or -1 in places:
+        raise TooHardError("it runs over the batch")
+    over = tuple(sorted(places))
+    share = reciprocal(exactly(np.array([math.prod(row[i] for i in over)])))
+
+    def apply(x: Array, weight: Array) -> Array:
+        return np.asarray(x.sum(over) * weight, object).reshape(out)
+
+    return linear(apply, (share, exactly(0.0)), (share, exactly(0.0)), at[0])
+
+
 def average(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     """AveragePool and GlobalAveragePool: sums over how many they count."""
     row, out = nodes.row(0), nodes.row(None)
@@ -309,5 +322,6 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), average),
     **dict.fromkeys(("Gemm", "MatMul"), product),
     **dict.fromkeys(("HardSigmoid", "HardSwish"), hard),
+    "ReduceMean": mean, "BatchNormalization": batch_norm,
     "Conv": conv, "ConvTranspose": transposed, "Concat": concat, "Clip": clip, "Softmax": softmax, "LRN": norm,
 }  # fmt: skip

@@ -150,6 +150,19 @@ def settled(x: Ends, z: Ends, d: Ends) -> Triple:
     return Triple(x, z.within(x + d), d)
 
 
+def product_of(one: Triple, two: Triple) -> Triple:
+    """z₁ z₂ − x₁ x₂ = z₁ d₂ + d₁ x₂ = x₁ d₂ + d₁ z₂; the two are taken to be independent."""
+    first = times(one.z, two.d) + times(one.d, two.x)
+    second = times(one.x, two.d) + times(one.d, two.z)
+    return settled(times(one.x, two.x), times(one.z, two.z), first.within(second))
+
+
+def times(one: Ends, two: Ends) -> Ends:
+    """An end times an end."""
+    corners = [a * b for a in (one.lo, one.hi) for b in (two.lo, two.hi)]
+    return Ends(np.minimum.reduce(corners), np.maximum.reduce(corners), one.den * two.den)
+
+
 def bent(at: Triple, low: Fraction | None, high: Fraction | None, below: Whole) -> Triple:
     """Straight pieces: slope `below` in [0, 1] up to `low`, 1 from there to `high`, 0 beyond.
 

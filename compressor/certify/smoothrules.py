@@ -18,7 +18,16 @@ from edgepress.compressor.certify.enclosures import (
     up,
 )
 from edgepress.compressor.certify.nodepair import Nodes, TooHardError
-from edgepress.compressor.certify.rational import Ends, Triple, Whole, same, settled
+from edgepress.compressor.certify.rational import (
+    Ends,
+    Triple,
+    Whole,
+    exactly,
+    product_of,
+    same,
+    settled,
+    times,
+)
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import attribute
 
@@ -94,6 +103,34 @@ def norm(nodes: Nodes, at: Sequence[Triple]) -> Triple:
         raise TooHardError("a norm has numbers that no rule is for")
     x, z = (Norm(size, alpha, beta, bias).of(part) for part in (at[0].x, at[0].z))
     return settled(x, z, z + -x)
+
+
+def batch_norm(nodes: Nodes, at: Sequence[Triple]) -> Triple:
+    """BatchNormalization that was not folded: γ / √(variance + ε) times x − μ, plus β."""
+    nodes.same(epsilon=1e-5, training_mode=0)
+    if nodes.ours.attributes.get_int("training_mode", 0):
+        raise TooHardError("a batch normalisation takes means of the batch")
+    epsilon = exactly(float(str(attribute(nodes.ours, "epsilon", 1e-5))))
+    ones = (-1, *(1,) * (len(nodes.row(0)) - 1))
+    factors, shifts = [], []
+    for gamma, beta, mean, variance in zip(*(nodes.constants(i) for i in range(1, 5)), strict=True):
+        exact = (Ends.of(variance, variance) + Ends.of(epsilon, epsilon)).moved(lambda a: a.reshape(ones))
+        if (exact.lo <= 0).any():
+            raise TooHardError("a variance is not above 0")
+        flat = reciprocal_power(fixed(exact), 0.5)
+        weigh = Ends.of(gamma, gamma).moved(lambda a: a.reshape(ones))
+        factors.append(times(weigh, Ends(*flat, ONE)))
+        shifts.append([Ends.of(x, x).moved(lambda a: a.reshape(ones)) for x in (mean, beta)])
+    ours, theirs = factors
+    same_numbers = all(
+        len({None if a is None else a.tobytes() for a in nodes.arrays(i)}) == 1 for i in (1, 4)
+    )
+    zeros = np.zeros(ours.lo.shape, object)
+    one = Triple(ours, theirs, Ends(zeros, zeros, 1) if same_numbers else theirs + -ours)
+    (mean, beta), (mean_then, beta_then) = shifts
+    two = Triple(at[0].x + -mean, at[0].z + -mean_then, at[0].d + mean + -mean_then)
+    made = product_of(one, two)
+    return settled(made.x + beta, made.z + beta_then, made.d + beta_then + -beta)
 
 
 class Norm:

@@ -11,7 +11,7 @@ from certifynets import assert_change_holds, assert_range_holds, box_of, net, nu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compressor.certify import exactrules, products, recheck
+from edgepress.compressor.certify import products, rational, recheck
 from edgepress.compressor.certify.choose import METHODS, Task, choose
 from edgepress.compressor.certify.intervals import Interval, add
 from edgepress.compressor.certify.nodepair import TooHardError
@@ -60,7 +60,7 @@ def assert_product_holds(seed: int, size: float, moved: float) -> None:
     assert not any(part.any() for part in rest)
     least = sum(d @ form[0].T for d, form in zip(ds, forms, strict=True)) + number[0]
     assert (least <= change @ a[0].T + slack).all()
-    exact = exactrules.product_of(*(Triple(*(ends(part) for part in (p.x, p.z, p.d))) for p in pairs))
+    exact = rational.product_of(*(Triple(*(ends(part) for part in (p.x, p.z, p.d))) for p in pairs))
     lo, hi = (np.array(end / exact.d.den, np.float64) for end in (exact.d.lo, exact.d.hi))
     assert (lo <= change.min(0) + slack).all()
     assert (change.max(0) <= hi + slack).all()
@@ -78,10 +78,10 @@ def test_no_point_is_outside_of_a_product(seed: int, size: float, moved: float) 
 
 def _halved(one: Triple, two: Triple) -> Triple:
     made = _product_of(one, two)
-    return Triple(made.x, made.z, exactrules.times(one.z, two.d))
+    return Triple(made.x, made.z, rational.times(one.z, two.d))
 
 
-_product_of = exactrules.product_of
+_product_of = rational.product_of
 FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "the lower ends alone": (
         products,
@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
         lambda self, other, pairs, unit: products.times(pairs[0].z, pairs[1].d),
     ),
     "nothing for what is off the centres": (products, "_weighed", lambda a, size: np.zeros(a.shape[:2])),
-    "nothing for it in the checker": (exactrules, "product_of", _halved),
+    "nothing for it in the checker": (rational, "product_of", _halved),
 }
 
 
