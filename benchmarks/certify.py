@@ -1,12 +1,15 @@
 """Certificates tried on the zoo: do bounds hold, how many weights go under them, which classes provably stay.
 
-    python benchmarks/certify.py [--parts soundness share top1] [--models NAME,NAME] [--images N] [--ideas IDEA …]
+    python benchmarks/certify.py [--parts soundness again share top1] [--models NAME,NAME] [--images N] [--ideas IDEA …]
 
 `soundness`: each net against itself with weights on 8-bit grids and the least tenth of them zero. The bound for all
 inputs between the least and the largest value of its samples, in float32, is held against the largest change that
 onnxruntime shows on 10 000 random inputs (half of them corners of the box) and on 200 that were searched for: corners
 whose elements are flipped in groups, a flip being kept where the change grows. Large nets get fewer of both; the record
 says how many.
+
+`again`: the plain bound, in exact arithmetic, of that version and of the 8-bit one, beside the same in whole numbers by
+the code that `--check` has for itself.
 
 `share`: weights that go at 1 % of each logit's observed range, box [0, 1], idea by idea, plain to tight; with ranges
 observed at every layer; each with the score on the test rows.
@@ -25,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,11 +37,13 @@ import numpy as np
 import onnx_ir as ir
 
 from common import known_models, samples, shown_command, write_json, zoo_folder
+from edgepress.compressor.certify import recheck
 from edgepress.compressor.certify.affine import Affine
 from edgepress.compressor.certify.backward import tightened
 from edgepress.compressor.certify.certificate import TIGHTEN_WORK, bound, proved_ranges
 from edgepress.compressor.certify.choose import PLAIN, TIGHT, Chosen, Method, Task, choose
 from edgepress.compressor.certify.intervals import UNIT32, Interval
+from edgepress.compressor.certify.nodepair import TooHardError
 from edgepress.compressor.certify.observed import observed_ranges
 from edgepress.compressor.certify.program import read
 from edgepress.compressor.certify.rewrite import rewrite
@@ -54,6 +60,7 @@ from edgepress.compressor.sites import find_sites, replace_constant
 from edgepress.runtime.engines.ort import OrtEngine
 from edgepress.runtime.environment import describe
 
+PARTS = ("soundness", "again", "share", "top1")
 RESULTS = Path(__file__).parent / "results" / "certify.json"
 RANDOM, SEARCHED, GENERATIONS = 10_000, 200, 20
 RANDOM_WORK, SEARCHED_WORK = 4e11, 8e9
@@ -91,6 +98,12 @@ class Case:
         linear = [(s.output, s.rule.op.terms) for s in self.program.steps if isinstance(s.rule, Affine)]
         return float(sum(np.prod(ranges[name].shape) * terms for name, terms in linear))
 
+    @property
+    def rows_together(self) -> int:
+        """How many rows the net takes at once, at most."""
+        first = (input_specs(self.model)[0].shape or (None,))[0]
+        return first if isinstance(first, int) else NUMBERS
+
     def rows(self, test: bool = False) -> Array:
         """All samples, [n, *row]."""
         parts = (self.test if test else self.data).batches(256, with_labels=False)
@@ -113,10 +126,10 @@ def shapes_of(folder: Path) -> dict[str, tuple[int, ...]] | None:
     return {inputs[0].name: (1, *rows.shape[1:])}
 
 
-def outputs(run: Runner, name: str, x: Array) -> Array:
-    """All outputs of a batch side by side, [n, K]."""
+def outputs(run: Runner, name: str, x: Array, most: int) -> Array:
+    """All outputs of a batch side by side, [n, K]; at most so many rows together."""
     parts = []
-    at_once = rows_at_once(x.shape[1:])
+    at_once = min(most, rows_at_once(x.shape[1:]))
     for start in range(0, len(x), at_once):
         found = run({name: x[start : start + at_once].astype(np.float32)})
         parts.append(np.concatenate([y.reshape(len(y), -1) for y in found.values()], 1).astype(np.float64))
@@ -159,7 +172,7 @@ class Seen:
     """Least and largest change of each output so far, [K]."""
 
     def __init__(self, case: Case, changed: ir.Model) -> None:
-        self.name = case.program.input
+        self.name, self.most = case.program.input, case.rows_together
         self.runs = [OrtEngine().load(to_bytes(model)) for model in (case.model, changed)]
         self.lo: Array | float = np.inf
         self.hi: Array | float = -np.inf
@@ -167,7 +180,7 @@ class Seen:
 
     def change(self, x: Array) -> Array:
         """Of these inputs, [n, K]; counted."""
-        one, other = (outputs(run, self.name, x) for run in self.runs)
+        one, other = (outputs(run, self.name, x, self.most) for run in self.runs)
         moved = other - one
         self.lo, self.hi = np.minimum(self.lo, moved.min(0)), np.maximum(self.hi, moved.max(0))
         self.count += len(x)
@@ -224,7 +237,8 @@ def soundness(case: Case, work: float) -> dict[str, Any]:
 
 def accuracy(case: Case, model: ir.Model) -> float:
     """Right answers on the test rows, in percent."""
-    found = outputs(OrtEngine().load(to_bytes(model)), case.program.input, case.rows(test=True))
+    run = OrtEngine().load(to_bytes(model))
+    found = outputs(run, case.program.input, case.rows(test=True), case.rows_together)
     return float(100 * (found.argmax(1) == case.test.labels).mean())
 
 
@@ -269,8 +283,8 @@ def share(case: Case, ideas: Sequence[str]) -> dict[str, Any]:
     return record
 
 
-def top1(case: Case, images: int) -> dict[str, Any]:
-    """Test images whose class provably stays within one grey level."""
+def eight_bit(case: Case) -> ir.Model:
+    """Weights and activations in 8 bits, by the pass `quantize`."""
 
     def batches() -> Iterator[dict[str, Array]]:
         for batch in case.data.batches(32, with_labels=False):
@@ -279,7 +293,38 @@ def top1(case: Case, images: int) -> dict[str, Any]:
     changed = case.model.clone()
     context = Context(stream=Streamer(OrtEngine(), case.model, batches), rows=case.data.rows)
     Quantize().apply(changed, context)
-    changed = normalize(changed).model
+    return normalize(changed).model
+
+
+def again(case: Case) -> dict[str, Any]:
+    """Plain intervals beside the same in whole numbers, by the code of `--check`, for two versions of the net."""
+    x = case.rows()
+    box = case.box(float(x.min()), float(x.max()))
+    record: dict[str, Any] = {}
+    for label, changed in (("coarser weights", coarser(case.model)), ("8 bits", eight_bit(case))):
+        fast = bound(case.program, read(changed), box, float32=False, tight=False).changes
+        started = time.process_time()
+        try:
+            exact = [part.fractions() for part in recheck.changes(case.model, changed, box)]
+        except TooHardError as error:
+            record[label] = {"too_hard": str(error)}
+            continue
+        seconds = time.process_time() - started
+        ends = [(low, high) for lo, hi in exact for low, high in zip(lo, hi, strict=True)]
+        outer = [np.concatenate([getattr(part, end).reshape(-1) for part in fast]) for end in ("lo", "hi")]
+        record[label] = {
+            "holds": all(Fraction(a) <= b for a, (b, _) in zip(outer[0], ends, strict=True))
+            and all(a <= Fraction(b) for b, (_, a) in zip(outer[1], ends, strict=True)),
+            "exact_change_max": float(max(max(-low, high) for low, high in ends)),
+            "plain_change_max": float(max(-outer[0].min(), outer[1].max())),
+            "cpu_seconds": seconds,
+        }
+    return record
+
+
+def top1(case: Case, images: int) -> dict[str, Any]:
+    """Test images whose class provably stays within one grey level."""
+    changed = eight_bit(case)
     x = case.rows(test=True)[:images].astype(np.float64)
     started, cpu = time.monotonic(), time.process_time()
 
@@ -320,10 +365,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--parts", nargs="+", choices=("soundness", "share", "top1"), default=["soundness", "share", "top1"]
-    )
-    parser.add_argument("--models", help="comma-separated; default: all for soundness, else two")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--models", help="comma-separated; default: all for soundness and again, else two")
     parser.add_argument(
         "--ranges-work", type=float, default=TIGHTEN_WORK, help="of `soundness`: see certificate.TIGHTEN_WORK"
     )
@@ -335,11 +378,14 @@ def main() -> None:
     record: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     parts: dict[str, Callable[[Case], dict[str, Any]]] = {
         "soundness": partial(soundness, work=given.ranges_work),
+        "again": again,
         "share": partial(share, ideas=given.ideas),
         "top1": partial(top1, images=given.images),
     }
     for part in given.parts:
-        wanted = named or (known_models(zoo) if part == "soundness" else ["mnist_lenet5", "fmnist_resnet8"])
+        wanted = named or (
+            known_models(zoo) if part in ("soundness", "again") else ["mnist_lenet5", "fmnist_resnet8"]
+        )
         for name in wanted:
             case = covered(zoo / name)
             rows = record.setdefault(part, {})
