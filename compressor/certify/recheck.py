@@ -86,8 +86,10 @@ class Walk:
             found = {self.grids.get(v) for v in node.inputs if v is not None and constant(v) is None}
             if node.op_type in KEEP and len(found) == 1 and (grid_of := found.pop()) is not None:
                 self.grids[node.outputs[0]] = grid_of
-        last = ours.op_type == "Softmax" and ours.outputs[0].is_graph_output() and not ours.outputs[0].uses()
-        rule = unchanged if last else RULES.get(ours.op_type)
+        last = {node.outputs[0].is_graph_output() and not node.outputs[0].uses() for node in (ours, theirs)}
+        if ours.op_type == "Softmax" and len(last) > 1:
+            raise TooHardError("a softmax ends one net alone")
+        rule = unchanged if ours.op_type == "Softmax" and last == {True} else RULES.get(ours.op_type)
         if rule is None:
             raise TooHardError(f"{ours.op_type} has no exact rule")
         return rule(nodes, at)

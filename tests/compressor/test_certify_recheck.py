@@ -217,6 +217,36 @@ def test_grids_that_do_not_fit_are_too_hard(name: str) -> None:
         recheck.changes(*nets, box_of(nets[0]))
 
 
+def test_a_softmax_that_is_quantized_is_no_softmax_at_the_end() -> None:
+    """What it reads stands for the original's output, and must not stand for what it gives."""
+    header = "(float[N, 4] x) => (float[N, 4] y)"
+    kept = {"s": np.float32(1 / 255), "z": np.uint8(0)}
+    bodies = ("y = Softmax(x)", "p = Softmax(x) q = QuantizeLinear(p, s, z) y = DequantizeLinear(q, s, z)")
+    nets = [
+        normalize(models.text(header, body, weights)).model
+        for body, weights in zip(bodies, ({}, kept), strict=True)
+    ]
+    for pair in (nets, nets[::-1]):
+        with pytest.raises(TooHardError):
+            recheck.changes(*pair, box_of(nets[0]))
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_weights_stored_as_integers_are_bounded_exactly(kind: Any) -> None:
+    header, body = "(float[N, 3] x) => (float[N, 2] y)", "y = MatMul(x, w)"
+    model = normalize(models.text(header, body, models.constants(2, w=(3, 2)))).model
+    rng = np.random.default_rng(0)
+    kept = {
+        "q": rng.integers(0, 8, (3, 2)).astype(kind),
+        "s": models.array(0.3, 0.7),
+        "z": np.array([2, 4]).astype(kind),
+    }
+    body = "w = DequantizeLinear <axis = 1> (q, s, z) y = MatMul(x, w)"
+    changed = normalize(models.text(header, body, kept)).model
+    assert any(node.op_type == "DequantizeLinear" for node in changed.graph)
+    assert_quantized_holds(model, changed, 2.0)
+
+
 def test_a_change_of_a_sigmoid_that_is_worked_out_by_hand() -> None:
     """y = sigmoid(x + 1) and w = sigmoid(x + 2) at x = 0."""
     header, body = "(float[N, 1] x) => (float[N, 1] y)", "h = Add(x, b) y = Sigmoid(h)"
