@@ -39,6 +39,7 @@ BODIES = {
     "scaled": "n = BatchNormalization(c, g, g2, g3, g4) m = Mul(n, scale) r = Relu(m)",
     "scaled behind a rectifier": "a = Relu(c) n = BatchNormalization(a, g, g2, g3, g4) r = Relu(n)",
     "means of rows": "a = Relu(c) r = ReduceMean <keepdims = 0> (a, axes)",
+    "mean without axes": "a = Relu(c) r = ReduceMean <keepdims = 0> (a, places)",
     "mean": "a = Relu(c) r = GlobalAveragePool(a)",
     "pool between": "a = Relu(c) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) "
     "d = Conv <pads = [1, 1, 1, 1]> (p, k2, b) r = Relu(d)",
@@ -80,6 +81,7 @@ def weights(seed: int, inputs: int) -> dict[str, Any]:
         kd2=(3, 1, 2, 2),
     )
     return found | {
+        "places": models.array(2, 3, dtype=np.int64),
         "axes": models.array(-2, dtype=np.int64),
         "g4": rng.uniform(0.5, 2, 3).astype(np.float32),
         "slope": rng.uniform(0, 1, (3, 1, 1)).astype(np.float32),
@@ -104,6 +106,7 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "padding on padding": 120,
         "transposed": 72,
         "means of rows": 12,
+        "mean without axes": 3,
         "transposed in groups": 216,
     }
     width |= {"joined": 96, "joined by relu": 96, "mean": 3, "depthwise": 24}

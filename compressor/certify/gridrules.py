@@ -12,7 +12,8 @@ from onnx.reference import ReferenceEvaluator
 
 from edgepress.compressor.certify.nodepair import TooHardError
 from edgepress.compressor.certify.rational import Ends, Triple, Whole, bent, same, settled
-from edgepress.compressor.sites import constant, new_constant, site_name
+from edgepress.compressor.sites import attribute, constant, int_attribute, new_constant, site_name
+from edgepress.compressor.specs import dims
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ def without_stored_integers(model: ir.Model) -> ir.Model:
             ir.convenience.replace_all_uses_with(node.outputs[0], fresh)
             made.graph.remove(node, safe=True)
     return made
+
+
+def spell_means_alike(model: ir.Model) -> None:
+    """A mean over all places that drops its axes becomes a pool and a move, which quantizers may stand between."""
+    for node in list(model.graph):
+        value = node.inputs[0] if node.op_type == "ReduceMean" and node.domain in ("", "ai.onnx") else None
+        sizes = None if value is None else dims(value)
+        if value is None or sizes is None:
+            continue
+        listed = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes")
+        axes = {int(axis) % len(sizes) for axis in np.ravel(np.asarray(() if listed is None else listed))}
+        whole = axes and axes == set(range(2, len(sizes))) and not int_attribute(node, "keepdims", 1)
+        if whole and not node.outputs[0].is_graph_output():
+            pool = ir.node("GlobalAveragePool", [value])
+            pool.outputs[0].shape = ir.Shape([*sizes[:2], *[1] * (len(sizes) - 2)])
+            flat = ir.node("Flatten", [pool.outputs[0]])
+            flat.outputs[0].shape = node.outputs[0].shape
+            ir.convenience.replace_nodes_and_values(
+                model.graph, node, [node], [pool, flat], node.outputs, flat.outputs
+            )
 
 
 def levels(node: ir.Node) -> Levels:

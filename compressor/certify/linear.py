@@ -296,18 +296,16 @@ class ScaleMap:
 
 @dataclass(frozen=True, eq=False)
 class MeanMap:
-    """Mean over some axes of a row.
+    """Mean over some axes of a row, which stay, with length 1.
 
     Attributes:
         size: shape of a row.
         axes: of the row, counted from 0.
-        keep: whether they stay, with length 1.
         weight: 1 / number of elements, as an array of one number.
     """
 
     size: tuple[int, ...]
     axes: tuple[int, ...]
-    keep: bool
     weight: Array
 
     @property
@@ -317,12 +315,11 @@ class MeanMap:
 
     def apply(self, x: Array) -> Array:
         """[B, *size] → means."""
-        return np.asarray(self.weight * x.sum(tuple(a + 1 for a in self.axes), keepdims=self.keep))
+        return np.asarray(self.weight * x.sum(tuple(a + 1 for a in self.axes), keepdims=True))
 
     def adjoint(self, a: Array) -> Array:
         """Spread evenly."""
-        kept = tuple(1 if i in self.axes else n for i, n in enumerate(self.size))
-        return np.broadcast_to(self.weight * a.reshape(len(a), *kept), (len(a), *self.size)).copy()
+        return np.broadcast_to(self.weight * a, (len(a), *self.size)).copy()
 
     def gradient(self, x: Array, a: Array) -> Array:
         """A mean has no weights of its own."""

@@ -171,12 +171,21 @@ def mean(reader: Reader, node: ir.Node) -> Sequence[Step]:
         listed = (
             ints_attribute(node, "axes", ()) if given is None else tuple(int(a) for a in given.reshape(-1))
         )
-        axes = tuple(a - 1 if a > 0 else a + len(row) for a in listed)
+        axes = tuple(sorted(a - 1 if a > 0 else a + len(row) for a in listed))
         keep = bool(node.attributes.get_int("keepdims", 1))
         if not axes or min(axes) < 0 or 0 in listed:
             raise refused(node, "it runs over the batch")
     weight = np.full(1, 1.0 / math.prod(row[a] for a in axes))
-    return step(node, Affine(MeanMap(row, axes, keep, weight), np.zeros(1)))
+    rule = Affine(MeanMap(row, axes, weight), np.zeros(1))
+    if keep:
+        return step(node, rule)
+    # As a mean that keeps its axes and a move: other versions of a net may have it in these two operators.
+    kept = tuple(1 if i in axes else n for i, n in enumerate(row))
+    first = Step(
+        f"{site_name(node)}/mean", (name_of(node.inputs[0]),), f"{name_of(node.outputs[0])}/mean", rule
+    )
+    last = Move(kept, tuple(range(len(row))), reader.row(node.outputs[0], node))
+    return [first, Step(site_name(node), (first.output,), name_of(node.outputs[0]), last)]
 
 
 def average_pool(reader: Reader, node: ir.Node) -> Sequence[Step]:

@@ -154,7 +154,15 @@ def product_of(one: Triple, two: Triple) -> Triple:
     """z₁ z₂ − x₁ x₂ = z₁ d₂ + d₁ x₂ = x₁ d₂ + d₁ z₂; the two are taken to be independent."""
     first = times(one.z, two.d) + times(one.d, two.x)
     second = times(one.x, two.d) + times(one.d, two.z)
-    return settled(times(one.x, two.x), times(one.z, two.z), first.within(second))
+    return settled(*map(shortened, (times(one.x, two.x), times(one.z, two.z), first.within(second))))
+
+
+def shortened(x: Ends) -> Ends:
+    """Outward to multiples of 2^-512 where denominators have grown beyond 2^1024: products double their digits."""
+    if x.den.bit_length() <= 1024:
+        return x
+    wide = 1 << 512
+    return Ends(x.lo * wide // x.den, -(-x.hi * wide // x.den), wide)
 
 
 def times(one: Ends, two: Ends) -> Ends:

@@ -11,7 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.certify.exactrules import MOVES, RULES, unchanged
-from edgepress.compressor.certify.gridrules import Levels, added, in_both, levels, without_stored_integers
+from edgepress.compressor.certify.gridrules import (
+    Levels,
+    added,
+    in_both,
+    levels,
+    spell_means_alike,
+    without_stored_integers,
+)
 from edgepress.compressor.certify.intervals import Interval
 from edgepress.compressor.certify.nodepair import Nodes, TooHardError, operands, same_row
 from edgepress.compressor.certify.rational import Ends, Triple, exactly
@@ -123,6 +130,8 @@ def changes(original: ir.Model, candidate: ir.Model, box: Interval) -> list[Ends
         TooHardError: the two are not built alike, too large, or have other nodes; the message says which.
     """
     original, candidate = (without_stored_integers(model) for model in (original, candidate))
+    for model in (original, candidate):
+        spell_means_alike(model)
     if (found := work(original)) > WORK:
         raise TooHardError(f"it takes {found:.1e} multiply-accumulates")
     inputs = [inputs_of(model) for model in (original, candidate)]

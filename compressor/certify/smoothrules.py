@@ -59,11 +59,12 @@ def scaled(d: Ends, least: Array, most: Array, den: int) -> Ends:
 def softmax(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     """1 / Σⱼ e^(xⱼ − xᵢ) rises in xᵢ and falls in the others; its change is ∫ pᵢ (dᵢ − Σⱼ pⱼ dⱼ) on the way."""
     nodes.same(axis=-1)
-    rank, graph = len(nodes.row(0)) + 1, nodes.ours.graph
+    rank = len(nodes.row(0)) + 1
     axis = nodes.ours.attributes.get_int("axis", -1) % rank
-    opset = graph.opset_imports.get("", 0) if isinstance(graph, ir.Graph) else 0
-    if axis == 0 or (opset < 13 and ("axis" not in nodes.ours.attributes or axis != rank - 1)):
-        raise TooHardError("a softmax runs over the batch, or over several axes")
+    for node in (nodes.ours, nodes.theirs):
+        opset = node.graph.opset_imports.get("", 0) if isinstance(node.graph, ir.Graph) else 0
+        if axis == 0 or (opset < 13 and ("axis" not in node.attributes or axis != rank - 1)):
+            raise TooHardError("a softmax runs over the batch, or over several axes")
     x, z, d = (part.moved(lambda a: np.moveaxis(a, axis - 1, -1)) for part in (at[0].x, at[0].z, at[0].d))
     (x_lo, x_hi, z_lo, z_hi), den = same(*x.ends, *z.ends)
     between = shares(Ends(np.minimum(x_lo, z_lo), np.maximum(x_hi, z_hi), den))

@@ -42,7 +42,7 @@ def test_no_point_of_a_tiny_box_is_outside(data: st.DataObject) -> None:
     assert_change_holds(model, nudged(model, data.draw(st.integers(0, 99))), box)
 
 
-@pytest.mark.parametrize("name", ["relu, max pool", "residual", "average pool", "mean"])
+@pytest.mark.parametrize("name", ["relu, max pool", "residual", "average pool", "mean", "mean without axes"])
 @pytest.mark.parametrize("width", [2.0, 0.01])
 def test_quantizing_is_a_bounded_change(name: str, width: float) -> None:
     model = net(name)

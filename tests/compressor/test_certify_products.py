@@ -1,6 +1,7 @@
 """Products of values that vary, values that are repeated, transposed convolutions: no point is outside."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import models
@@ -64,6 +65,17 @@ def assert_product_holds(seed: int, size: float, moved: float) -> None:
     lo, hi = (np.array(end / exact.d.den, np.float64) for end in (exact.d.lo, exact.d.hi))
     assert (lo <= change.min(0) + slack).all()
     assert (change.max(0) <= hi + slack).all()
+
+
+@given(st.integers(-(2**1200), 2**1200), st.integers(0, 2**1200), st.integers(1, 2**1100))
+def test_long_numbers_are_shortened_outward(low: int, width: int, den: int) -> None:
+    x = Ends(np.array([low], object), np.array([low + width], object), den)
+    found = rational.shortened(x)
+    ((lo,), (hi,)), ((low_end,), (high_end,)) = found.fractions(), x.fractions()
+    assert lo <= low_end
+    assert high_end <= hi
+    assert low_end - lo <= Fraction(1, 2**512) >= hi - high_end
+    assert found.den.bit_length() <= 1024
 
 
 def ends(x: Interval) -> Ends:

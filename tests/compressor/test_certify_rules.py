@@ -103,7 +103,7 @@ def maps() -> Iterator[tuple[Any, tuple[int, ...]]]:
     yield TransposedMap(rng.normal(size=(4, 3, 2, 3)), (5, 6), (2, 1), ((1, 0), (0, 2)), (1, 2)), (4, 3, 4)
     yield TransposedMap(rng.normal(size=(4, 3, 2)), (7,), (3,), ((0, 1),), (1,), 2), (4, 3)
     yield SpreadMap((3, 1, 1), (3, 4, 5), np.ones(1)), (3, 1, 1)
-    yield MeanMap((3, 4, 5), (1, 2), False, np.full(1, 1 / 20)), (3, 4, 5)
+    yield MeanMap((3, 4, 5), (1, 2), np.full(1, 1 / 20)), (3, 4, 5)
 
 
 @pytest.mark.parametrize("number", range(9))
