@@ -39,6 +39,7 @@ BODIES = {
     "scaled": "n = BatchNormalization(c, g, g2, g3, g4) m = Mul(n, scale) r = Relu(m)",
     "scaled behind a rectifier": "a = Relu(c) n = BatchNormalization(a, g, g2, g3, g4) r = Relu(n)",
     "means of rows": "a = Relu(c) r = ReduceMean <keepdims = 0> (a, axes)",
+    "mean with axes": "a = Relu(c) r = ReduceMean(a, places)",
     "mean without axes": "a = Relu(c) r = ReduceMean <keepdims = 0> (a, places)",
     "mean": "a = Relu(c) r = GlobalAveragePool(a)",
     "pool between": "a = Relu(c) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) "
@@ -107,6 +108,7 @@ def net(name: str, seed: int = 0) -> ir.Model:
         "transposed": 72,
         "means of rows": 12,
         "mean without axes": 3,
+        "mean with axes": 3,
         "transposed in groups": 216,
     }
     width |= {"joined": 96, "joined by relu": 96, "mean": 3, "depthwise": 24}

@@ -53,7 +53,7 @@ def without_stored_integers(model: ir.Model) -> ir.Model:
 
 
 def spell_means_alike(model: ir.Model) -> None:
-    """A mean over all places that drops its axes becomes a pool and a move, which quantizers may stand between."""
+    """A mean over all places becomes a pool, and a move where it drops its axes: quantizers may stand between."""
     for node in list(model.graph):
         value = node.inputs[0] if node.op_type == "ReduceMean" and node.domain in ("", "ai.onnx") else None
         sizes = None if value is None else dims(value)
@@ -61,15 +61,16 @@ def spell_means_alike(model: ir.Model) -> None:
             continue
         listed = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes")
         axes = {int(axis) % len(sizes) for axis in np.ravel(np.asarray(() if listed is None else listed))}
-        whole = axes and axes == set(range(2, len(sizes))) and not int_attribute(node, "keepdims", 1)
-        if whole and not node.outputs[0].is_graph_output():
-            pool = ir.node("GlobalAveragePool", [value])
-            pool.outputs[0].shape = ir.Shape([*sizes[:2], *[1] * (len(sizes) - 2)])
-            flat = ir.node("Flatten", [pool.outputs[0]])
-            flat.outputs[0].shape = node.outputs[0].shape
-            ir.convenience.replace_nodes_and_values(
-                model.graph, node, [node], [pool, flat], node.outputs, flat.outputs
-            )
+        if not axes or axes != set(range(2, len(sizes))) or node.outputs[0].is_graph_output():
+            continue
+        made = [ir.node("GlobalAveragePool", [value])]
+        made[0].outputs[0].shape = ir.Shape([*sizes[:2], *[1] * (len(sizes) - 2)])
+        if not int_attribute(node, "keepdims", 1):
+            made.append(ir.node("Flatten", [made[0].outputs[0]]))
+            made[1].outputs[0].shape = node.outputs[0].shape
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], made, node.outputs, made[-1].outputs
+        )
 
 
 def levels(node: ir.Node) -> Levels:

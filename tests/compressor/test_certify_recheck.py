@@ -179,7 +179,7 @@ def assert_quantized_holds(model: ir.Model, changed: ir.Model, width: float) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["relu, max pool", "residual", "average pool", "sigmoid", "mean without axes"]
+    "name", ["relu, max pool", "residual", "average pool", "sigmoid", "mean without axes", "mean with axes"]
 )
 @pytest.mark.parametrize("width", [2.0, 0.01])
 def test_quantizing_is_bounded_exactly(name: str, width: float) -> None:
