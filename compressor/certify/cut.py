@@ -24,7 +24,7 @@ from scipy import sparse
 
 from edgepress.compressor.certify.affine import Affine
 from edgepress.compressor.certify.curves import Curve
-from edgepress.compressor.certify.intervals import UNIT64, Interval, gamma, grow, hull, point
+from edgepress.compressor.certify.intervals import TINY, UNIT64, Interval, gamma, grow, hull, point
 from edgepress.compressor.certify.linear import MatrixMap
 from edgepress.compressor.certify.program import Program, Step
 from edgepress.compressor.certify.rules import Pair
@@ -37,6 +37,8 @@ WORK = 3e11
 """Multiply-accumulates that all outputs may take: a minute or so."""
 _DENSE = 0.1
 """Share of nonzeros from which a dense matrix is faster."""
+_SMALL = 1e-100
+"""Sums of absolute values below it are a bound themselves: their factors have no digits left."""
 _LEAST = 1e-6
 """Of the largest length: those of rows without weights are taken for this, that nothing is divided by zero."""
 
@@ -167,13 +169,13 @@ class Cut:
         if not np.isfinite(c).all():
             return float("inf")
         both = np.concatenate([(c @ self.centre)[:, None], c * self.half], 1)
-        largest = float((np.abs(self.centre) + self.half).max(initial=0.0))
-        slack = 2 * gamma(c.shape[1] + 32) * float(np.abs(c).sum()) * largest
-        if not both.any():
-            return slack
+        absolute = float((np.abs(c) @ (np.abs(self.centre) + self.half)).sum())
+        slack = 2 * gamma(c.size + 32) * absolute + TINY
+        if absolute < _SMALL:
+            return absolute + slack
         a, b = (np.maximum(part, _LEAST * part.max()) for part in (found.a, found.b))
         whole = largest_singular(both / np.sqrt(a)[:, None] / np.sqrt(b)) * float(np.sqrt(a.sum() * b.sum()))
-        return whole * (1 + 2 * gamma(sum(c.shape) + 16)) + slack
+        return min(whole * (1 + 2 * gamma(sum(c.shape) + 16)), absolute) + slack
 
 
 def _lengths(rows: Array) -> tuple[Array, Array]:

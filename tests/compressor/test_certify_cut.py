@@ -66,6 +66,13 @@ def test_whatever_the_factors_are_the_bound_holds() -> None:
     assert found.proved(0, found.factors(0, rounds=50)) < found.proved(0, bad)
 
 
+@pytest.mark.parametrize("size", [0.0, 5e-324, 1e-200, 1e-90, 1e150])
+def test_inputs_that_hardly_move_or_move_far(size: float) -> None:
+    moved = np.array([[1.0, -2.0], [0.5, 3.0]])
+    found = Cut.of(np.full(2, size), moved, (np.zeros(2), np.ones(2)), np.ones((1, 2)))
+    assert size * 5 <= found.proved(0, found.factors(0)) <= size * 6.6 + 1e-280
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30))
 def test_norms_are_bounded_from_above_and_closely(seed: int, rows: int, columns: int) -> None:
