@@ -51,8 +51,8 @@ HEAVY = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RN
 
 ACTIVATION_BITS = (8, 16)
 
-ZERO_POINTS_SINCE = (1, 31)
-"""First onnxruntime seen to take a zero point for each channel in QLinearConv; older ones refuse at run time."""
+ZERO_POINTS_SINCE = (1, 27)
+"""First onnxruntime that takes a zero point for each channel in QLinearConv; older ones refuse at run time."""
 
 
 @dataclass(frozen=True)
