@@ -36,7 +36,7 @@ STRATEGIES = {"newest": "highest", "oldest": "lowest-direct"}
 STEPS = ("resolve", "install", "test")
 TESTS = (
     *("compressor", "runtime", "devices/test_profile.py", "test_bad_input.py", "test_cli.py", "test_gate.py"),
-    *("test_recipes.py", "test_session.py", "test_trust.py", "test_evolve.py"),
+    *("test_gate_files.py", "test_recipes.py", "test_session.py", "test_trust.py", "test_evolve.py"),
 )
 """Of the tests: those that take no browser, no board and no peers."""
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=")
