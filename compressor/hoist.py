@@ -2,7 +2,8 @@
 
 Exports for several sampling rates or shapes hold a whole net in each branch of an If. What such a body computes from
 weights alone (gates of an LSTM, cut apart and joined in another order) moves with them, and twins become one: two
-branches often read the same weights.
+branches often read the same weights. What a Loop only carries from turn to turn, as TensorFlow's carry their weights,
+is read from outside instead.
 """
 
 import onnx_ir as ir
@@ -25,7 +26,7 @@ def hoist_constants(model: ir.Model) -> int:
     if before is None:
         return 0
     names = taken(model)
-    moved = 0
+    moved = sum(_uncarried(node) for node in model.graph if node.op_type == "Loop")
     for graph in model.graph.subgraphs():
         for value in list(graph.initializers.values()):
             if _is_weight(value) and not value.is_graph_output():
@@ -50,6 +51,49 @@ def hoist_constants(model: ir.Model) -> int:
         common.CommonSubexpressionEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
     return moved + len(hoisted)
+
+
+def _uncarried(node: ir.Node) -> int:
+    """Let the body of a Loop read from outside those constants that it only hands on to its next turn.
+
+    Returns:
+        How many these were.
+    """
+    body, count = node.attributes["body"].as_graph(), 0
+    for place in reversed(range(2, len(node.inputs))):  # in front: the number of turns and the condition
+        given, carried = node.inputs[place], body.inputs[place]
+        final = node.outputs[place - 2]
+        if given is None or not fixed(given) or final.is_graph_output() or not _handed_on(body, place):
+            continue
+        ir.convenience.replace_all_uses_with(final, given)
+        body.outputs.pop(place - 1)
+        ir.convenience.replace_all_uses_with(carried, given)
+        body.inputs.pop(place)
+        _drop_place(node, place)
+        count += 1
+    return count
+
+
+def _handed_on(body: ir.Graph, place: int) -> bool:
+    """Whether what a body is given at a place comes out there unchanged, and nowhere else."""
+    carried, source = body.inputs[place], body.outputs[place - 1]
+    while (maker := source.producer()) is not None and maker.op_type == "Identity" and maker.inputs[0]:
+        source = maker.inputs[0]
+    again = [value for at, value in enumerate(body.outputs) if value is carried and at != place - 1]
+    return source is carried and not again
+
+
+def _drop_place(node: ir.Node, place: int) -> None:
+    """Take a carried value out of a Loop's inputs and outputs; those behind it move up."""
+    for at in range(place, len(node.inputs) - 1):
+        node.replace_input_with(at, node.inputs[at + 1])
+    node.resize_inputs(len(node.inputs) - 1)
+    for at in range(place - 2, len(node.outputs) - 1):
+        one, following = node.outputs[at], node.outputs[at + 1]
+        ir.convenience.replace_all_uses_with(following, one, replace_graph_outputs=True)
+        one.name, following.name = following.name, one.name
+        one.type, one.shape = following.type, following.shape
+    node.resize_outputs(len(node.outputs) - 1)
 
 
 def _is_weight(value: ir.Value) -> bool:

@@ -99,6 +99,8 @@ def always_zero(value: ir.Value | None, depth: int = 40) -> bool:
     if node.op_type == "ConstantOfShape":
         given = node.attributes.get_tensor("value")
         return given is None or not given.numpy().any()
+    if node.op_type == "Concat":  # of the two directions
+        return all(always_zero(part, depth - 1) for part in node.inputs)
     return node.op_type in SPREADING and always_zero(node.inputs[0], depth - 1)
 
 
