@@ -23,6 +23,9 @@ from edgepress.compressor.units import Channels, Track
 
 __all__ = ["Channels", "Group", "Track", "analyse", "groups_of"]
 
+THE_OUTPUT = "the model's output"
+"""Why the channels of what goes out stay."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -57,7 +60,7 @@ def analyse(model: ir.Model) -> Channels:
     for node in model.graph:
         if node.op_type == "Shape" and node.domain in ("", "ai.onnx"):
             _check_shape(channels, node)
-    channels.pin(model.graph.outputs, "the model's output")
+    channels.pin(model.graph.outputs, THE_OUTPUT)
     channels.settle()
     return channels
 

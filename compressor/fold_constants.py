@@ -48,7 +48,8 @@ def fold_constants(model: ir.Model) -> bool:
         for graph in graphs
         for name, value in ir.convenience.create_value_mapping(graph, include_subgraphs=False).items()
     }
-    said = [value.shape for value in model.graph.outputs]
+    edge = (*model.graph.inputs, *model.graph.outputs)
+    said = [None if value.shape is None else value.shape.copy() for value in edge]
     modified = False
     for _ in range(3):
         once = fold(model, _may_fold, most=SMALL)
@@ -60,8 +61,8 @@ def fold_constants(model: ir.Model) -> bool:
     for graph in graphs:
         for name, value in graph.initializers.items():
             _restore_dtype(value, kinds.get((graph, name)))
-    for value, shape in zip(model.graph.outputs, said, strict=True):
-        value.shape = shape  # a size learnt on the way is no part of the interface
+    for value, shape in zip((*model.graph.inputs, *model.graph.outputs), said, strict=True):
+        value.shape = shape  # a size learnt on the way, or a name given to one, is no part of the interface
     return modified
 
 
@@ -89,6 +90,8 @@ def fold(
         output_size_limit=most,
         should_fold=should_fold,
     )(model).modified
+    if modified:  # of sizes it makes nodes, and nothing looks for constants there
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
     return bool(modified)
 

@@ -32,6 +32,7 @@ from edgepress.compressor.shapes import Seen, infer_shapes, missing_shapes, quie
 from edgepress.compressor.sites import constant, taken, unique
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_LISTS = frozenset({ir.AttributeType.FLOATS, ir.AttributeType.TENSOR})
 _NOTHING = "nothing to do"
 
 
@@ -282,6 +283,10 @@ def _left_alone(model: ir.Model, refused: Mapping[str, str]) -> tuple[Skipped, .
         site = site_name(node)
         if node.domain not in KNOWN_DOMAINS:
             skipped.append(Skipped(site, f"{node.op_type} is of the unknown domain {node.domain!r}"))
+        elif node.domain == "ai.onnx.ml" and any(a.type in _LISTS for a in node.attributes.values()):
+            skipped.append(
+                Skipped(site, f"{node.op_type} keeps its numbers in attributes, which nothing compresses")
+            )
         elif node.op_type in CONTROL_FLOW:
             skipped.append(
                 Skipped(site, f"control flow ({node.op_type}): the nodes of its bodies are left alone")

@@ -76,6 +76,8 @@ class Map:
 
 def maps_of(channels: Channels, node: ir.Node) -> list[Map]:
     """All by which a node reads channels that have units."""
+    if not node.inputs:
+        return []
     site, layer, x = site_of(node), recurrence_of(node), node.inputs[0]
     if site is not None and x in channels.tracks and x is not None:
         return [Map(node, 1, x, channels.tracks[x].axis)]

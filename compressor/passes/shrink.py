@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.channels import Channels, Group, analyse, groups_of
+from edgepress.compressor.channels import THE_OUTPUT, Channels, Group, analyse, groups_of
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.saliency import Activity, outliers, rounded_up
@@ -151,10 +151,16 @@ class Shrink(Pass):
                 skipped.append(Skipped(name, TOO_WIDE))
             else:
                 chosen.append(name)
+        if self.by_threshold or self.share:  # all were asked for; of outputs nobody expects it
+            stays = [s for s in stuck if s.site not in wanted and s.reason != f"channels stay: {THE_OUTPUT}"]
+            skipped += [s for s in stays if self._named(s.site)]
         return chosen, tuple(skipped)
 
     def _matches(self, group: Group) -> bool:
-        return not self.sites or any(re.search(p, name) for p in self.sites for name in group.producers)
+        return any(self._named(name) for name in group.producers)
+
+    def _named(self, name: str) -> bool:
+        return not self.sites or any(re.search(p, name) for p in self.sites)
 
     def _goal(self, name: str, full: int, context: Context) -> int:
         """How many units of a group are to stay in the end, as far as that is known."""

@@ -56,6 +56,7 @@ WEIGHTS = {
     "LSTM": (1, 2),
     "RNN": (1, 2),
     "Gather": (0,),
+    "Einsum": (0, 1),
 }
 """Operator → inputs that are weights."""
 
@@ -194,13 +195,18 @@ class StoreWeights(Pass):
 
 def choose(model: ir.Model, refusal: Callable[[Stored], str | None]) -> tuple[list[Stored], list[Skipped]]:
     """Weights to store, and the others with the reason that `refusal` gives."""
-    chosen, skipped = [], []
+    chosen, skipped = list[Stored](), list[Skipped]()
+    for value in model.graph.initializers.values():
+        heavy, others = _readers(value)
+        if heavy and others:
+            reason = f"{others[0].op_type} {site_name(others[0])} reads its weights, too"
+            skipped.append(Skipped(site_name(heavy[0][0]), reason))
     for stored in weights_of(model):
-        reason = refusal(stored)
-        if reason is None:
+        refused = refusal(stored)
+        if refused is None:
             chosen.append(stored)
         else:
-            skipped.append(Skipped(stored.readers[0], reason))
+            skipped.append(Skipped(stored.readers[0], refused))
     return chosen, skipped
 
 
@@ -238,21 +244,43 @@ def mean_inputs(model: ir.Model, chosen: Sequence[Stored], context: Context) -> 
 
 
 def weights_of(model: ir.Model) -> Iterator[Stored]:
-    """Initializers of the main graph that some node reads as its weights, and nobody as anything else."""
+    """Initializers of the main graph that some node reads as its weights, and nobody as anything else.
+
+    A Transpose on the way is looked through: a table of words that is the last layer, too, is one weight.
+    """
     for value in list(model.graph.initializers.values()):
-        uses = [(use.node, use.idx) for use in value.uses()]
-        if (
-            value.dtype is not None and value.dtype.is_integer()
-        ):  # a Gather of integers is no table of weights
-            continue
-        heavy = [(n, i) for n, i in uses if n.domain in ("", "ai.onnx") and i in WEIGHTS.get(n.op_type, ())]
-        if not heavy or len(heavy) < len(uses) or value.is_graph_input() or value.is_graph_output():
+        heavy, others = _readers(value)
+        if not heavy or others or value.is_graph_input() or value.is_graph_output():
             continue
         if any(packed(node) is not None for node, _ in heavy):  # levels, of weights that are stored already
             continue
-        first = min(heavy, key=lambda use: site_name(use[0]))
-        readers = (site_name(first[0]), *sorted({site_name(n) for n, _ in heavy} - {site_name(first[0])}))
-        yield Stored(value, readers, *first)
+        direct = [(use.node, use.idx) for use in value.uses() if _heavy(use.node, use.idx)]
+        if not direct:
+            continue
+        first = min(direct, key=lambda use: site_name(use[0]))
+        names = {site_name(n) for n, _ in heavy} - {site_name(first[0])}
+        yield Stored(value, (site_name(first[0]), *sorted(names)), *first)
+
+
+def _readers(value: ir.Value) -> tuple[list[tuple[ir.Node, int]], list[ir.Node]]:
+    """Those that read an initializer as their weights, perhaps behind a Transpose, and the others."""
+    heavy: list[tuple[ir.Node, int]] = []
+    others: list[ir.Node] = []
+    # a Gather of integers is no table of weights
+    floats = value.dtype is None or not value.dtype.is_integer()
+    for use in value.uses() if floats else ():
+        node, result = use.node, use.node.outputs[0]
+        turned = node.op_type == "Transpose" and node.domain in ("", "ai.onnx")
+        ends = [(end.node, end.idx) for end in result.uses()] if turned else [(node, use.idx)]
+        if ends and all(_heavy(*end) for end in ends) and not (turned and result.is_graph_output()):
+            heavy += ends
+        else:
+            others.append(node)
+    return heavy, others
+
+
+def _heavy(node: ir.Node, index: int) -> bool:
+    return node.domain in ("", "ai.onnx") and index in WEIGHTS.get(node.op_type, ())
 
 
 def _fold_at_load(
