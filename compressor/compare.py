@@ -11,6 +11,9 @@ from edgepress.compressor.protocols import Array, Matrix
 
 Flags = npt.NDArray[np.bool_]
 
+LOST = -1e30
+"""Margin of a class where the output is no number, or another in shape."""
+
 
 def finite_rows(values: Array) -> Flags:
     """Which rows of [n, ...] have no NaN or infinity; [n]."""
@@ -86,7 +89,7 @@ def margin(output: Array, original: Array, threshold: float) -> Matrix:
     scores[rows, chosen] = -np.inf
     with np.errstate(invalid="ignore"):
         found = of_chosen - scores.max(axis=1)
-    return np.asarray(np.nan_to_num(np.where(finite_rows(output), found, -np.inf), nan=-1e30), np.float64)
+    return np.asarray(np.nan_to_num(np.where(finite_rows(output), found, -np.inf), nan=LOST), np.float64)
 
 
 def cost_of_a_change(output: Array, labels: Array, threshold: float) -> Matrix:
@@ -154,8 +157,10 @@ def absolute_error(output: Array, target: Array) -> Matrix:
 def fidelity(output: Array, original: Array) -> Matrix:
     """1 − ‖output − original‖₂ / ‖original‖₂ a row, at least 0; [n, ...] → [n].
 
-    A row of zeros in the original is 1 where the output is zero as well, else 0.
+    A row of zeros in the original is 1 where the output is zero as well, else 0; one without numbers is 1.
     """
+    if not output.size:
+        return np.ones(len(output))
     away = np.sqrt(np.nan_to_num(_row_loss(np.square(_difference(output, original))), nan=np.inf))
     size = np.sqrt(_row_loss(np.square(_difference(original, np.zeros_like(original)))))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -161,6 +161,13 @@ class Dataset:
             raise DataError(f"no rows of {self.name} are left", "More samples are needed.")
         return replace(self, index=self.index[chosen])
 
+    def one_at_a_time(self) -> "Dataset":
+        """The same rows, each of them run by itself; unless runs are the rows, or the model wants more at once."""
+        if self.whole or self.batch_size is not None:
+            return self
+        alone = (replace(slot, shape=slot.shape and (1, *slot.shape[1:])) for slot in self.inputs)
+        return replace(self, inputs=tuple(alone))
+
     def row_hashes(self) -> list[bytes]:
         """One digest a row, of the row's feeds as the model gets them; equal rows have equal digests."""
         row_bytes = sum(

@@ -17,7 +17,7 @@ from edgepress.compressor.errors import DataError, DeviceError
 from edgepress.compressor.metrics import resolve_metric, unread
 from edgepress.compressor.protocols import Array, Matrix, Runner
 from edgepress.compressor.report.gate import Criterion, Kind, Said, Session
-from edgepress.compressor.scoring import BuiltIn, Metric, Outputs, cut, truth
+from edgepress.compressor.scoring import BuiltIn, Metric, Outputs, cut, joined, truth
 
 SAME = 0.01
 """Latencies that may differ by less than this share are not called different: it is the timing's own precision."""
@@ -73,8 +73,7 @@ class Pairs:
                 (self._base, [base for base, _, _ in self._kept]),
                 (self._ours, [ours for _, ours, _ in self._kept]),
             ):
-                whole = {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
-                values[0].append(self.metric.per_row(whole, together, None))
+                values[0].append(self.metric.per_row(joined(outputs), together, None))
         return [
             Scores(np.concatenate(base), np.concatenate(ours))
             for base, ours in zip(self._base, self._ours, strict=True)

@@ -85,6 +85,12 @@ def resolve_metric(name: str | None, outputs: Outputs, batch: Batch, output: str
     return fidelity(output) if kind == "fidelity" else _loss(kind, output, values, batch, peak)
 
 
+def read_output(outputs: Outputs, output: str | None) -> Array | None:
+    """What a built-in metric would read of these outputs; None where that holds no numbers."""
+    values = outputs.get(_first(outputs) if output is None else output) if outputs else None
+    return values if _numeric(values) else None
+
+
 def _first(outputs: Outputs) -> str:
     """The output that is read where none is named: the first that can be read, if there is one."""
     return next((name for name, values in outputs.items() if _numeric(values)), next(iter(outputs)))
@@ -118,7 +124,8 @@ def answers(outputs: Outputs, batch: Batch, output: str | None = None) -> tuple[
     if values.ndim > 2 or values.dtype.kind in "biu":
         return agree, None
     threshold = _threshold(values)
-    lead = BuiltIn("margin", name, partial(compare.margin, threshold=threshold), needs_reference=True)
+    margin = partial(compare.margin, threshold=threshold)
+    lead = BuiltIn("margin", name, margin, needs_reference=True, nothing_alike=compare.LOST)
     if batch.labels is None or _as_classes(batch.labels, values) is None:
         return lead, None
     return lead, BuiltIn("cost", name, partial(compare.cost_of_a_change, threshold=threshold))

@@ -314,7 +314,9 @@ def distance(model: ir.Model, context: Context) -> float:
     for now, then in context.stream(model, names, names):
         for name in names:
             a, b = now[name].astype(np.float64), then[name].astype(np.float64)
-            if b.ndim == 2 and b.shape[1] > 1:
+            if a.shape != b.shape:  # other boxes: all that there was is lost
+                sums[name] += (b**2).sum(), b.sum(), (b**2).sum(), b.size
+            elif b.ndim == 2 and b.shape[1] > 1:
                 p, q = log_probabilities(b), log_probabilities(a)
                 sums[name] += (np.exp(p) * (p - q)).sum(), 0, len(b), 1
             else:

@@ -100,6 +100,11 @@ def divergence(reference: dict[str, Array], outputs: dict[str, Array]) -> float:
         if before.dtype.kind != "f":
             continue
         a, b = before.astype(np.float64), outputs[name].astype(np.float64)
+        if a.shape != b.shape:  # boxes of pictures: what one has more than the other is lost
+            a, b = a.ravel(), b.ravel()
+            a, b = (np.pad(each, (0, max(a.size, b.size) - each.size)) for each in (a, b))
+        if not a.size:
+            continue
         if a.ndim == 2 and a.shape[1] > 1:
             p, q = log_probabilities(a), log_probabilities(b)
             moved = float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))
@@ -123,7 +128,11 @@ def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict
         rows += len(now[names[0]])
         if rows >= limit:
             break
-    return {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
+    alike = {name: len({array.shape[1:] for array in arrays}) == 1 for name, arrays in parts.items()}
+    return {
+        name: np.concatenate(arrays if alike[name] else [array.ravel() for array in arrays])[:limit]
+        for name, arrays in parts.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class BuiltIn:
         target_input: the input that is the truth, or None.
         peak: largest target value, for psnr.
         whole: False: all are row by row.
+        nothing_alike: the value of rows that are not even as large as the original's.
     """
 
     name: str
@@ -77,6 +78,7 @@ class BuiltIn:
     target_input: str | None = None
     peak: float = 1.0
     whole: bool = False
+    nothing_alike: float = 0.0
 
     def per_row(self, outputs: Outputs, labels: Array | None, reference: Outputs | None) -> Matrix:
         """See `Metric`."""
@@ -92,6 +94,8 @@ class BuiltIn:
                 f"metric {self.name}: output {self.output!r} has {len(output)} rows for {len(truth)} of data",
                 "Score it with module:function, whole = True.",
             )
+        if self.needs_reference and output.shape != truth.shape:  # so many boxes, or so many others
+            return np.full(len(output), self.nothing_alike)
         return self.compare(output, truth)
 
     def finish(self, values: Matrix) -> float:
@@ -218,7 +222,7 @@ def score_all(
             kept.append((outputs, replace(batch, feeds={})))
     for metric, found in zip(metrics, values, strict=True):
         if metric.whole and kept:
-            together = {name: np.concatenate([outputs[name] for outputs, _ in kept]) for name in kept[0][0]}
+            together = joined([outputs for outputs, _ in kept])
             labels = [batch.labels for _, batch in kept if batch.labels is not None]
             found.append(metric.per_row(together, np.concatenate(labels) if labels else None, None))
         if not found:
@@ -259,14 +263,34 @@ def truth(metric: Metric, batch: Batch) -> Array | None:
 
 
 def cut(outputs: Outputs, batch: Batch) -> dict[str, Array]:
-    """Outputs by row: without those that only fill a fixed batch, or as one row where a run is one."""
+    """Outputs by row: without those that only fill a fixed batch.
+
+    Where one row is run, all that comes out is its own, whatever the first axis says: the boxes of a picture.
+    """
     if batch.whole:
-        return {
-            name: np.asarray(value)[np.newaxis]
-            for name, value in outputs.items()
-            if isinstance(value, np.ndarray)
-        }
+        return {name: _as_row(value) for name, value in outputs.items() if isinstance(value, np.ndarray)}
     rows, fed = len(batch.rows), len(next(iter(batch.feeds.values())))
+    if rows == fed == 1:
+        return {name: value if _is_row(value) else _as_row(value) for name, value in outputs.items()}
     if rows == fed:
         return dict(outputs)
     return {name: value[:rows] if _length(value) == fed else value for name, value in outputs.items()}
+
+
+def _is_row(value: Array) -> bool:
+    """Whether an output has an axis of one row in front, or is no tensor."""
+    return not isinstance(value, np.ndarray) or (value.ndim > 0 and len(value) == 1)
+
+
+def _as_row(value: Array) -> Array:
+    return np.asarray(value)[np.newaxis]
+
+
+def joined(outputs: Sequence[Outputs]) -> dict[str, Any]:
+    """Outputs of several batches as one: arrays end to end, or where rows differ in size a list of them."""
+    found: dict[str, Any] = {}
+    for name in outputs[0]:
+        parts = [each[name] for each in outputs]
+        alike = len({(np.shape(part)[1:], isinstance(part, np.ndarray)) for part in parts}) == 1
+        found[name] = np.concatenate(parts) if alike else [row for part in parts for row in part]
+    return found

@@ -13,9 +13,9 @@ from edgepress.compressor.budget import Budget, Scores, judge
 from edgepress.compressor.choice import Candidate
 from edgepress.compressor.companion import make_tflite, refuse_early
 from edgepress.compressor.cost import node_costs
-from edgepress.compressor.data import Batch, Dataset, open_data, split, without_overlap
+from edgepress.compressor.data import Dataset, open_data, split, without_overlap
 from edgepress.compressor.equality import same_outputs
-from edgepress.compressor.errors import DataError, DeviceError, MetricError, ModelError, UsageError, nearest
+from edgepress.compressor.errors import DataError, DeviceError, MetricError, UsageError, nearest
 from edgepress.compressor.export.onnx import save
 from edgepress.compressor.finish import (
     LOSSLESS,
@@ -27,6 +27,7 @@ from edgepress.compressor.finish import (
     take_back_if_slower,
     verdict,
 )
+from edgepress.compressor.first_run import first_run
 from edgepress.compressor.folds import Answering, Setup
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, is_user_metric, resolve_metric, unread
@@ -35,9 +36,8 @@ from edgepress.compressor.normalize import Normalized, normalize
 from edgepress.compressor.parallel import within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
-from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.recipe import check_names, digest
-from edgepress.compressor.samples import shapes_in_one_run, synthetic_feeds
+from edgepress.compressor.samples import shapes_in_one_run
 from edgepress.compressor.scoring import Metric, Watched, score_all
 from edgepress.compressor.searching import search_for
 from edgepress.compressor.serialize import serialize
@@ -195,15 +195,10 @@ def _without_copies(data: Dataset, warnings: list[str]) -> Dataset:
     return data.subset(sorted(first.values()))
 
 
-def first_batch(found: Findings, rows: int) -> Batch | None:
-    """The first rows of the calibration samples, or None without."""
-    return None if found.data is None else next(iter(found.data.batches(rows)))
-
-
 def _normalise(found: Findings) -> None:
     """Canonical form, each lossless step checked on samples (or on synthetic input where there are none)."""
     engine, threads = found.host.engine, found.job.threads
-    expected, feeds = _first_run(found)
+    expected, feeds = first_run(found)
 
     def check(candidate: ir.Model) -> bool:
         try:
@@ -224,65 +219,6 @@ def _normalise(found: Findings) -> None:
     for pattern in found.job.leave:
         if not any(re.search(pattern, site) for site in sites):
             found.warnings.append(f"--leave {pattern!r} matches no site; `compress inspect` names them.")
-
-
-def _first_run(found: Findings) -> tuple[Feeds, Feeds]:
-    """Outputs of the original on some feeds, and those feeds; both empty where it cannot be run.
-
-    Raises:
-        ModelError: the engine does not take the model, and there are samples to run it on.
-        DataError: the model does not run on the samples.
-    """
-    engine, name = found.host.engine, found.job.model
-    try:
-        runner = engine.load(serialize(found.source), found.job.threads)
-    except DeviceError as error:
-        if found.data is not None:
-            raise ModelError(f"{name}: {error}", error.hint) from error
-        if found.job.shapes and _runs_without_shapes(found):
-            raise ModelError(f"{name} with the sizes of --shape: {error}", "Leave --shape out.") from error
-        found.warnings.append(
-            _fate(found, f"The model cannot be run here, so it is handed back as it is: {error}")
-        )
-        return {}, {}
-    batch, one = first_batch(found, 8), first_batch(found, 1)
-    if batch is None or one is None:
-        feeds = synthetic_feeds(found.source, runner, found.job.seed)
-        found.one_row = feeds or {}
-        if feeds is None:
-            why = (
-                "No input was found that the model accepts, so it is handed back as it is: "
-                "fix its shape with --shape NAME=1,3,224,224, or give samples with --data."
-            )
-            found.warnings.append(_fate(found, why))
-            return {}, {}
-        return runner(feeds), feeds
-    found.one_row = one.feeds
-    try:
-        return runner(batch.feeds), batch.feeds
-    except DeviceError as error:
-        raise DataError(
-            f"The model does not run on these samples: {error}",
-            "Compare their shape and the order of their axes with `compress inspect MODEL`.",
-        ) from error
-
-
-def _fate(found: Findings, why: str) -> str:
-    """What becomes of a model that does not run: a recipe is followed all the same."""
-    followed = found.job.recipe is not None
-    return (
-        why.replace("it is handed back as it is", "nothing checks what the recipe makes of it")
-        if followed
-        else why
-    )
-
-
-def _runs_without_shapes(found: Findings) -> bool:
-    try:
-        found.host.engine.load(serialize(load(found.job.model)), found.job.threads)
-    except DeviceError:
-        return False
-    return True
 
 
 def _settle_metrics(found: Findings) -> Answering:

@@ -273,6 +273,49 @@ def float8() -> onnx.ModelProto:
     return model
 
 
+def boxes(batch: str = "1") -> onnx.ModelProto:
+    """A detector as torchvision writes it: how many boxes come out hangs on the picture."""
+    body = """
+        c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, k, kb) r = Relu(c) h = Conv(r, k1, b1)
+        t = Transpose <perm = [0, 2, 3, 1]> (h) all = Reshape(t, to) s0 = Slice(all, zero, one, one)
+        places = Slice(all, one, five, one) s1 = Squeeze(s0, one) sure = Greater(s1, least) at = NonZero(sure)
+        i = Squeeze(at, zero) found = Gather(places, i) scores = Gather(s1, i)
+    """
+    weights = constants(80, k=(16, 3, 3, 3), kb=(16,), k1=(5, 16, 1, 1), b1=(5,))
+    ints = {"to": [-1, 5], "zero": [0], "one": [1], "five": [5]}
+    more = {name: np.array(value, np.int64) for name, value in ints.items()} | {
+        "least": np.array(0, np.float32)
+    }
+    header = f"(float[{batch}, 3, 8, 8] x) => (float[M, 4] found, float[M] scores)"
+    return proto(header, body, weights | more)
+
+
+def alone() -> onnx.ModelProto:
+    """Says that it takes any number of rows, and was traced with one."""
+    body = CNN.replace("f = Flatten(p)", "f = Reshape(p, to)")
+    return proto(f"({PICTURE}) => (float[N, 5] y)", body, CONVS | {"to": np.array([1, 16], np.int64)})
+
+
+def tied_turned() -> onnx.ModelProto:
+    """One table of words is the last layer, too, behind a Transpose: as torch's newer exporter writes it."""
+    body = """
+        e = Gather(words, x) h = MatMul(e, w) a = Relu(h) g = MatMul(a, v) t = Transpose <perm = [1, 0]> (words)
+        y = MatMul(g, t)
+    """
+    weights = constants(81, words=(300, 16), w=(16, 24), v=(24, 16))
+    return proto("(int64[N, 6] x) => (float[N, 6, 300] y)", body, weights)
+
+
+def noise_inside() -> onnx.ModelProto:
+    """A node without inputs, beside a transposed convolution of channels that can go."""
+    body = """
+        c1 = Conv <pads = [1, 1, 1, 1]> (x, k, kb) r1 = Relu(c1) u = ConvTranspose <strides = [2, 2]> (r1, k2)
+        n = RandomUniform <shape = [1], low = 0.0, high = 0.000001> () y = Add(u, n)
+    """
+    weights = {name: CONVS[name] for name in ("k", "kb")} | constants(82, k2=(16, 2, 2, 2))
+    return proto(f"({PICTURE}) => (float[N, 2, 16, 16] y)", body, weights)
+
+
 def unnamed_outputs() -> onnx.ModelProto:
     """A recurrent layer of which the last state alone is wanted."""
     weights = constants(78, wi=(2, 24, 6), wr=(2, 24, 8), bi=(2, 48), p=(16, 3))
@@ -305,10 +348,12 @@ ALL: Mapping[str, Callable[[], onnx.ModelProto]] = {
             sequences, sequence_out, sequence_in, branches, loop, two_nets, joined_gates, scan, custom, qdq, qoperator,
             dynamic_integers, many_ends, streaming, signal_and_state, strings, hypernetwork, maps_out, states,
             odd_names, explicit_domain, training_left_in, shadowed, random_numbers, not_a_number, quantized_twice_over,
-            einsum, upsampled, scalar_input, bytes_in, float8, unnamed_outputs, nothing, no_input,
+            einsum, upsampled, scalar_input, bytes_in, float8, unnamed_outputs, nothing, no_input, boxes,
+            alone, tied_turned, noise_inside,
         )
     },
     **{f"opset_{n}": partial(cnn, n) for n in (7, 9, 11, 13, 15, 17, 19, 21, 23)},
+    "boxes_of_many": partial(boxes, "N"),
     "listed_inputs_new": partial(listed_inputs, 10, 18),
     "half_weights": partial(half_weights, np.float16),
     "bfloat_weights": partial(half_weights, ml_dtypes.bfloat16),

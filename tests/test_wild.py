@@ -94,7 +94,10 @@ def test_without_samples_the_result_is_valid_and_no_larger(name: str, tmp_path: 
         sound(run(Job(file, recipe=recipe, formats=("onnx",)), host))
 
 
-@pytest.mark.parametrize("name", sorted(set(models_wild.ALL) - set(REFUSED) - NOT_RUN - {"random_numbers"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(set(models_wild.ALL) - set(REFUSED) - NOT_RUN - {"random_numbers", "noise_inside", "alone"}),
+)
 def test_the_canonical_form_gives_the_same_and_no_step_is_undone(
     name: str, tmp_path: Path, host: Host
 ) -> None:
@@ -129,6 +132,11 @@ def test_the_canonical_form_gives_the_same_and_no_step_is_undone(
         "loop",
         "scan",
         "many_ends",
+        "boxes",
+        "boxes_of_many",
+        "alone",
+        "tied_turned",
+        "noise_inside",
     ],
 )
 def test_with_samples_the_search_ends_with_a_verdict(name: str, tmp_path: Path, host: Host) -> None:
@@ -197,6 +205,101 @@ def test_what_is_computed_from_a_weight_alone_is_a_weight(tmp_path: Path, host: 
 def test_what_reads_an_input_says_how_large_it_is(tmp_path: Path, host: Host) -> None:
     found = run(Job(written(tmp_path, "dynamic_everything"), formats=("onnx",)), host)
     assert found.one_row["x"].shape[1] == 3
+
+
+def test_a_table_of_words_that_is_the_last_layer_too_is_one_weight(tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, "tied_turned")
+    for bits, most in ((8, 0.36), (4, 0.3)):
+        found = run(Job(file, recipe=(StoreWeights(bits),), formats=("onnx",)), host)
+        sound(found)
+        assert len(found.exported) < most * file.stat().st_size
+
+
+def test_it_is_said_which_weights_are_read_in_other_ways_too(tmp_path: Path, host: Host) -> None:
+    file = tmp_path / "model.onnx"
+    body = "h = MatMul(x, w) d = Mul(w, z) s = ReduceSum <keepdims = 0> (d, axes) y = Add(h, s)"
+    weights = {"w": np.ones((16, 12), np.float32), "axes": np.array([0], np.int64)}
+    model = proto("(float[N, 16] x, float[16, 12] z) => (float[N, 12] y)", body, weights)
+    model.graph.node[1].name = "gates"
+    file.write_bytes(model.SerializeToString())
+    found = run(Job(file, recipe=(StoreWeights(min_elements=2),), formats=("onnx",)), host)
+    assert [s.reason for s in found.left_alone] == ["Mul gates reads its weights, too"]
+
+
+def test_rows_that_a_model_takes_one_by_one_only_are_run_so(tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, "alone")
+    found = run(
+        Job(file, data=samples(file), recipe=(StoreWeights(min_elements=2),), formats=("onnx",)), host
+    )
+    assert any("each is run by itself" in warning for warning in found.warnings)
+    assert build_report(found).exit_code in (0, 1)
+
+
+def test_a_size_without_a_name_stays_without_one(tmp_path: Path, host: Host) -> None:
+    """As scikit-learn's converter writes batches."""
+    model = proto(
+        "(float[N, 16] x) => (float[N, 12] y)",
+        "t = Cast <to = 1> (x) g = MatMul(t, w) y = Cast <to = 1> (g)",
+        {"w": np.ones((16, 12), np.float32)},
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].ClearField("dim_param")
+    file = tmp_path / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    found = run(Job(file, recipe=(StoreWeights(min_elements=2),), formats=("onnx",)), host)
+    sound(found)
+    assert not [warning for warning in found.warnings if "rolled back" in warning]
+    after = onnx.load_from_string(bytes(found.exported))  # type: ignore[arg-type]
+    assert not after.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+
+
+def test_it_is_said_that_trees_are_left_alone(tmp_path: Path, host: Host) -> None:
+    file = written(tmp_path, "maps_out")
+    found = run(Job(file, recipe=(StoreWeights(min_elements=2),), formats=("onnx",)), host)
+    assert [s.reason for s in found.left_alone if "attributes" in s.reason] == []
+    tree = onnx.helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], "forest", domain="ai.onnx.ml", n_targets=1,
+        nodes_treeids=[0], nodes_nodeids=[0], nodes_featureids=[0], nodes_values=[0.0], nodes_modes=["LEAF"],
+        nodes_truenodeids=[0], nodes_falsenodeids=[0], target_treeids=[0], target_nodeids=[0], target_ids=[0],
+        target_weights=[1.0],
+    )  # fmt: skip
+    kind = onnx.TensorProto.FLOAT
+    ends = [onnx.helper.make_tensor_value_info(n, kind, ["N", k]) for n, k in (("x", 4), ("y", 1))]
+    graph = onnx.helper.make_graph([tree], "trees", ends[:1], ends[1:])
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    file.write_bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    found = run(Job(file, formats=("onnx",)), host)
+    assert [(s.site, "attributes" in s.reason) for s in found.left_alone] == [("forest", True)]
+
+
+def boxes_per_picture(outputs: Mapping[str, Array], labels: Array | None) -> list[float]:
+    """A user's metric: rows of a batch are pictures, whatever comes out of them."""
+    return [float(len(each)) for each in outputs["found"]]
+
+
+def all_boxes(outputs: Mapping[str, Array], labels: Array | None) -> list[float]:
+    """Another one, that looks at all pictures together."""
+    return [float(sum(len(each) for each in outputs["found"])) / len(outputs["found"])]
+
+
+all_boxes.whole = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("metric", ["boxes_per_picture", "all_boxes"])
+@pytest.mark.parametrize("name", ["boxes", "boxes_of_many"])
+def test_a_users_metric_sees_the_boxes_of_each_picture(
+    metric: str, name: str, tmp_path: Path, host: Host
+) -> None:
+    file = written(tmp_path, name)
+    data = samples(file)
+    recipe = (StoreWeights(min_elements=2),)
+    found = run(Job(file, data=data, metric=f"{__name__}:{metric}", recipe=recipe, formats=("onnx",)), host)
+    report, runner = build_report(found), host.engine.load(file.read_bytes())
+    assert found.test is not None
+    each = [len(runner(batch.feeds)["found"]) for batch in found.test.batches(1)]
+    assert len(set(each)) > 2
+    assert report.baseline.score == pytest.approx(np.mean(each))
+    assert report.compressed.score == pytest.approx(np.mean(each), rel=0.2)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
