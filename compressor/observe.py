@@ -313,6 +313,8 @@ def distance(model: ir.Model, context: Context) -> float:
     sums = {name: np.zeros(4) for name in names}
     for now, then in context.stream(model, names, names):
         for name in names:
+            if getattr(then[name], "dtype", np.dtype(object)).kind not in "fbiu":  # texts, sequences, maps
+                continue
             a, b = now[name].astype(np.float64), then[name].astype(np.float64)
             if a.shape != b.shape:  # other boxes: all that there was is lost
                 sums[name] += (b**2).sum(), b.sum(), (b**2).sum(), b.size

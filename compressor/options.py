@@ -128,9 +128,9 @@ def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict
         rows += len(now[names[0]])
         if rows >= limit:
             break
-    alike = {name: len({array.shape[1:] for array in arrays}) == 1 for name, arrays in parts.items()}
+    alike = {name: len({np.shape(array)[1:] for array in arrays}) == 1 for name, arrays in parts.items()}
     return {
-        name: np.concatenate(arrays if alike[name] else [array.ravel() for array in arrays])[:limit]
+        name: np.concatenate(arrays if alike[name] else [np.ravel(array) for array in arrays])[:limit]
         for name, arrays in parts.items()
     }
 
