@@ -33,7 +33,7 @@ from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, is_user_metric, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize
-from edgepress.compressor.parallel import within_memory
+from edgepress.compressor.parallel import one_thread_each, within_memory
 from edgepress.compressor.passes import Pass, StoreWeights
 from edgepress.compressor.passes.base import Context, Skipped, site_name
 from edgepress.compressor.recipe import check_names, digest
@@ -63,9 +63,17 @@ DEAR_MINUTES = 2.5
 def run(job: Job, host: Host) -> Findings:
     """Do the whole job, short of writing files.
 
+    The linear algebra keeps to one thread: with more of them sums come out in other orders, and a manifest that was
+    written on one number of cores would not give the same bytes on another.
+
     Raises:
         EdgepressError: with what is wrong, where, and what to do.
     """
+    with one_thread_each():
+        return _run(job, host)
+
+
+def _run(job: Job, host: Host) -> Findings:
     started = time.monotonic()
     found = _chosen(job, host, started)
     with found.stage("export"):

@@ -13,8 +13,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from clicase import rows
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from edgepress.compressor import compress
+from edgepress.compressor import compress, session
 from edgepress.compressor.cli import host
 from edgepress.compressor.errors import DataError, UsageError
 from edgepress.compressor.finish import make_timer, settled, take_back_if_slower
@@ -252,3 +253,18 @@ def test_shapes_behind_an_unknown_operator_are_seen_and_reported(model: Path) ->
     report = compress(model, x, target="arm").report
     assert {"step": "observe"} in [step.parameters for step in report.steps if step.kept]
     assert not [left for left in report.left_alone if "rank" in left.reason]
+
+
+def test_sums_come_out_the_same_on_any_number_of_cores(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+    chosen = session._chosen
+
+    def watched(*given: Any) -> Findings:
+        seen.extend(library["num_threads"] for library in threadpool_info())
+        return chosen(*given)
+
+    monkeypatch.setattr(session, "_chosen", watched)
+    with threadpool_limits(2):
+        compress(model, rows(1, 80), target="arm")
+    assert seen
+    assert set(seen) == {1}
