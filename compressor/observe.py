@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.compare import log_probabilities
 from edgepress.compressor.context import Context
-from edgepress.compressor.model import needed
 from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.origins import Origin, Origins
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.sites import Site, sampled_rows
@@ -94,7 +95,7 @@ class Streamer:
 
 def wide(site: Site) -> bool:
     """Whether a site has more inputs than second moments are kept of."""
-    return site.macs_per_position // max(int(site.weight.shape[site.out_axis]), 1) > WIDEST
+    return inputs_of(site) > WIDEST
 
 
 def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
@@ -119,57 +120,96 @@ def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments,
 
 def input_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
     """`site_moments` of X alone; those that were left behind, as long as nothing in front of the site changed."""
-    found = inputs_left_behind(model, site, context)
-    if found is None:
-        width = site.matrix().shape[1]
-        found = Moments(width, 0), Moments(width, 0)
-        for part, rows, _ in _rows(model, site, context, paired=False, known=True):
-            found[part].update(rows, rows[:, :0])
-        leave_inputs(model, site, context, *found)
-    return found
+    return next(moments_of_inputs(model, [site], context))
 
 
-def inputs_left_behind(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments] | None:
+def moments_of_inputs(
+    model: ir.Model, sites: Sequence[Site], context: Context
+) -> Iterator[tuple[Moments, Moments]]:
+    """`input_moments` of sites one after another, gathered in few runs: of as many at once as `MOMENTS_BYTES` hold.
+
+    Args:
+        model: holds the sites, and must not change until the last is given.
+        sites: in the order of the graph.
+        context: with a stream.
+    """
+    origins, start = Origins(model), 0
+    while start < len(sites):
+        end, size = start, 0
+        while end == start or (end < len(sites) and size + moments_size(sites[end]) <= MOMENTS_BYTES):
+            size += moments_size(sites[end])
+            end += 1
+        found = _moments_together(model, sites[start:end], context, origins)
+        while found:
+            yield found.pop()
+        start = end
+
+
+def inputs_of(site: Site) -> int:
+    """Columns of a site's matrix: inputs × taps, of one group."""
+    return site.macs_per_position // max(int(site.weight.shape[site.out_axis]), 1)
+
+
+def moments_size(site: Site) -> int:
+    """Bytes of what `input_moments` gives."""
+    return 2 * 8 * inputs_of(site) ** 2
+
+
+def _moments_together(
+    model: ir.Model, sites: Sequence[Site], context: Context, origins: Origins
+) -> list[tuple[Moments, Moments]]:
+    """`input_moments` of some sites, last first, in one run."""
+    known = [inputs_left_behind(site, context, origins) for site in sites]
+    draws: list[tuple[_Draw, tuple[Moments, Moments]]] = []
+    for place, site in enumerate(sites):
+        if known[place] is None:
+            width = inputs_of(site)
+            draws.append((_Draw(site, context), (Moments(width, 0), Moments(width, 0))))
+            known[place] = draws[-1][1]
+    names = list(dict.fromkeys(draw.x_name for draw, _ in draws))
+    for now, _ in context.stream(model, names) if names and context.stream is not None else ():
+        for draw, parts in draws:
+            for part, rows, _ in draw(now[draw.x_name]):
+                parts[part].update(rows, rows[:, :0])
+    for draw, parts in draws:
+        leave_inputs(draw.site, context, origins, *parts)
+    return [pair for pair in reversed(known) if pair is not None]
+
+
+def inputs_left_behind(site: Site, context: Context, origins: Origins) -> tuple[Moments, Moments] | None:
     """What `input_moments` need not work out again, or None."""
     found = context.left_behind.get(site.name)
-    return found[1:] if isinstance(found, tuple) and found[0] == origin(model, site.x) else None
+    return found.moments if isinstance(found, _Inputs) and found.origin == origins.of(site.x) else None
 
 
-def leave_inputs(model: ir.Model, site: Site, context: Context, fit: Moments, held: Moments) -> None:
+def leave_inputs(site: Site, context: Context, origins: Origins, fit: Moments, held: Moments) -> None:
     """Keep moments of X for `input_moments`, where there is room.
 
     Args:
-        model: holds the site.
         site: whose inputs they are.
         context: keeps them.
+        origins: of the model that holds the site.
         fit: as `site_moments` gives them, paired or not.
         held: likewise.
     """
     context.left_behind.pop(site.name, None)
-    kept = [entry for entry in list(context.left_behind.values()) if isinstance(entry, tuple)]
-    entry = origin(model, site.x), fit.of_inputs(), held.of_inputs()
-    if entry[0] and sum(a.nbytes + b.nbytes for _, a, b in (*kept, entry)) <= INPUT_BYTES:
+    kept = [entry for entry in list(context.left_behind.values()) if isinstance(entry, _Inputs)]
+    entry = _Inputs(origins.of(site.x), (fit.of_inputs(), held.of_inputs()))
+    if sum(one.size for one in (*kept, entry)) <= INPUT_BYTES:
         context.left_behind[site.name] = entry
 
 
-def origin(model: ir.Model, *values: ir.Value) -> tuple[object, ...]:
-    """All that some values hang on; equal for models that are equal so far.
+@dataclass(frozen=True)
+class _Inputs:
+    """Moments of a site's inputs, and all that they hang on."""
 
-    Copies of a model share their tensors and attributes, so these are compared by identity. With a body (If, Loop) in
-    front of it a value has an origin that no copy's is equal to.
-    """
-    nodes, roots = needed(model.graph, values, set())
-    steps = {
-        node.outputs[0].name: (
-            node.domain,
-            node.op_type,
-            [None if value is None else value.name for value in node.inputs],
-            [value.name for value in node.outputs],
-            list(node.attributes.data.values()),
-        )
-        for node in nodes
-    }
-    return steps, {value.name: value.const_value for value in roots}
+    origin: Origin
+    moments: tuple[Moments, Moments]
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(each.nbytes for each in self.moments)
 
 
 def site_moments(
@@ -262,20 +302,29 @@ def _rows(
     """
     if context.stream is None:
         raise ValueError("rows need samples")
-    rng = context.rng()
-    x_name, y_name = site.x.name or "", site.y.name or ""
-    per_sample = max(1.0, most / max(context.rows, 1))
-    names = [x_name] if paired or known else [x_name, y_name]
-    seen = 0
+    draw, y_name = _Draw(site, context, most), site.y.name or ""
+    names = [draw.x_name] if paired or known else [draw.x_name, y_name]
     for now, then in context.stream(model, names, [y_name] if paired and not known else []):
-        x = now[x_name]
-        y = None if known else (then if paired else now)[y_name]
-        chosen = (seen + np.arange(len(x))) % HELD_EVERY == HELD_EVERY - 1
-        seen += len(x)
+        yield from draw(now[draw.x_name], None if known else (then if paired else now)[y_name])
+
+
+class _Draw:
+    """Draws rows of one site's inputs and outputs, batch after batch."""
+
+    def __init__(self, site: Site, context: Context, most: int = ROWS_OF_MOMENTS) -> None:
+        self.site, self.x_name = site, site.x.name or ""
+        self._rng, self._seen = context.rng(), 0
+        self._per_sample = max(1.0, most / max(context.rows, 1))
+
+    def __call__(self, x: Array, y: Array | None = None) -> Iterator[tuple[bool, Array, Array]]:
+        """(held out?, X, Y) of one batch, X twice where there is no Y."""
+        chosen = (self._seen + np.arange(len(x))) % HELD_EVERY == HELD_EVERY - 1
+        self._seen += len(x)
         for is_held, part in ((False, ~chosen), (True, chosen)):
             if part.any():
-                limit = max(1, int(per_sample * int(part.sum())))
-                rows, *outputs = sampled_rows(site, x[part], [] if y is None else [y[part]], limit, rng)
+                limit = max(1, int(self._per_sample * int(part.sum())))
+                given = [] if y is None else [y[part]]
+                rows, *outputs = sampled_rows(self.site, x[part], given, limit, self._rng)
                 yield is_held, rows, outputs[0] if outputs else rows
 
 

@@ -21,6 +21,10 @@ from edgepress.compressor.protocols import Array, Matrix
 HUGE = 1e15
 """Values beyond are multiplied in double precision."""
 
+MOST_OUTPUTS = 4096
+"""Outputs up to which their covariance is kept: it takes outputs² × 8 bytes several times over, and its directions
+outputs³ steps, a minute at this size. Of more outputs only the variances are."""
+
 
 @dataclass
 class Moments:
@@ -29,6 +33,7 @@ class Moments:
     Attributes:
         rows: how many rows were seen.
         about_zero: whether means count as zero: nothing at the site, no bias, could take them up.
+        yy: of Y with itself [out, out]; of over `MOST_OUTPUTS` outputs the diagonal [out].
     """
 
     inputs: int
@@ -44,7 +49,7 @@ class Moments:
     def __post_init__(self) -> None:
         self.x_sum, self.y_sum = np.zeros(self.inputs), np.zeros(self.outputs)
         self.xx, self.xy = np.zeros((self.inputs, self.inputs)), np.zeros((self.inputs, self.outputs))
-        self.yy = np.zeros((self.outputs, self.outputs))
+        self.yy = np.zeros((self.outputs,) * (2 if self.outputs <= MOST_OUTPUTS else 1))
 
     def update(self, x: Array, y: Array) -> None:
         """Add rows X [rows, in] and Y [rows, out]; those with a value that is no number tell nothing."""
@@ -60,7 +65,7 @@ class Moments:
         self.y_sum += y.sum(0, dtype=np.float64)
         self.xx += x.T @ x
         self.xy += x.T @ y
-        self.yy += y.T @ y
+        self.yy += y.T @ y if self.yy.ndim == 2 else np.einsum("ro,ro->o", y, y, dtype=np.float64)
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +74,8 @@ class Moments:
 
     def part(self, inputs: Array, outputs: Array) -> "Moments":
         """The moments of some inputs and outputs; each argument is a mask or indices."""
-        xx, yy = self.xx[inputs][:, inputs], self.yy[outputs][:, outputs]
+        xx, yy = self.xx[inputs][:, inputs], self.yy[outputs]
+        yy = yy[:, outputs] if yy.ndim == 2 else yy
         some = Moments(len(xx), len(yy), self.rows, self.about_zero)
         some.x_sum, some.y_sum = self.x_sum[inputs], self.y_sum[outputs]
         some.xx, some.xy, some.yy = xx, self.xy[inputs][:, outputs], yy
@@ -94,9 +100,27 @@ class Moments:
         return total
 
     def centred(self) -> tuple[Matrix, Matrix, Matrix]:
-        """G [in, in], C [in, out] and S [out, out], the covariances of X, of X with Y, and of Y."""
+        """G [in, in], C [in, out] and S [out, out], the covariances of X, of X with Y, and of Y.
+
+        Of over `MOST_OUTPUTS` outputs S is its diagonal [out].
+        """
         n, (mx, my) = max(self.rows, 1), self.means()
-        return _about(self.xx, n, mx, mx), _about(self.xy, n, mx, my), _about(self.yy, n, my, my)
+        outer = _about(self.yy, n, my, my) if self.yy.ndim == 2 else self.yy / n - my * my
+        return self.covariance(), _about(self.xy, n, mx, my), outer
+
+    def covariance(self) -> Matrix:
+        """G [in, in] alone."""
+        mx = self.means()[0]
+        return _about(self.xx, max(self.rows, 1), mx, mx)
+
+    def variance(self) -> float:
+        """Variance of all outputs together, the trace of S."""
+        _, my = self.means()
+        return float((self._squares() / max(self.rows, 1) - my * my).sum())
+
+    def _squares(self) -> Matrix:
+        """Of each output [out], the diagonal of `yy`."""
+        return self.yy.diagonal() if self.yy.ndim == 2 else self.yy
 
     def rounding(self) -> float:
         """A variance below which an input's is rounding: its mean square was summed in single precision."""
@@ -116,7 +140,7 @@ class Moments:
             np.einsum("io,io->", weights, xy)
         )
         linear = 2 * float((mx @ weights) @ bias) - 2 * float(my @ bias) + float(bias @ bias)
-        return quadratic + linear + float(np.trace(self.yy)) / n
+        return quadratic + linear + float(self._squares().sum()) / n
 
 
 def _about(total: Matrix, rows: int, a: Matrix, b: Matrix) -> Matrix:

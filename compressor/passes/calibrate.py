@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics import ranges as rg
 from edgepress.compressor.numerics.grids import Array, Grid
-from edgepress.compressor.observe import inputs_left_behind, leave_inputs, origin, own_moments, wide
+from edgepress.compressor.observe import inputs_left_behind, leave_inputs, own_moments, wide
+from edgepress.compressor.origins import Origin, Origins
 from edgepress.compressor.passes.base import Context, Stream
 from edgepress.compressor.passes.qdq import Plan, behind, given
 from edgepress.compressor.sites import Site, constant, conv_padding, ints_attribute, replace_constant
@@ -73,7 +74,8 @@ class Seen:
     def look(self, context: Context, model: ir.Model) -> None:
         """`watch` the samples, unless they were watched through an equal model, as for other bits of its weights."""
         names = [v.name or "" for v in self.histograms], [mean.site.name for mean in self.sums.values()]
-        hangs = (self.choice, names, origin(model, *self.histograms, *(m.site.x for m in self.sums.values())))
+        on = Origins(model).of(*self.histograms, *(mean.site.x for mean in self.sums.values()))
+        hangs = (self.choice, names, on)
         kept = context.left_behind.get("seen")
         if context.stream is not None and not (isinstance(kept, _Seen) and kept.origin == hangs):
             self.watch(context.stream, model)
@@ -150,7 +152,7 @@ def correct_bias(site: Site, error: Array, mean: Array) -> None:
 class _Seen:
     """What `Seen` holds in the end, in its order, and all that it hangs on."""
 
-    origin: tuple[object, ...]
+    origin: object
     histograms: Sequence[rg.Histogram]
     sums: Sequence[Mean]
 
@@ -159,7 +161,7 @@ class _Seen:
 class _Left:
     """A mean input that was worked out before, and all that it hangs on."""
 
-    origin: tuple[object, ...]
+    origin: Origin
     mean: Array
 
 
@@ -171,14 +173,15 @@ def site_means(model: ir.Model, sites: Sequence[Site], context: Context) -> dict
         sites: those wanted; one whose input is not finite is left out.
         context: gives the samples, and keeps the means.
     """
-    means = {site.node: mean for site in sites if (mean := _left_behind(model, site, context)) is not None}
+    origins = Origins(model)
+    means = {site.node: mean for site in sites if (mean := _left_behind(site, context, origins)) is not None}
     unknown = [site for site in sites if site.node not in means]
     if context.stream is None or not unknown:
         return means
     found = means_of(context.stream, model, [Mean(site) for site in unknown])
     for site in unknown:
         if site.node in found:
-            context.left_behind[f"mean {site.name}"] = _Left(origin(model, site.x), found[site.node])
+            context.left_behind[f"mean {site.name}"] = _Left(origins.of(site.x), found[site.node])
     return means | found
 
 
@@ -193,7 +196,7 @@ def bring_inputs(model: ir.Model, site: Site, context: Context, sites: Sequence[
     """
     apart = context.apart()
     if site.dense and not wide(site):
-        leave_inputs(model, site, apart, *own_moments(model, site, context))
+        leave_inputs(site, apart, Origins(model), *own_moments(model, site, context))
     elif context.stream is not None:
         key = ("means",)
         if key not in context.memo:
@@ -202,17 +205,19 @@ def bring_inputs(model: ir.Model, site: Site, context: Context, sites: Sequence[
             context.memo[key] = {node.outputs[0].name: mean for node, mean in found.items()}
         means = context.memo[key]
         if isinstance(means, dict) and site.y.name in means:
-            apart.left_behind[f"mean {site.name}"] = _Left(origin(model, site.x), means[site.y.name])
+            apart.left_behind[f"mean {site.name}"] = _Left(Origins(model).of(site.x), means[site.y.name])
     return apart
 
 
-def _left_behind(model: ir.Model, site: Site, context: Context) -> Array | None:
+def _left_behind(site: Site, context: Context, origins: Origins) -> Array | None:
     """The mean input that a refit of the same model left behind: of rows drawn at random, where not of all."""
-    moments = inputs_left_behind(model, site, context) if site.dense and site.bias_index is not None else None
+    moments = (
+        inputs_left_behind(site, context, origins) if site.dense and site.bias_index is not None else None
+    )
     if moments is not None:
         return np.asarray((moments[0].x_sum + moments[1].x_sum) / max(moments[0].rows + moments[1].rows, 1))
     kept = context.left_behind.get(f"mean {site.name}")
-    return kept.mean if isinstance(kept, _Left) and kept.origin == origin(model, site.x) else None
+    return kept.mean if isinstance(kept, _Left) and kept.origin == origins.of(site.x) else None
 
 
 def means_of(stream: Stream, model: ir.Model, means: Sequence[Mean]) -> dict[ir.Node, Array]:

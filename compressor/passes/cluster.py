@@ -21,7 +21,6 @@ import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.codebook import Books, Codes, codebooks, keeps_zeros, refine
-from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import power
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
@@ -29,7 +28,7 @@ from edgepress.compressor.passes.calibrate import correct_bias
 from edgepress.compressor.passes.constants import BROADCAST_OPSET, UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.layout import Stored, scale_shape
-from edgepress.compressor.passes.rounding import in_layout, inputs_seen
+from edgepress.compressor.passes.rounding import Seen, in_layout, inputs_in_turn
 from edgepress.compressor.passes.store import (
     OVERHEAD,
     choose,
@@ -41,7 +40,6 @@ from edgepress.compressor.passes.store import (
 )
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.sites import Site, constant, find_sites
-from edgepress.compressor.walk import walking
 
 ROW_BYTES = 4
 """What a channel's scale takes, or where its codebook begins."""
@@ -196,18 +194,18 @@ class Cluster(Pass):
         self, model: ir.Model, chosen: list[Stored], context: Context, means: Mapping[ir.Node, Array]
     ) -> dict[ir.Value, Shared]:
         """Codes and values of all chosen weights, front to back; the model stays as it is."""
-        walked, found = walking(context), {}
         sites = {site.node: site for site in find_sites(model)}
         place = {node: at for at, node in enumerate(model.graph)}
-        for stored in sorted(chosen, key=lambda stored: place.get(stored.node, -1)):
-            site = sites.get(stored.node) if stored.index == 1 else None
-            seen = None
-            if site is not None and self._bits(stored, site.weight) <= MOST_PACKED_BITS:
-                seen = inputs_seen(model, site, walked, centred=stored.node in means)
-            found[stored.value] = self._shared(stored, site, seen)
-        return found
+        ordered = sorted(chosen, key=lambda stored: place.get(stored.node, -1))
+        read = [sites.get(stored.node) if stored.index == 1 else None for stored in ordered]
+        few = [
+            site if site is not None and self._bits(stored, site.weight) <= MOST_PACKED_BITS else None
+            for stored, site in zip(ordered, read, strict=True)
+        ]
+        turns = zip(ordered, read, inputs_in_turn(model, few, context, means), strict=True)
+        return {stored.value: self._shared(stored, site, seen) for stored, site, seen in turns}
 
-    def _shared(self, stored: Stored, site: Site | None, seen: tuple[Moments, Moments] | None) -> Shared:
+    def _shared(self, stored: Stored, site: Site | None, seen: Seen) -> Shared:
         """One weight; of a site whose inputs were seen, by what they mind."""
         array = constant(stored.value)
         if array is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from edgepress.compressor.numerics.least_squares import Moments, refit
+from edgepress.compressor.numerics.least_squares import MOST_OUTPUTS, Moments, refit
 from edgepress.compressor.observe import (
     NEW,
     group_moments,
@@ -20,6 +20,7 @@ from edgepress.compressor.observe import (
     site_moments,
     wide,
 )
+from edgepress.compressor.origins import Origins
 from edgepress.compressor.passes.base import Context, Outcome, Skipped
 from edgepress.compressor.passes.shrink import refit_site, refittable
 from edgepress.compressor.protocols import Array, Matrix
@@ -40,10 +41,6 @@ ADDEND_OPTIONAL = 11
 
 COPIES = "_copies"
 """Put behind a part's name, it names the node that lays its input side by side."""
-
-MOST_OUTPUTS = 4096
-"""Outputs of a site up to which it is split: their covariance takes outputs² × 8 bytes several times over, and its
-directions outputs³ steps, a minute at this size."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def split_in_order(
     skipped = [Skipped(name, "no such site") for name in wanted if name not in known]
     changed: list[str] = []
     different: set[ir.Value] = set()
-    before, walked = restructured(model), walking(context)
+    before, walked, origins = restructured(model), walking(context), Origins(model)
     for node in list(model.graph):
         site = site_of(node)
         moved = any(v in different for v in node.inputs if v is not None)
@@ -119,7 +116,7 @@ def split_in_order(
             else:
                 skipped.append(Skipped(site.name, why))
         elif follow and site is not None and moved and refittable(site, context):
-            refit_site(model, site, walked)
+            refit_site(model, site, walked, origins)
         if moved:
             different.update(node.outputs)
     return Outcome(bool(changed), tuple(changed), tuple(skipped))

@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.observe import NEW, leave_inputs, site_moments, wide
+from edgepress.compressor.origins import Origins
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.protocols import Matrix
 from edgepress.compressor.sites import Site, set_weights, site_name, site_of
@@ -19,14 +20,14 @@ def refit_following(model: ir.Model, changed: list[str], context: Context) -> No
         changed: names of the nodes that were changed: what they give differs.
         context: with a stream over the original and this model.
     """
-    context = walking(context)
+    context, origins = walking(context), Origins(model)
     different: set[ir.Value] = set()
     names = set(changed)
     for node in list(model.graph):
         site = site_of(node)
         moved = any(v in different for v in node.inputs if v is not None)
         if site is not None and moved and refittable(site, context):
-            refit_site(model, site, context)
+            refit_site(model, site, context, origins)
         if moved or site_name(node) in names:
             different.update(node.outputs)
 
@@ -38,10 +39,17 @@ def refittable(site: Site, context: Context) -> bool:
     return site.dense and not wide(site) and (site.bias_index is None or site.bias() is not None)
 
 
-def refit_site(model: ir.Model, site: Site, context: Context) -> None:
-    """Ridge regression of one site towards the original's outputs at the same place."""
+def refit_site(model: ir.Model, site: Site, context: Context, origins: Origins) -> None:
+    """Ridge regression of one site towards the original's outputs at the same place.
+
+    Args:
+        model: holds the site, changed in place.
+        site: one that is `refittable`.
+        context: with a stream.
+        origins: of the model; nothing in front of the site may change any more.
+    """
     fit, held = site_moments(model, site, context, paired=True)
-    leave_inputs(model, site, context, fit, held)
+    leave_inputs(site, context, origins, fit, held)
     if fit.rows < 8 or held.rows < 2:
         return
     old = site.matrix().T.astype(np.float64)

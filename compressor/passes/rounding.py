@@ -5,7 +5,7 @@ At 7 and 8 bits the nearer one will do. Below, errors of a site with samples are
 weights best.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from edgepress.compressor.numerics.rounding import (
     round_to_outputs,
 )
 from edgepress.compressor.numerics.steps import RATIOS, Granularity, Steps, best_steps, block_width
-from edgepress.compressor.observe import input_moments, wide
+from edgepress.compressor.observe import input_moments, moments_of_inputs, wide
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.sites import Site
 from edgepress.compressor.walk import walking
@@ -147,15 +147,11 @@ def round_by_outputs(
         granularity: what shares a scale.
         block: inputs of a block.
     """
+    few = [site for site in sites if how != "nearest" and grids[site.node].bits <= MOST_PACKED_BITS]
     found: dict[ir.Node, Rounded] = {}
-    walked = walking(context)
-    for site in sites if how != "nearest" else ():
-        grid = grids[site.node]
-        if grid.bits > MOST_PACKED_BITS:
-            continue
-        seen = inputs_seen(model, site, walked, centred=site.node in corrected)
+    for site, seen in zip(few, inputs_in_turn(model, few, context, corrected), strict=True):
         if seen is not None:
-            matrix, floor = site.matrix(), floors.get(site.node, 0.0)
+            matrix, floor, grid = site.matrix(), floors.get(site.node, 0.0), grids[site.node]
             found[site.node] = round_to_outputs(
                 matrix, *seen, grid, floor, ratios_of(ranges, grid.bits), how=how,
                 width=block_width(granularity, block, matrix.shape[1]),
@@ -163,9 +159,30 @@ def round_by_outputs(
     return found
 
 
-def inputs_seen(
-    model: ir.Model, site: Site, context: Context, *, centred: bool
-) -> tuple[Moments, Moments] | None:
+Seen = tuple[Moments, Moments] | None
+"""Moments of a site's inputs, of most rows and of those held out; None where there are none to go by."""
+
+
+def inputs_in_turn(
+    model: ir.Model, sites: Sequence[Site | None], context: Context, centred: Collection[ir.Node] = ()
+) -> Iterator[Seen]:
+    """`inputs_seen` of sites one after another, gathered on one walk over the samples.
+
+    Args:
+        model: holds the sites, and must not change until the last is given; without samples it may.
+        sites: in the order of the graph; None stands for what is no site.
+        context: with the samples, if there are any.
+        centred: nodes whose bias will take up the mean of what rounding does.
+    """
+    chosen = [site for site in sites if site is not None and visible(site, context)]
+    found = moments_of_inputs(model, chosen, walking(context))
+    nodes = {site.node for site in chosen}
+    for site in sites:
+        known = site is not None and site.node in nodes
+        yield enough(*next(found), centred=site.node in centred) if known and site is not None else None
+
+
+def inputs_seen(model: ir.Model, site: Site, context: Context, *, centred: bool) -> Seen:
     """Moments of a site's inputs, where there are few enough of them and rows enough to go by.
 
     Args:
@@ -174,9 +191,18 @@ def inputs_seen(
         context: walks from front to back over the samples.
         centred: a bias will take up the mean of what rounding does.
     """
-    if context.stream is None or not _alone(site) or wide(site):
-        return None
-    fit, held = (m.of_inputs(about_zero=not centred) for m in input_moments(model, site, context))
+    seen = input_moments(model, site, context) if visible(site, context) else None
+    return None if seen is None else enough(*seen, centred=centred)
+
+
+def visible(site: Site, context: Context) -> bool:
+    """Whether second moments of a site's inputs say what its rounding does."""
+    return context.stream is not None and _alone(site) and not wide(site)
+
+
+def enough(fit: Moments, held: Moments, *, centred: bool) -> Seen:
+    """Moments as rounding takes them; None where rows are too few, or no numbers."""
+    fit, held = (m.of_inputs(about_zero=not centred) for m in (fit, held))
     if fit.rows < FEWEST_ROWS or held.rows < 2 or not 0 < np.trace(fit.xx + held.xx) < np.inf:
         return None
     return fit, held

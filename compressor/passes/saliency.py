@@ -130,8 +130,7 @@ def readers_of(model: ir.Model, channels: Channels, group: Group, context: Conte
     for site in group.consumers:
         fit, held = own_moments(model, site, context)
         moments = fit + held
-        gram, _, outputs = moments.centred()
-        variance = float(np.trace(outputs))
+        gram, variance = moments.covariance(), moments.variance()
         ids = np.repeat(channels.roots(channels.tracks[site.x].ids), site.taps)
         unit_of = np.array([position.get(int(u), -1) for u in ids])
         mean = max(float(np.trace(gram)), 0.0) / max(len(gram), 1)

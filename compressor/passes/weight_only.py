@@ -12,9 +12,10 @@ takes up the mean of the error.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -29,7 +30,6 @@ from edgepress.compressor.numerics.blocks import (
     unblocked,
 )
 from edgepress.compressor.numerics.grids import Array
-from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.constants import Constants
 from edgepress.compressor.passes.dynamic import MICROSOFT
@@ -43,9 +43,8 @@ from edgepress.compressor.passes.products import (
     left_out,
     take_up,
 )
-from edgepress.compressor.passes.rounding import inputs_seen
+from edgepress.compressor.passes.rounding import Seen, inputs_in_turn
 from edgepress.compressor.sites import constant, site_name
-from edgepress.compressor.walk import walking
 
 OVERHEAD = 150
 """Bytes that the node takes more than the one it replaces."""
@@ -100,10 +99,11 @@ class WeightOnly(Pass):
         """Quantize `model` in place; samples are used where there are any."""
         products, skipped = choose(model, context, lambda product: self._reason(product, context))
         skipped += _others(model, context)
-        constants, walked = Constants(model), walking(context)
+        constants = Constants(model)
         means = bias_means(model, products, context) if self.compensate else {}
         rounded: Iterable[tuple[Array, Blocks, Array | None]] = (
-            self._rounded(model, product, walked, centred=product.node in means) for product in products
+            self._rounded(product, seen, centred=product.node in means)
+            for product, seen in zip(products, self._seen(model, products, context, means), strict=True)
         )
         if context.stream is not None:  # all is looked at before anything is changed
             rounded = list(rounded)
@@ -121,14 +121,12 @@ class WeightOnly(Pass):
         changed = tuple(product.name for product in products)
         return Outcome(bool(changed), changed, tuple(dict.fromkeys(skipped)))
 
-    def _rounded(
-        self, model: ir.Model, product: Product, context: Context, *, centred: bool
-    ) -> tuple[Array, Blocks, Array | None]:
+    def _rounded(self, product: Product, seen: Seen, *, centred: bool) -> tuple[Array, Blocks, Array | None]:
         """A product's packed codes, their levels, and the codes themselves [out, in] where a bias is to be corrected.
 
         Those take four times as much: of all products together they would be a large part of the model.
         """
-        seen, block = self._seen(model, product, context, centred=centred), self._block(product)
+        block = self._block(product)
         codes, levels = round_in_blocks(product.rows, self.bits, block, self.symmetric, seen)
         release(product.weight)
         return packed_blocks(codes, self.bits, block), levels, codes if centred else None
@@ -155,15 +153,12 @@ class WeightOnly(Pass):
         return next(size for size in FAST_BLOCKS[self.bits] if size >= min(inputs, self.block_size))
 
     def _seen(
-        self, model: ir.Model, product: Product, context: Context, *, centred: bool
-    ) -> tuple[Moments, Moments] | None:
-        """Moments of a product's inputs, where there are any to go by."""
-        site = product.site
-        return (
-            None
-            if site is None or not self.compensate
-            else inputs_seen(model, site, context, centred=centred)
-        )
+        self, model: ir.Model, products: Sequence[Product], context: Context, centred: Collection[ir.Node]
+    ) -> Iterator[Seen]:
+        """Moments of the products' inputs, one after another, where there are any to go by."""
+        if not self.compensate or context.stream is None:
+            return repeat(None, len(products))
+        return inputs_in_turn(model, [product.site for product in products], context, centred)
 
     def _rewrite(self, constants: Constants, product: Product, stored: Sequence[ir.Value]) -> None:
         """Make the node a MatMulNBits, in its place; an addend that is no row of outputs is added behind it."""

@@ -257,3 +257,25 @@ def test_rounding_that_is_larger_than_a_ridge_does_not_stop_a_refit(short: float
     weights, bias = refit(*parts, old)
     assert np.isfinite(weights).all()
     assert np.isfinite(bias).all()
+
+
+def test_of_many_outputs_only_variances_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes outputs² bytes is left out, and all but the covariance of the outputs is as before."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((50, 6)), rng.standard_normal((50, 40)) + 2
+    weights, bias = rng.standard_normal((6, 40)), rng.standard_normal(40)
+    whole = Moments(6, 40)
+    whole.update(x, y)
+    monkeypatch.setattr("edgepress.compressor.numerics.least_squares.MOST_OUTPUTS", 39)
+    thin = Moments(6, 40)
+    for part in (slice(0, 20), slice(20, 50)):
+        thin.update(x[part], y[part])
+    assert thin.nbytes < whole.nbytes - 8 * 40 * 38
+    np.testing.assert_allclose(thin.centred()[2], np.diag(whole.centred()[2]), rtol=1e-9)
+    assert thin.variance() == pytest.approx(float(np.trace(whole.centred()[2])), rel=1e-9)
+    assert thin.error(weights, bias) == pytest.approx(whole.error(weights, bias), rel=1e-9)
+    inputs, outputs = np.array([1, 4]), np.array([0, 7, 39])
+    for one, other in ((thin, whole), (thin.part(inputs, outputs), whole.part(inputs, outputs))):
+        old = np.zeros((one.inputs, one.outputs))
+        for ours, theirs in zip(refit(one, one + one, old), refit(other, other + other, old), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9)

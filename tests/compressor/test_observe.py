@@ -1,6 +1,8 @@
 """What flows through a net: moments of sites, batch by batch, of the current and of the original model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import models
 import numpy as np
@@ -18,10 +20,13 @@ from edgepress.compressor.observe import (
     input_moments,
     kept_channels,
     leave_inputs,
+    moments_of_inputs,
+    moments_size,
     output_names,
     own_moments,
     site_moments,
 )
+from edgepress.compressor.origins import Origins
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.passes.shrink import Shrink
 from edgepress.compressor.protocols import Feeds
@@ -193,7 +198,7 @@ def test_moments_left_behind_hold_until_something_before_the_site_changes() -> N
     context = oracles.context(model)
     site = find_sites(model)[1]
     fit, held = site_moments(model, site, context, paired=True)
-    leave_inputs(model, site, context, fit, held)
+    leave_inputs(site, context, Origins(model), fit, held)
     known, _ = input_moments(model, site, context)
     assert known.xx is fit.xx
     assert known.outputs == 0
@@ -217,3 +222,57 @@ def test_another_recipe_sees_nothing_of_what_was_left_behind(monkeypatch: pytest
     tight = context.apart()
     input_moments(model, site, tight)
     assert not tight.left_behind
+
+
+def deep(layers: int) -> ir.Model:
+    """Gemm and Relu in turn, six values wide."""
+    steps = [
+        f"h{n} = Gemm <transB = 1> ({f'a{n - 1}' if n else 'x'}, w{n}, b{n}) a{n} = Relu(h{n})"
+        for n in range(layers)
+    ]
+    weights = {name: shape for n in range(layers) for name, shape in ((f"w{n}", (6, 6)), (f"b{n}", (6,)))}
+    return models.text(
+        f"(float[N, 6] x) => (float[N, 6] a{layers - 1})", " ".join(steps), models.constants(1, **weights)
+    )
+
+
+def test_inputs_of_many_sites_are_gathered_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many in one run as memory is allowed for, with the same numbers as one by one."""
+    model = deep(12)
+    sites, whole, apart = find_sites(model), oracles.context(model), oracles.context(model)
+    runs: list[int] = []
+    stream = whole.stream
+    assert stream is not None
+
+    def counted(model: ir.Model, values: Sequence[str], original: Sequence[str] = ()) -> Iterator[Any]:
+        runs.append(len(values))
+        return stream(model, values, original)
+
+    found = list(moments_of_inputs(model, sites, replace(whole, stream=counted)))
+    assert runs == [len(sites)]
+    for site, pair in zip(sites, found, strict=True):
+        for ours, alone in zip(pair, input_moments(model, site, apart), strict=True):
+            np.testing.assert_allclose(ours.xx, alone.xx, rtol=1e-5, atol=1e-5)
+            assert ours.rows == alone.rows
+    runs.clear()
+    assert list(moments_of_inputs(model, sites, replace(whole, stream=counted)))
+    assert runs == []  # they were left behind
+    monkeypatch.setattr("edgepress.compressor.observe.MOMENTS_BYTES", 5 * moments_size(sites[0]))
+    list(moments_of_inputs(model, sites, replace(whole, stream=counted, left_behind={})))
+    assert runs == [5, 5, 2]
+
+
+def test_origins_take_entries_as_there_are_nodes() -> None:
+    """And tell apart what differs in front of a value, not what differs behind it."""
+    model = deep(40)
+    origins = Origins(model)
+    sites = find_sites(model)
+    found = [origins.of(site.x) for site in sites]
+    assert len(found[-1].held) <= 4 * len(model.graph)
+    copy = model.clone()
+    assert [Origins(copy).of(site.x) for site in find_sites(copy)] == found
+    assert len({each.digest for each in found}) == len(found)
+    changed = find_sites(copy)[20]
+    set_weights(changed, changed.matrix() * 2, None)
+    now = [Origins(copy).of(site.x) for site in find_sites(copy)]
+    assert [one == other for one, other in zip(now, found, strict=True)] == [True] * 21 + [False] * 19
