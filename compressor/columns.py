@@ -128,13 +128,7 @@ class FileColumn:
                 archive.close()
 
     def _take(self, stream: IO[bytes], rows: IndexArray) -> Array:
-        needed = len(rows) * math.prod(self.shape[1:]) * self.dtype.itemsize
-        if needed > _MOST_TAKEN:
-            raise DataError(
-                f"{len(rows)} rows of array {self.name!r} of {self.path} unpack to {needed} bytes",
-                "Rows that large are not what a model takes: check the file.",
-            )
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        out = room(len(rows), self.shape[1:], self.dtype, f"array {self.name!r} of {self.path}")
         raw = out.reshape(-1).view(np.uint8)
         row_bytes = out.nbytes // max(len(rows), 1)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
@@ -143,6 +137,27 @@ class FileColumn:
                 stream.seek(self.offset + int(rows[first]) * row_bytes)
                 _fill(stream, raw[first * row_bytes : last * row_bytes])
         return out
+
+
+def room(rows: int, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+    """An array for some rows, not filled yet.
+
+    Args:
+        rows: how many.
+        shape: of one.
+        dtype: of its numbers.
+        where: they come from, for the message.
+
+    Raises:
+        DataError: they would take more than rows of a model may.
+    """
+    needed = rows * math.prod(shape) * dtype.itemsize
+    if needed > _MOST_TAKEN:
+        raise DataError(
+            f"{rows} rows of {where} unpack to {needed} bytes",
+            "Rows that large are not what a model takes: check the file.",
+        )
+    return np.empty((rows, *shape), dtype)
 
 
 def _fill(stream: IO[bytes], target: npt.NDArray[np.uint8]) -> None:

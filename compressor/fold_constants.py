@@ -29,6 +29,16 @@ _RANDOM = {
     "RandomUniform",
     "RandomUniformLike",
 }
+_NO_LARGER = {
+    *("Cast", "Compress", "Flatten", "Gather", "Identity", "NonZero", "Reshape", "Slice", "Squeeze"),
+    *("Transpose", "Unique", "Unsqueeze"),
+}
+"""Operators that give no more than some times what they read, wherever sizes are not known."""
+
+GROWTH = 64
+"""Elements of a result for each that is read, beyond which it is not computed: it is looked at only once it is there.
+Codes of 2 bits in words of 32 give 16, broadcast with what picks them apart."""
+
 _QUANTIZING = {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
 """They tell a runtime to compute in integers, on constants, too."""
 
@@ -78,7 +88,8 @@ def fold(
     Args:
         model: the model.
         should_fold: True and False have the last word on a node; None leaves it to the optimizer's own rules.
-        most: elements of a result, unless it takes no more than what goes with it.
+        most: elements of a result, unless it takes no more than what goes with it. Whatever it is, what is far larger
+            than all that it is computed from is not computed.
         shape_inference: whether shapes are worked out on the way.
 
     Returns:
@@ -88,12 +99,22 @@ def fold(
         shape_inference=shape_inference,
         input_size_limit=_NO_LIMIT,
         output_size_limit=most,
-        should_fold=should_fold,
+        should_fold=lambda node: should_fold(node) if _bounded(node, most) else False,
     )(model).modified
     if modified:  # of sizes it makes nodes, and nothing looks for constants there
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
     return bool(modified)
+
+
+def _bounded(node: ir.Node, most: int) -> bool:
+    """Whether the results of a node are known not to be far larger than what they are computed from."""
+    counts = [elements(value) for value in node.outputs]
+    if any(count is None for count in counts) and node.op_type not in _NO_LARGER:
+        return False
+    read = sum(v.const_value.size for v in node.inputs if v is not None and v.const_value is not None)
+    largest = max((count for count in counts if count is not None), default=0.0)
+    return largest <= max(SMALL, read if most < _NO_LIMIT else GROWTH * read)
 
 
 def _may_fold(node: ir.Node) -> bool | None:
@@ -170,6 +191,9 @@ def _no_larger(group: Collection[ir.Node]) -> bool:
     }
     freed = sum(_bits(v) or 0.0 for v in going if all(user in group for user in v.consumers()))
     results = [v for node in group for v in node.outputs]
+    counts, held = [elements(v) for v in results], sum(elements(v) or 0.0 for v in going)
+    if any(count is None or count > max(SMALL, GROWTH * held) for count in counts):
+        return False
     left = [v for v in results if v.is_graph_output() or any(user not in group for user in v.consumers())]
     return sum(np.inf if (bits := _bits(v)) is None else bits for v in left) <= freed
 

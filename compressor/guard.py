@@ -340,8 +340,9 @@ def densify(proto: onnx.ModelProto) -> int:
         How many there were.
 
     Raises:
-        ModelError: where one would take over 2 GB, or its indices do not fit its shape.
+        ModelError: where all together would take over 2 GB, or indices of one do not fit its shape.
     """
+    _check_dense(proto)
     count = 0
     for graph in graphs(proto):
         if isinstance(graph, onnx.GraphProto):
@@ -359,16 +360,28 @@ def densify(proto: onnx.ModelProto) -> int:
     return count
 
 
+def _check_dense(proto: onnx.ModelProto) -> None:
+    """Refuse sparse tensors that would take over 2 GB together: each may claim so much in a few bytes."""
+    total = 0
+    for graph in graphs(proto):
+        found = list(graph.sparse_initializer) if isinstance(graph, onnx.GraphProto) else []
+        found += [attribute.sparse_tensor for node in graph.node for attribute in node.attribute]
+        for sparse in found:
+            kind = sparse.values.data_type
+            total += nbytes(onnx.TensorProto(data_type=kind, dims=sparse.dims)) if sparse.dims else 0
+            if total > PROTO_LIMIT:
+                raise ModelError(
+                    f"Sparse tensor {sparse.values.name!r} takes the model over 2 GB when dense.",
+                    "Export it with dense weights.",
+                )
+
+
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     name = sparse.values.name
     try:
         values, indices = (
             ir.serde.deserialize_tensor(part).numpy() for part in (sparse.values, sparse.indices)
         )
-        if math.prod(sparse.dims) * values.itemsize > PROTO_LIMIT:
-            raise ModelError(
-                f"Sparse tensor {name!r} takes over 2 GB when dense.", "Export it with dense weights."
-            )
         dense = np.zeros(math.prod(sparse.dims), dtype=values.dtype)
         if indices.ndim == 2:
             indices = np.ravel_multi_index(tuple(indices.T), tuple(sparse.dims))

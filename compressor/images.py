@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgepress.compressor.columns import IndexArray, Take
+from edgepress.compressor.columns import IndexArray, Take, room
 from edgepress.compressor.errors import DataError, nearest
 from edgepress.compressor.protocols import Array
 
@@ -187,7 +187,7 @@ class ImageColumn:
         yield self._take
 
     def _take(self, rows: IndexArray) -> Array:
-        out = np.empty((len(rows), *self.preprocess.row_shape), self.dtype)
+        out = room(len(rows), self.preprocess.row_shape, self.dtype, f"pictures of {self.name}")
         for place, row in enumerate(rows):
             out[place] = _prepare(self.files[row], self.preprocess)
         return out

@@ -30,6 +30,7 @@ from edgepress.compressor.model import CONTROL_FLOW, dims
 from edgepress.compressor.passes.base import Skipped, site_name
 from edgepress.compressor.shapes import Seen, infer_shapes, missing_shapes, quiet, write_shapes
 from edgepress.compressor.sites import constant, taken, unique
+from edgepress.compressor.sizes import check_values
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _LISTS = frozenset({ir.AttributeType.FLOATS, ir.AttributeType.TENSOR})
@@ -80,10 +81,14 @@ def normalize(
         check: whether a model still gives the original's outputs on samples; without it steps are trusted.
             See `same_outputs`.
         observe: what shapes a model's values have where inference misses them. See `shapes.seen_shapes`.
+
+    Raises:
+        ModelError: a single value takes more memory than there is.
     """
     refused: dict[str, str] = {}
     current, steps = model.clone(), list[Step]()
     infer_shapes(current)  # steps ask for ranks and types; what they change is inferred again at the end
+    check_values(current)
     inferred = True
 
     def shapes(candidate: ir.Model) -> str:
@@ -115,6 +120,7 @@ def normalize(
             current, inferred = candidate, False
         if step.changed or step.why != _NOTHING:
             candidate = None  # else it is still what it was, and serves the next step
+    check_values(current)
     return Normalized(current, tuple(steps), _left_alone(current, refused))
 
 

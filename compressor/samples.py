@@ -19,7 +19,7 @@ from edgepress.compressor.specs import InputSpec
 GUESSES = (224, 96, 64, 48, 32, 28, 16, 1)
 """Sizes tried for dynamic dimensions other than the batch."""
 _MOST_ELEMENTS = 1 << 28
-"""Of one input: a model may say anything."""
+"""Of all inputs together: a model may say anything."""
 _MOST_FREE = 8
 """Dynamic dimensions up to which each is tried alone."""
 
@@ -36,7 +36,7 @@ def synthetic_feeds(model: ir.Model, run: Runner, seed: int) -> Feeds | None:
         seed: of the numbers.
     """
     for shapes in _attempts(model):
-        if any(math.prod(shape) > _MOST_ELEMENTS for _, shape in shapes):
+        if sum(math.prod(shape) for _, shape in shapes) > _MOST_ELEMENTS:
             continue
         feeds = _filled(shapes, seed)
         try:

@@ -18,6 +18,33 @@ from edgepress.compressor.serialize import serialize_prefix
 _CONTAINERS = ("Sequence", "Optional", "ZipMap")
 """In the names of operators that make something else than tensors."""
 
+_GROWING = {
+    *(
+        "CenterCropPad",
+        "ConstantOfShape",
+        "ConvTranspose",
+        "Expand",
+        "EyeLike",
+        "OneHot",
+        "Pad",
+        "RandomNormal",
+    ),
+    *(
+        "RandomUniform",
+        "Range",
+        "Resize",
+        "Tile",
+        "Upsample",
+        "BlackmanWindow",
+        "HammingWindow",
+        "HannWindow",
+    ),
+}
+"""Operators that make much of little."""
+
+MOST_DIMENSIONS = 1 << 16
+"""Numbers in a vector up to which it may be a shape: onnx follows what vectors hold, at 100 bytes a number."""
+
 Seen = tuple[tuple[int | None, ...], ir.DataType]
 """Dimensions, None where they vary, and element type."""
 
@@ -54,13 +81,24 @@ def infer_shapes(model: ir.Model) -> bool:
     edges = [(value, value.shape, value.type) for value in (*model.graph.inputs, *model.graph.outputs)]
     before = _known(model)
     with quiet("onnx_ir"), unseen(model):
-        common.ShapeInferencePass()(model)
+        if any(node.op_type in _GROWING for node in ir.traversal.RecursiveGraphIterator(model.graph)):
+            common.ShapeInferencePass(data_prop=False)(model)
+        common.ShapeInferencePass(data_prop=_longest(model) <= MOST_DIMENSIONS)(model)
     _restore_containers(model)
     for value, shape, kind in edges:
         container = kind is not None and not isinstance(kind, ir.TensorType)  # of any shape, if it says none
         value.shape = shape if shape is not None or container else value.shape
         value.type = kind if kind is not None else value.type
     return _known(model) != before
+
+
+def _longest(model: ir.Model) -> int:
+    """Numbers in the longest vector that is computed or fed, as far as sizes are known."""
+    values = (
+        v for graph in model.graphs() for v in (*graph.inputs, *(o for node in graph for o in node.outputs))
+    )
+    found = [size[0] for value in values if (size := dims(value)) is not None and len(size) == 1]
+    return max((size for size in found if isinstance(size, int)), default=0)
 
 
 def _restore_containers(model: ir.Model) -> None:

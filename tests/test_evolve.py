@@ -52,6 +52,14 @@ def report(case: Case) -> dict[str, Any]:
     return found
 
 
+def test_layers_larger_than_memory_are_refused(bars: Case) -> None:
+    for layers in ("20,30,1000000000000,4", "20,50000000,50000000,4"):
+        done = evolve(bars, layers=layers)
+        assert (done.code, done.err.count("\n")) == (2, 2)
+        assert "GB as a dense model.onnx" in done.err
+        assert not bars.out.exists()
+
+
 def test_samples_become_files_that_agree(bars: Case) -> None:
     done = evolve(bars)
     assert done.code == 0, done.err

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import tempfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import models
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from clicase import Case, rows
 from onnx import TensorProto
@@ -20,9 +23,11 @@ from edgepress.compressor import columns, data
 from edgepress.compressor.data import open_data
 from edgepress.compressor.errors import DataError, ModelError, UsageError
 from edgepress.compressor.evolve import checkpoint
+from edgepress.compressor.fold_constants import fold_constants
 from edgepress.compressor.model import load, to_proto
 from edgepress.compressor.printable import showable
 from edgepress.compressor.samples import synthetic_feeds
+from edgepress.compressor.shapes import infer_shapes
 from edgepress.compressor.specs import InputSpec
 from edgepress.runtime.engines import sparse
 from edgepress.runtime.record import EngineError
@@ -205,6 +210,102 @@ def test_a_model_that_takes_terabytes_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(list(open_data(rows(1, 8)["x"], [InputSpec("x", X[0].dtype, (16, 6))]).batches(4))) == 1
     wide = models.mlp()
     wide.graph.inputs[0].shape = models.ir.Shape([1, 1 << 40])
+    assert synthetic_feeds(wide, lambda feeds: {}, 0) is None
+
+
+HUGE = 1 << 44
+"""Elements of a value: more than any machine has room for."""
+
+
+def grown(size: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Ways to make a value of so many elements out of few, as text and constants."""
+    side, pixel = math.isqrt(size), [[[[1.0]]]]
+    pads = ", ".join([str(side // 2)] * 4)
+    return {
+        "Expand": ("e = Expand(one, to)", {"one": [1.0], "to": [size]}),
+        "Tile": ("e = Tile(one, to)", {"one": [1.0], "to": [size]}),
+        "Range": ("e = Range(from, end, step)", {"from": 0, "end": size, "step": 1}),
+        "ConstantOfShape": ("e = ConstantOfShape(to)", {"to": [size]}),
+        "OneHot": ("e = OneHot(one, to, pair)", {"one": [1], "to": [size], "pair": [0.0, 1.0]}),
+        "Pad": ("e = Pad(one, to)", {"one": [1.0], "to": [0, size]}),
+        "Resize": ("e = Resize(one, , scales)", {"one": pixel, "scales": [1.0, 1.0, side, side]}),
+        "RandomNormal": (f"e = RandomNormal <shape = [{size}]> ()", {}),
+        "Conv": (f"e = Conv <pads = [{pads}]> (one, k)", {"one": pixel, "k": pixel}),
+        "computed": ("to = Cast <to = 7> (f) e = ConstantOfShape(to)", {"f": [float(size)]}),
+        "taken back": (
+            "b = Expand(one, to) e = ReduceMax <axes = [0], keepdims = 0> (b)",
+            {"one": np.ones(5000).tolist(), "to": [size // 5000, 5000]},
+        ),
+    }
+
+
+def growing(name: str, size: int) -> onnx.ModelProto:
+    """A net, one value of which takes so many elements."""
+    body, values = grown(size)[name]
+    tail = "c = Cast <to = 1> (e) s = ReduceMean <keepdims = 0> (c) y = Add(m, s)"
+    whole = {key: np.asarray(value) for key, value in values.items()}
+    weights = {key: v.astype(np.float32) if v.dtype.kind == "f" else v for key, v in whole.items()}
+    weights["w"] = np.ones((6, 4), np.float32)
+    return to_proto(
+        models.text(
+            "(float[N, 6] x) => (float[N, 4] y)", f"m = MatMul(x, w) {body} {tail}", weights, opset=13
+        )
+    )
+
+
+@pytest.fixture
+def recipe(case: Case) -> Path:
+    (case.folder / "recipe.toml").write_text('[[pass]]\nkind = "store"\n', encoding="utf-8")
+    return case.folder / "recipe.toml"
+
+
+@pytest.mark.parametrize("name", grown(1))
+def test_a_value_that_takes_terabytes_is_named(case: Case, recipe: Path, name: str) -> None:
+    case.model.write_bytes(growing(name, HUGE).SerializeToString())
+    refused(case, " GB; there are ", recipe=recipe, data=None, test=None)
+
+
+def test_an_input_that_takes_terabytes_is_named(case: Case, recipe: Path) -> None:
+    case.change_model(
+        lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", HUGE)
+    )
+    refused(case, "Value 'x'", recipe=recipe, data=None, test=None)
+
+
+@pytest.mark.parametrize("name", ["Expand", "Tile", "Range", "OneHot", "Pad", "taken back"])
+def test_nothing_large_is_computed_to_be_looked_at(name: str) -> None:
+    """Folding used to make a constant first, and then to find it too large."""
+    model = ir.from_proto(growing(name, 1 << 25))
+    infer_shapes(model)
+    fold_constants(model.clone())  # what it imports is not to count
+    tracemalloc.start()
+    try:
+        fold_constants(model)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+
+
+def test_sparse_tensors_that_claim_much_together(tmp_path: Path) -> None:
+    proto = to_proto(models.mlp())
+    for number in range(5):
+        values = onnx.numpy_helper.from_array(np.ones(1, np.float32), f"s{number}")
+        indices = onnx.numpy_helper.from_array(np.zeros(1, np.int64), f"i{number}")
+        proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [1 << 27]))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="'s3' takes the model over 2 GB"):
+        load(path)
+
+
+def test_inputs_that_are_large_together_are_not_made_up() -> None:
+    wide = models.two_inputs()
+    for value in wide.graph.inputs:
+        value.shape = models.ir.Shape([1, 1 << 27, 1])
+    many = [*wide.graph.inputs]
+    for number in range(3):
+        copy = models.ir.Value(name=f"more{number}", type=many[0].type, shape=many[0].shape)
+        wide.graph.inputs.append(copy)
     assert synthetic_feeds(wide, lambda feeds: {}, 0) is None
 
 

@@ -28,6 +28,7 @@ from edgepress.compressor.report.build import MODEL_FILE, peak_rss_bytes, versio
 from edgepress.compressor.report.evolve import Degrees, EpochRow, Evolved
 from edgepress.compressor.report.words import quantity
 from edgepress.compressor.serialize import write
+from edgepress.compressor.sizes import memory_bytes
 
 SPARSE_FILE = "model-sparse.npz"
 HELD_OUT = 0.1
@@ -107,8 +108,15 @@ def check(settings: Settings, rows: Rows) -> None:
 
     Raises:
         DataError: too many or too few inputs, or more classes than outputs.
-        UsageError: augmentation of what are no images.
+        UsageError: augmentation of what are no images, or a net that is larger than memory.
     """
+    dense, most = 4 * sum(one * other for one, other in pairwise(settings.layers)), memory_bytes()
+    if dense > most:
+        raise UsageError(
+            f"Layers {', '.join(map(str, settings.layers))} take {dense / 1e9:.1f} GB as a dense model.onnx; "
+            f"there are {most / 1e9:.1f} GB.",
+            "Choose fewer neurons.",
+        )
     inputs, classes = settings.layers[0], settings.layers[-1]
     if rows.train.features != inputs:
         raise DataError(

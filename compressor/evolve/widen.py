@@ -17,6 +17,7 @@ from edgepress.compressor.numerics.blocks import unpacked_blocks
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.shapes import infer_shapes, quiet
 from edgepress.compressor.sites import constant, int_attribute, new_constant, site_name
+from edgepress.compressor.sizes import check_values
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 FLOATS = HALVES | {ir.DataType.FLOAT}
@@ -32,13 +33,15 @@ def widened(model: ir.Model) -> ir.Model:
         What computes the same, but for the rounding of activations to half precision, or to 8 bits in a MatMulNBits.
 
     Raises:
-        ModelError: a MatMulNBits whose weights are not constant, or lie otherwise than this tool writes them.
+        ModelError: a MatMulNBits whose weights are not constant, or lie otherwise than this tool writes them; or a
+            value that takes more memory than there is.
     """
     wide = model.clone()
     for node in list(wide.graph):
         if (node.domain, node.op_type) == ("com.microsoft", "MatMulNBits"):
             _unpack(wide.graph, node)
     infer_shapes(wide)
+    check_values(wide)
     with quiet("onnx_ir", "onnxscript"):
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(wide)
         fold(wide, lambda node: True, shape_inference=False)

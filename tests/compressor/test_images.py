@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from edgepress.compressor import images
+from edgepress.compressor import columns, images
 from edgepress.compressor.data import Dataset, describe, open_data
 from edgepress.compressor.errors import DataError
 from edgepress.compressor.model import InputSpec
@@ -145,6 +145,18 @@ def test_pictures_that_unpack_to_gigabytes_are_refused(folder: Path, monkeypatch
     picture(folder / "a.png", 2000, 1)
     with pytest.raises(DataError, match="too narrow"):
         first(open_data(folder, X))
+
+
+def test_more_rows_than_memory_is_spent_on_are_not_made_room_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        picture(folder / f"{name}.png")
+    data = open_data(folder, X)
+    monkeypatch.setattr(columns, "_MOST_TAKEN", 2 * 3 * 4 * 6 * 4)
+    assert len(next(data.batches(2)).feeds["x"]) == 2
+    with pytest.raises(DataError, match=r"3 rows of pictures of .* unpack to 864 bytes"):
+        first(data)
 
 
 def test_without_pillow_the_line_that_installs_it_is_told(
