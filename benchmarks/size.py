@@ -67,6 +67,14 @@ BARS = {"large_mb": 1000, "large_mb_per_second": 50, "nodes_seconds": 60, "sampl
 LARGE_WIDTH, NODES, WIDE = 4096, 5000, 100_000
 GOOD_CODES = (0, 1, 4)
 
+WIDE_RECIPES = (
+    ("quantize",),
+    ("store", "weight_bits = 4"),
+    ("weight_only",),
+    ("low_rank", "energy = 0.9"),
+    ("shrink", "share = 0.5"),
+)
+
 
 def chain(folder: Path, width: int, layers: int) -> Path:
     """MatMul and Relu in turn, weights [width, width] outside the file.
@@ -188,10 +196,10 @@ def run(model: Path, *options: str | Path) -> dict[str, Any]:
     }
 
 
-def recipe(folder: Path, kind: str) -> Path:
+def recipe(folder: Path, kind: str, *fields: str) -> Path:
     """A recipe of one pass."""
     path = folder / "recipe.toml"
-    path.write_text(f'[[pass]]\nkind = "{kind}"\n', "utf-8")
+    path.write_text("\n".join(["[[pass]]", f'kind = "{kind}"', *fields, ""]), "utf-8")
     return path
 
 
@@ -207,7 +215,10 @@ def large(folder: Path, gigabytes: float) -> dict[str, Any]:
 def wide(folder: Path, _: float) -> dict[str, Any]:
     model = perceptron(folder, 784, WIDE, 10)
     data = rows(folder, 256, 784)
-    found = [run(model, "--recipe", recipe(folder, "weight_only").name, "--data", data.name)]
+    found = []
+    for kind, *fields in WIDE_RECIPES:
+        taken = run(model, "--recipe", recipe(folder, kind, *fields).name, "--data", data.name)
+        found.append({"recipe": " ".join([kind, *fields]), **taken})
     found.append(run(model, "--data", data.name, "--time-limit", "1"))
     return {"width": WIDE, "runs": found}
 

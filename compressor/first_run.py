@@ -9,6 +9,7 @@ from edgepress.compressor.protocols import Feeds, Runner
 from edgepress.compressor.samples import synthetic_feeds
 from edgepress.compressor.scoring import Outputs
 from edgepress.compressor.serialize import serialize
+from edgepress.compressor.sizes import check_source
 
 
 def first_batch(found: Findings, rows: int) -> Batch | None:
@@ -20,10 +21,12 @@ def first_run(found: Findings) -> tuple[Feeds, Feeds]:
     """Outputs of the original on some feeds, and those feeds; both empty where it cannot be run.
 
     Raises:
-        ModelError: the engine does not take the model, and there are samples to run it on.
+        ModelError: the engine does not take the model, and there are samples to run it on; or memory has no room
+            for one of its values.
         DataError: the model does not run on the samples.
     """
     engine, name = found.host.engine, found.job.model
+    check_source(found.source)
     try:
         runner = engine.load(serialize(found.source), found.job.threads)
     except DeviceError as error:

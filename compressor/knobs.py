@@ -14,6 +14,7 @@ import onnx_ir as ir
 from edgepress.compressor.allocate import Knob
 from edgepress.compressor.channels import Channels, Group
 from edgepress.compressor.context import exactly
+from edgepress.compressor.inputs import rounding_work
 from edgepress.compressor.numerics.packing import stored_bytes
 from edgepress.compressor.numerics.rounding import Rounding
 from edgepress.compressor.passes.base import Context
@@ -46,6 +47,10 @@ BITS = (6, 5, 4, 3, 2)
 
 ROUNDING: Rounding = "gptq"
 """Of few bits, in all candidates: going on weight by weight takes longer, and led to no better ones."""
+
+MOST_TRIED = 1 << 34
+"""Multiplications that rounding by outputs may take in a trial, some seconds; larger sites are tried with weights
+rounded to nearest, which overstates what few bits do, and without indices, which take three times as long."""
 
 SHARED_BITS = 3
 """Bits up to which weights may be indices of values that need not lie evenly; with 4 both do about as well."""
@@ -156,13 +161,15 @@ def bits_knob(
     errors = [rounding_error(bits) for bits in values]  # without what is made good: only their ratios count
     context, only = bring_inputs(model, site, context, find_sites(model)), (exactly(site.name),)
 
+    large = rounding_work(site) > MOST_TRIED
+
     def trial(bits: int, share: bool = False) -> float:
         candidate = model.clone()
-        even = StoreWeights(weight_bits=bits, sites=only, rounding=ROUNDING)
+        even = StoreWeights(weight_bits=bits, sites=only, rounding="nearest" if large else ROUNDING)
         (Cluster(bits, sites=only) if share else even).apply(candidate, context)
         return compare(candidate)
 
-    worth = indices and site.weight.size >= LEAST_SHARED and len(trials) > 1
+    worth = indices and site.weight.size >= LEAST_SHARED and len(trials) > 1 and not large
     tried = {bits: trial(bits) for bits in values if bits <= SHARED_BITS and worth}
 
     def measured(bits: int) -> float:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +10,6 @@ import onnx_ir as ir
 from edgepress.compressor.compare import log_probabilities
 from edgepress.compressor.context import Context
 from edgepress.compressor.numerics.least_squares import Moments
-from edgepress.compressor.origins import Origin, Origins
 from edgepress.compressor.protocols import Array, Engine, Feeds, Runner
 from edgepress.compressor.serialize import serialize_prefix
 from edgepress.compressor.sites import Site, sampled_rows
@@ -26,7 +24,11 @@ ROWS_A_COLUMN = 16
 
 WIDEST = 2560
 """Inputs (channels × taps) of a site up to which second moments of the inputs are kept: they take inputs² × 8 bytes,
-several times over. A wider site is not refitted, and what it reads does not shrink."""
+several times over. A wider site is not refitted, what it reads does not shrink; few bits see its inputs in parts."""
+
+MOST_PAIRS = 1 << 25
+"""Inputs × outputs of a site up to which their products are summed, 8 bytes each, several times over; beyond, a site is
+treated as a wide one is."""
 
 HELD_EVERY = 5
 """Every fifth sample is held out where a ridge strength is chosen."""
@@ -37,9 +39,6 @@ MOMENTS_BYTES = 128 << 20
 TARGETS = "targets"
 """Key of `Context.memo`: the original's outputs at the sampled rows, by value; kept where the dictionary is there.
 They hang on where a walk was cut, in the last bits; what is shipped must not hang on what was tried before."""
-
-INPUT_BYTES = 64 << 20
-"""The sum of all moments in `Context.left_behind`."""
 
 TARGET_BYTES = 32 << 20
 """The sum of all in `TARGETS` of one context."""
@@ -93,9 +92,21 @@ class Streamer:
         return self.engine.load(serialize_prefix(model, names), self.threads)
 
 
+def inputs_of(site: Site) -> int:
+    """Columns of a site's matrix: inputs × taps, of one group."""
+    return site.macs_per_position // max(int(site.weight.shape[site.out_axis]), 1)
+
+
 def wide(site: Site) -> bool:
     """Whether a site has more inputs than second moments are kept of."""
     return inputs_of(site) > WIDEST
+
+
+def unfittable(site: Site) -> str | None:
+    """Why what a site reads and gives is too much for second moments of both, or None."""
+    if wide(site):
+        return f"it has over {WIDEST} inputs"
+    return f"it has over {MOST_PAIRS} weights" if inputs_of(site) * site.outputs > MOST_PAIRS else None
 
 
 def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
@@ -116,100 +127,6 @@ def own_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments,
                 context.memo.pop(old, None)
         context.memo[key] = found
     return found
-
-
-def input_moments(model: ir.Model, site: Site, context: Context) -> tuple[Moments, Moments]:
-    """`site_moments` of X alone; those that were left behind, as long as nothing in front of the site changed."""
-    return next(moments_of_inputs(model, [site], context))
-
-
-def moments_of_inputs(
-    model: ir.Model, sites: Sequence[Site], context: Context
-) -> Iterator[tuple[Moments, Moments]]:
-    """`input_moments` of sites one after another, gathered in few runs: of as many at once as `MOMENTS_BYTES` hold.
-
-    Args:
-        model: holds the sites, and must not change until the last is given.
-        sites: in the order of the graph.
-        context: with a stream.
-    """
-    origins, start = Origins(model), 0
-    while start < len(sites):
-        end, size = start, 0
-        while end == start or (end < len(sites) and size + moments_size(sites[end]) <= MOMENTS_BYTES):
-            size += moments_size(sites[end])
-            end += 1
-        found = _moments_together(model, sites[start:end], context, origins)
-        while found:
-            yield found.pop()
-        start = end
-
-
-def inputs_of(site: Site) -> int:
-    """Columns of a site's matrix: inputs × taps, of one group."""
-    return site.macs_per_position // max(int(site.weight.shape[site.out_axis]), 1)
-
-
-def moments_size(site: Site) -> int:
-    """Bytes of what `input_moments` gives."""
-    return 2 * 8 * inputs_of(site) ** 2
-
-
-def _moments_together(
-    model: ir.Model, sites: Sequence[Site], context: Context, origins: Origins
-) -> list[tuple[Moments, Moments]]:
-    """`input_moments` of some sites, last first, in one run."""
-    known = [inputs_left_behind(site, context, origins) for site in sites]
-    draws: list[tuple[_Draw, tuple[Moments, Moments]]] = []
-    for place, site in enumerate(sites):
-        if known[place] is None:
-            width = inputs_of(site)
-            draws.append((_Draw(site, context), (Moments(width, 0), Moments(width, 0))))
-            known[place] = draws[-1][1]
-    names = list(dict.fromkeys(draw.x_name for draw, _ in draws))
-    for now, _ in context.stream(model, names) if names and context.stream is not None else ():
-        for draw, parts in draws:
-            for part, rows, _ in draw(now[draw.x_name]):
-                parts[part].update(rows, rows[:, :0])
-    for draw, parts in draws:
-        leave_inputs(draw.site, context, origins, *parts)
-    return [pair for pair in reversed(known) if pair is not None]
-
-
-def inputs_left_behind(site: Site, context: Context, origins: Origins) -> tuple[Moments, Moments] | None:
-    """What `input_moments` need not work out again, or None."""
-    found = context.left_behind.get(site.name)
-    return found.moments if isinstance(found, _Inputs) and found.origin == origins.of(site.x) else None
-
-
-def leave_inputs(site: Site, context: Context, origins: Origins, fit: Moments, held: Moments) -> None:
-    """Keep moments of X for `input_moments`, where there is room.
-
-    Args:
-        site: whose inputs they are.
-        context: keeps them.
-        origins: of the model that holds the site.
-        fit: as `site_moments` gives them, paired or not.
-        held: likewise.
-    """
-    context.left_behind.pop(site.name, None)
-    kept = [entry for entry in list(context.left_behind.values()) if isinstance(entry, _Inputs)]
-    entry = _Inputs(origins.of(site.x), (fit.of_inputs(), held.of_inputs()))
-    if sum(one.size for one in (*kept, entry)) <= INPUT_BYTES:
-        context.left_behind[site.name] = entry
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Moments of a site's inputs, and all that they hang on."""
-
-    origin: Origin
-    moments: tuple[Moments, Moments]
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(each.nbytes for each in self.moments)
 
 
 def site_moments(
@@ -302,13 +219,13 @@ def _rows(
     """
     if context.stream is None:
         raise ValueError("rows need samples")
-    draw, y_name = _Draw(site, context, most), site.y.name or ""
+    draw, y_name = Draw(site, context, most), site.y.name or ""
     names = [draw.x_name] if paired or known else [draw.x_name, y_name]
     for now, then in context.stream(model, names, [y_name] if paired and not known else []):
         yield from draw(now[draw.x_name], None if known else (then if paired else now)[y_name])
 
 
-class _Draw:
+class Draw:
     """Draws rows of one site's inputs and outputs, batch after batch."""
 
     def __init__(self, site: Site, context: Context, most: int = ROWS_OF_MOMENTS) -> None:

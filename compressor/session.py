@@ -29,6 +29,7 @@ from edgepress.compressor.finish import (
 )
 from edgepress.compressor.first_run import first_run
 from edgepress.compressor.folds import Answering, Setup
+from edgepress.compressor.inputs import said_of_large
 from edgepress.compressor.job import Findings, Host, Job
 from edgepress.compressor.metrics import BUILT_IN, answers, is_user_metric, resolve_metric, unread
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
@@ -227,6 +228,8 @@ def _normalise(found: Findings) -> None:
     for pattern in found.job.leave:
         if not any(re.search(pattern, site) for site in sites):
             found.warnings.append(f"--leave {pattern!r} matches no site; `compress inspect` names them.")
+    if found.data is not None:
+        found.warnings += said_of_large(found.normalized.model)
 
 
 def _settle_metrics(found: Findings) -> Answering:

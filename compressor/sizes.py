@@ -7,6 +7,18 @@ import onnx_ir as ir
 from edgepress.compressor.errors import ModelError
 from edgepress.compressor.model import dims
 from edgepress.compressor.parallel import address_space_left, physical_bytes
+from edgepress.compressor.shapes import infer_shapes
+
+
+def check_source(model: ir.Model) -> None:
+    """`check_values` of a model as it came, before a runtime loads it: some compute constants then.
+
+    Raises:
+        ModelError: naming the value.
+    """
+    copy = model.clone()
+    infer_shapes(copy)
+    check_values(copy)
 
 
 def check_values(model: ir.Model) -> None:

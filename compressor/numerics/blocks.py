@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgepress.compressor.numerics.grids import SMALLEST_SCALE, Array
-from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.rounding import (
+    Seen,
     best_damping,
     levels_at,
-    power,
+    powers,
     round_among,
+    spans,
 )
 from edgepress.compressor.numerics.steps import RATIOS
 from edgepress.compressor.parallel import side_by_side
@@ -54,6 +55,10 @@ class Blocks:
     def part(self, rows: slice) -> "Blocks":
         """The levels of some rows."""
         return replace(self, scales=self.scales[:, rows], zeros=self.zeros[:, rows])
+
+    def span(self, columns: slice) -> "Blocks":
+        """The levels of some columns."""
+        return replace(self, of=self.of[columns])
 
     def codes(self, x: Matrix, column: int | None = None) -> Matrix:
         """Codes, as floats, of the levels nearest to X [..., rows] of one column, or to X [columns, rows]."""
@@ -184,31 +189,32 @@ def _scale(scale: Array) -> Array:
 
 
 def round_in_blocks(
-    weights: Array, bits: int, size: int, symmetric: bool, seen: tuple[Moments, Moments] | None
+    weights: Array, bits: int, size: int, symmetric: bool, seen: Seen | None
 ) -> tuple[Array, Blocks]:
     """Round a matrix in blocks; with a look at its inputs so that outputs keep.
 
-    No row is worse, on all rows of inputs together, than by its nearest levels.
+    No row is worse, on all rows of inputs together, than by its nearest levels; where inputs were seen in parts, as
+    far as these are uncorrelated with each other.
 
     Args:
         weights: W [out, in], finite.
         bits: of a code.
         size: columns of a block.
         symmetric: leave zero points out.
-        seen: moments of most rows of inputs, and of the others.
+        seen: moments of the inputs.
 
     Returns:
         Codes [out, in], uint8, and their levels.
     """
+    codes = np.empty(weights.shape, np.uint8)
     if seen is None:
-        codes = np.empty(weights.shape, np.uint8)
         return codes, _fitted(weights, bits, size, symmetric, None, codes)
-    fit, held = seen
-    both = fit + held
-    gram, least = both.centred()[0], both.rounding()
-    levels = fit_blocks(weights, bits, size, symmetric, power(gram, least))
-    damping = best_damping(weights, fit, held, levels)
-    return round_among(weights, gram, least, damping, levels, np.uint8), levels
+    levels = fit_blocks(weights, bits, size, symmetric, powers(seen))
+    for columns, (fit, held) in zip(spans(seen), seen, strict=True):
+        both, some, there = fit + held, weights[:, columns], levels.span(columns)
+        damping = best_damping(some, fit, held, there)
+        codes[:, columns] = round_among(some, both.covariance(), both.rounding(), damping, there, np.uint8)
+    return codes, levels
 
 
 def unblocked(codes: Array, levels: Blocks) -> Array:

@@ -11,6 +11,7 @@ a scale for each row, or any other set of `Levels`.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, Protocol, Self
 
 import numpy as np
@@ -26,11 +27,18 @@ from edgepress.compressor.protocols import Matrix
 
 Rounding = Literal["nearest", "gptq", "coordinate"]
 
+Seen = Sequence[tuple[Moments, Moments]]
+"""Moments of inputs, of most rows and of those held out: of all columns at once, or where they are too many of some
+after others, as if these were uncorrelated."""
+
 ROW = 0
 """Width of a block that is the whole row."""
 
 ROWS = 1024
 """Rows of weights that are rounded together: all of them would take much memory, twenty times that of the weights."""
+
+MOST_PARTS = 4
+"""Of so many times `ROWS` the damping is told by some: it takes four times as long as what it is for."""
 
 BLOCK = 32
 """Columns whose updates of the later ones are applied together: the same numbers by fewer, larger products."""
@@ -54,8 +62,7 @@ class Levels(Protocol):
 
 def round_to_outputs(
     weights: Array,
-    fit: Moments,
-    held: Moments,
+    seen: Seen,
     grid: Grid,
     floor: Array | float = 0.0,
     ratios: Sequence[float] = RATIOS,
@@ -66,12 +73,12 @@ def round_to_outputs(
     """Round a matrix to a grid with little error on outputs.
 
     The range of a row is the one at which rounding to nearest does least to outputs, inputs taken for uncorrelated.
-    No row of W is worse than by rounding to nearest at the same range, over all rows of inputs together.
+    No row of W is worse than by rounding to nearest at the same range, over all rows of inputs together; where inputs
+    were seen in parts, as far as these are uncorrelated with each other.
 
     Args:
         weights: W [out, in], finite.
-        fit: moments of most rows of inputs.
-        held: moments of the others.
+        seen: moments of the inputs.
         grid: signed.
         floor: least scale, scalar or [out].
         ratios: shares of the least range that clips nothing to try.
@@ -83,19 +90,41 @@ def round_to_outputs(
     Returns:
         Q [out, in] of `grid.dtype`, and the levels that they stand for.
     """
-    both = fit + held
-    gram, least = both.centred()[0], both.rounding()
     columns = weights.shape[1] if width == ROW else width
-    steps = best_steps(weights, grid, columns, power=power(gram, least), floor=floor, ratios=ratios)
+    steps = best_steps(weights, grid, columns, power=powers(seen), floor=floor, ratios=ratios)
+    result = np.empty(weights.shape, grid.dtype)
+    for some, (fit, held) in zip(spans(seen), seen, strict=True):
+        result[:, some] = _round_some(weights[:, some], fit, held, steps.span(some), how, grid.dtype)
+    return result, steps
+
+
+def _round_some(
+    weights: Array, fit: Moments, held: Moments, steps: Steps, how: Rounding, dtype: npt.DTypeLike
+) -> Array:
+    """Codes [out, some] of columns whose inputs were seen together."""
+    both = fit + held
+    gram, least = both.covariance(), both.rounding()
     damping = None if how == "nearest" else best_damping(weights, fit, held, steps)
     if how != "coordinate" or damping is None or both.rows < ENOUGH * both.inputs:
-        return round_among(weights, gram, least, damping, steps, grid.dtype), steps
+        return round_among(weights, gram, least, damping, steps, dtype)
     loaded = damped(gram, damping, least)
     start = round_among(weights, gram, least, damping, steps, np.float64, judge=loaded)
-    result = np.empty(weights.shape, grid.dtype)
+    result = np.empty(weights.shape, dtype)
     for part in _parts(weights):
         result[part] = descend(weights[part].astype(np.float64), loaded, start[part], steps.part(part))
-    return result, steps
+    return result
+
+
+def spans(seen: Seen) -> list[slice]:
+    """The columns that each part of the moments is of."""
+    ends = np.cumsum([0, *(fit.inputs for fit, _ in seen)])
+    return [slice(int(start), int(end)) for start, end in pairwise(ends)]
+
+
+def powers(seen: Seen) -> Matrix:
+    """`power` of all inputs [in]."""
+    totals = [fit + held for fit, held in seen]
+    return np.concatenate([power(both.covariance(), both.rounding()) for both in totals])
 
 
 def damped(gram: Matrix, damping: float, least: float) -> Matrix:
@@ -122,10 +151,10 @@ def best_damping(
     """
     if fit.rows >= ENOUGH * fit.inputs:
         return DAMPINGS[0]
-    seen, unseen, least = fit.centred()[0], held.centred()[0], (fit + held).rounding()
+    seen, unseen, least = fit.covariance(), held.covariance(), (fit + held).rounding()
     factors = Factors.of(seen, [ridge(seen, damping, least) for damping in DAMPINGS])
     lost = np.zeros(1 + len(DAMPINGS))
-    for part in _parts(weights):
+    for part in _sample(_parts(weights)):
         rows, some = weights[part], levels.part(part)
         live = None if stays is None else stays[part]
         tries = [nearest_codes(rows, some), *_compensated(rows, factors, some, live)]
@@ -183,6 +212,11 @@ def power(gram: Matrix, least: float) -> Matrix:
 
 def _parts(weights: Array) -> list[slice]:
     return [slice(start, start + ROWS) for start in range(0, max(len(weights), 1), ROWS)]
+
+
+def _sample(parts: list[slice]) -> list[slice]:
+    """A few of many parts, evenly spaced: what helps some thousand rows helps the others."""
+    return parts[:: -(-len(parts) // MOST_PARTS)]
 
 
 def nearest_codes(weights: Array, levels: Levels) -> Matrix:

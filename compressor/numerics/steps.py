@@ -21,6 +21,9 @@ from edgepress.compressor.protocols import Matrix
 Granularity = Literal["tensor", "channel", "block"]
 """What shares a scale: all weights, those of an output, or so many inputs of an output side by side."""
 
+ROWS = 4096
+"""Rows that are looked at together."""
+
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6)
 """Shares of the least range that clips nothing."""
 
@@ -44,6 +47,17 @@ class Steps:
     def part(self, rows: slice) -> "Steps":
         """The levels of some rows."""
         return Steps(self.scales[rows], self.zeros[rows], self.grid, self.block)
+
+    def span(self, columns: slice) -> "Steps":
+        """The levels of some columns."""
+        if self.scales.shape[1] == 1:
+            return self
+        start, end = columns.start, columns.stop
+        if start % self.block == 0 and (end % self.block == 0 or end == self.scales.shape[1] * self.block):
+            some = slice(start // self.block, -(-end // self.block))
+            return Steps(self.scales[:, some], self.zeros[:, some], self.grid, self.block)
+        each = np.arange(start, end) // self.block
+        return Steps(self.scales[:, each], self.zeros[:, each], self.grid, 1)
 
     def at(self, column: int | None = None) -> tuple[Matrix, Matrix]:
         """Scales and zero points of a column [rows], or of all [in or 1, rows]."""
@@ -94,6 +108,19 @@ def best_steps(
         floor: least scale, scalar or [out].
         ratios: shares of the least range that clips nothing; on a tie the earlier one stays.
     """
+    if (
+        width is not None and len(weights) > ROWS
+    ):  # all at once would take many times the memory of the weights
+        floors = np.broadcast_to(floor, len(weights)) if np.ndim(floor) else floor
+        parts = [
+            best_steps(
+                weights[part], grid, width, power=power, ratios=ratios,
+                floor=floors[part] if isinstance(floors, np.ndarray) else floors,
+            )
+            for part in (slice(start, start + ROWS) for start in range(0, len(weights), ROWS))
+        ]  # fmt: skip
+        scales, zeros = (np.concatenate([getattr(p, name) for p in parts]) for name in ("scales", "zeros"))
+        return Steps(scales, zeros, grid, width)
     rows, inputs = weights.shape
     wide = weights.astype(np.float32, copy=False)
     counts = np.ones(inputs) if power is None else power

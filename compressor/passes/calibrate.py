@@ -7,9 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgepress.compressor.inputs import (
+    INPUT_BYTES,
+    input_moments,
+    inputs_left_behind,
+    leave_inputs,
+    moments_size,
+)
 from edgepress.compressor.numerics import ranges as rg
 from edgepress.compressor.numerics.grids import Array, Grid
-from edgepress.compressor.observe import inputs_left_behind, leave_inputs, own_moments, wide
+from edgepress.compressor.observe import own_moments, unfittable
 from edgepress.compressor.origins import Origin, Origins
 from edgepress.compressor.passes.base import Context, Stream
 from edgepress.compressor.passes.qdq import Plan, behind, given
@@ -195,12 +202,14 @@ def bring_inputs(model: ir.Model, site: Site, context: Context, sites: Sequence[
         sites: all of them.
     """
     apart = context.apart()
-    if site.dense and not wide(site):
-        leave_inputs(site, apart, Origins(model), *own_moments(model, site, context))
+    if site.dense and unfittable(site) is None:
+        leave_inputs(site, apart, Origins(model), [own_moments(model, site, context)])
+    elif site.dense and 0 < moments_size(site) <= INPUT_BYTES:
+        input_moments(model, site, apart)
     elif context.stream is not None:
         key = ("means",)
         if key not in context.memo:
-            rest = [each for each in sites if not each.dense or wide(each)]
+            rest = [each for each in sites if not each.dense or unfittable(each) is not None]
             found = means_of(context.stream, model, [Mean(each) for each in rest])
             context.memo[key] = {node.outputs[0].name: mean for node, mean in found.items()}
         means = context.memo[key]
@@ -211,11 +220,10 @@ def bring_inputs(model: ir.Model, site: Site, context: Context, sites: Sequence[
 
 def _left_behind(site: Site, context: Context, origins: Origins) -> Array | None:
     """The mean input that a refit of the same model left behind: of rows drawn at random, where not of all."""
-    moments = (
-        inputs_left_behind(site, context, origins) if site.dense and site.bias_index is not None else None
-    )
-    if moments is not None:
-        return np.asarray((moments[0].x_sum + moments[1].x_sum) / max(moments[0].rows + moments[1].rows, 1))
+    seen = inputs_left_behind(site, context, origins) if site.dense and site.bias_index is not None else None
+    if seen is not None:
+        parts = [(fit.x_sum + held.x_sum) / max(fit.rows + held.rows, 1) for fit, held in seen]
+        return np.concatenate(parts)
     kept = context.left_behind.get(f"mean {site.name}")
     return kept.mean if isinstance(kept, _Left) and kept.origin == origins.of(site.x) else None
 

@@ -22,13 +22,14 @@ import onnx_ir as ir
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.codebook import Books, Codes, codebooks, keeps_zeros, refine
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
-from edgepress.compressor.numerics.rounding import power
+from edgepress.compressor.numerics.rounding import Seen, power
+from edgepress.compressor.observe import wide
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns, site_name
 from edgepress.compressor.passes.calibrate import correct_bias
 from edgepress.compressor.passes.constants import BROADCAST_OPSET, UNPACKING_OPSET, Constants
 from edgepress.compressor.passes.integer_forms import raise_opset
 from edgepress.compressor.passes.layout import Stored, scale_shape
-from edgepress.compressor.passes.rounding import Seen, in_layout, inputs_in_turn
+from edgepress.compressor.passes.rounding import in_layout, inputs_in_turn
 from edgepress.compressor.passes.store import (
     OVERHEAD,
     choose,
@@ -199,13 +200,13 @@ class Cluster(Pass):
         ordered = sorted(chosen, key=lambda stored: place.get(stored.node, -1))
         read = [sites.get(stored.node) if stored.index == 1 else None for stored in ordered]
         few = [
-            site if site is not None and self._bits(stored, site.weight) <= MOST_PACKED_BITS else None
+            site if site and not wide(site) and self._bits(stored, site.weight) <= MOST_PACKED_BITS else None
             for stored, site in zip(ordered, read, strict=True)
         ]
         turns = zip(ordered, read, inputs_in_turn(model, few, context, means), strict=True)
         return {stored.value: self._shared(stored, site, seen) for stored, site, seen in turns}
 
-    def _shared(self, stored: Stored, site: Site | None, seen: Seen) -> Shared:
+    def _shared(self, stored: Stored, site: Site | None, seen: Seen | None) -> Shared:
         """One weight; of a site whose inputs were seen, by what they mind."""
         array = constant(stored.value)
         if array is None:
@@ -217,10 +218,11 @@ class Cluster(Pass):
             books = _as_stored(codebooks(rows, count, per_row=each, scaled=scaled, zero=zero), array.dtype)
             codes = _from_rows(books.nearest(rows), array, layout.shape)
         else:
-            rows, both = site.matrix(), seen[0] + seen[1]
-            importance = power(both.centred()[0], both.rounding())
+            rows, (fit, held) = site.matrix(), seen[0]
+            both = fit + held
+            importance = power(both.covariance(), both.rounding())
             books = codebooks(rows, count, importance, per_row=each, scaled=scaled, zero=zero)
-            books, found = refine(rows, *seen, books) if self.refine else (books, books.nearest(rows))
+            books, found = refine(rows, fit, held, books) if self.refine else (books, books.nearest(rows))
             books, codes = _as_stored(books, array.dtype), in_layout(site, found)
         table = books.table.astype(array.dtype if books.scales is None else np.float32)
         scales = None if books.scales is None else books.scales.astype(np.float32).reshape(layout.shape)

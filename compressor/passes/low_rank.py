@@ -21,11 +21,10 @@ import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics import low_rank as lr
-from edgepress.compressor.numerics.least_squares import Moments
+from edgepress.compressor.numerics.least_squares import MOST_OUTPUTS, Moments
 from edgepress.compressor.observe import WIDEST, wide
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.parts import (
-    MOST_OUTPUTS,
     Part,
     Parts,
     Whole,

@@ -3,8 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
+from edgepress.compressor.inputs import leave_inputs
 from edgepress.compressor.numerics.least_squares import refit
-from edgepress.compressor.observe import NEW, leave_inputs, site_moments, wide
+from edgepress.compressor.observe import NEW, site_moments, unfittable
 from edgepress.compressor.origins import Origins
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.protocols import Matrix
@@ -36,7 +37,7 @@ def refittable(site: Site, context: Context) -> bool:
     """Whether a closed form can and may change this site's weights and bias, towards an original."""
     if context.stream is None or context.left_by_user(site.name) or NEW in site.y.meta:
         return False
-    return site.dense and not wide(site) and (site.bias_index is None or site.bias() is not None)
+    return site.dense and unfittable(site) is None and (site.bias_index is None or site.bias() is not None)
 
 
 def refit_site(model: ir.Model, site: Site, context: Context, origins: Origins) -> None:
@@ -49,7 +50,7 @@ def refit_site(model: ir.Model, site: Site, context: Context, origins: Origins) 
         origins: of the model; nothing in front of the site may change any more.
     """
     fit, held = site_moments(model, site, context, paired=True)
-    leave_inputs(site, context, origins, fit, held)
+    leave_inputs(site, context, origins, [(fit, held)])
     if fit.rows < 8 or held.rows < 2:
         return
     old = site.matrix().T.astype(np.float64)

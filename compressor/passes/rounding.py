@@ -12,17 +12,19 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepress.compressor.errors import UsageError
+from edgepress.compressor.inputs import input_moments, moments_of_inputs, widths
 from edgepress.compressor.numerics.grids import CLIP_RATIOS, Array, Grid, integer_grid
 from edgepress.compressor.numerics.least_squares import Moments
 from edgepress.compressor.numerics.packing import MOST_PACKED_BITS, stored_bytes
 from edgepress.compressor.numerics.rounding import (
     ROWS,
     Rounding,
+    Seen,
     nearest_codes,
     round_to_outputs,
 )
 from edgepress.compressor.numerics.steps import RATIOS, Granularity, Steps, best_steps, block_width
-from edgepress.compressor.observe import input_moments, moments_of_inputs, wide
+from edgepress.compressor.observe import wide
 from edgepress.compressor.passes.base import Context
 from edgepress.compressor.sites import Site
 from edgepress.compressor.walk import walking
@@ -153,19 +155,15 @@ def round_by_outputs(
         if seen is not None:
             matrix, floor, grid = site.matrix(), floors.get(site.node, 0.0), grids[site.node]
             found[site.node] = round_to_outputs(
-                matrix, *seen, grid, floor, ratios_of(ranges, grid.bits), how=how,
+                matrix, seen, grid, floor, ratios_of(ranges, grid.bits), how=how,
                 width=block_width(granularity, block, matrix.shape[1]),
             )  # fmt: skip
     return found
 
 
-Seen = tuple[Moments, Moments] | None
-"""Moments of a site's inputs, of most rows and of those held out; None where there are none to go by."""
-
-
 def inputs_in_turn(
     model: ir.Model, sites: Sequence[Site | None], context: Context, centred: Collection[ir.Node] = ()
-) -> Iterator[Seen]:
+) -> Iterator[Seen | None]:
     """`inputs_seen` of sites one after another, gathered on one walk over the samples.
 
     Args:
@@ -179,11 +177,13 @@ def inputs_in_turn(
     nodes = {site.node for site in chosen}
     for site in sites:
         known = site is not None and site.node in nodes
-        yield enough(*next(found), centred=site.node in centred) if known and site is not None else None
+        yield enough(next(found), centred=site.node in centred) if known and site is not None else None
 
 
-def inputs_seen(model: ir.Model, site: Site, context: Context, *, centred: bool) -> Seen:
-    """Moments of a site's inputs, where there are few enough of them and rows enough to go by.
+def inputs_seen(
+    model: ir.Model, site: Site, context: Context, *, centred: bool
+) -> tuple[Moments, Moments] | None:
+    """Moments of all of a site's inputs together, where there are few enough of them and rows enough to go by.
 
     Args:
         model: holds the site.
@@ -191,21 +191,25 @@ def inputs_seen(model: ir.Model, site: Site, context: Context, *, centred: bool)
         context: walks from front to back over the samples.
         centred: a bias will take up the mean of what rounding does.
     """
-    seen = input_moments(model, site, context) if visible(site, context) else None
-    return None if seen is None else enough(*seen, centred=centred)
+    if wide(site) or not visible(site, context):
+        return None
+    seen = enough(input_moments(model, site, context), centred=centred)
+    return None if seen is None else seen[0]
 
 
 def visible(site: Site, context: Context) -> bool:
     """Whether second moments of a site's inputs say what its rounding does."""
-    return context.stream is not None and _alone(site) and not wide(site)
+    return context.stream is not None and _alone(site) and bool(widths(site))
 
 
-def enough(fit: Moments, held: Moments, *, centred: bool) -> Seen:
+def enough(seen: Seen, *, centred: bool) -> Seen | None:
     """Moments as rounding takes them; None where rows are too few, or no numbers."""
-    fit, held = (m.of_inputs(about_zero=not centred) for m in (fit, held))
-    if fit.rows < FEWEST_ROWS or held.rows < 2 or not 0 < np.trace(fit.xx + held.xx) < np.inf:
-        return None
-    return fit, held
+    found = [
+        (fit.of_inputs(about_zero=not centred), held.of_inputs(about_zero=not centred)) for fit, held in seen
+    ]
+    few = any(fit.rows < FEWEST_ROWS or held.rows < 2 for fit, held in found)
+    total = sum(float(np.trace(fit.xx + held.xx)) for fit, held in found)
+    return None if few or not 0 < total < np.inf else found
 
 
 def _alone(site: Site) -> bool:

@@ -24,7 +24,7 @@ from edgepress.compressor.channels import THE_OUTPUT, Channels, Group, analyse, 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.numerics.least_squares import refit
 from edgepress.compressor.numerics.saliency import Activity, outliers, rounded_up
-from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_moments, wide
+from edgepress.compressor.observe import WIDEST, distance, kept_channels, own_moments, unfittable
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.cutting import remove_units
 from edgepress.compressor.passes.readers import fold, too_wide
@@ -46,7 +46,7 @@ __all__ = [
     "remove_units", "shrinkable", "shrunk_alone", "write_fit",
 ]  # fmt: skip
 
-TOO_WIDE = f"a site that reads its channels has over {WIDEST} inputs"
+TOO_WIDE = "a site that reads its channels is too large to be refitted: {}"
 
 NO_REFIT = "nothing that could be refitted reads its channels; a recipe can shrink it"
 
@@ -147,8 +147,8 @@ class Shrink(Pass):
                 skipped.append(Skipped(name, "--leave names it"))
             elif any(made in self.leave for made in group.producers):
                 skipped.append(Skipped(name, "the recipe leaves it as it is"))
-            elif self.criterion not in BY_ACTIVITY and is_wide(channels, group):
-                skipped.append(Skipped(name, TOO_WIDE))
+            elif self.criterion not in BY_ACTIVITY and (why := too_large(channels, group)):
+                skipped.append(Skipped(name, TOO_WIDE.format(why)))
             else:
                 chosen.append(name)
         if self.by_threshold or self.share:  # all were asked for; of outputs nobody expects it
@@ -269,9 +269,11 @@ def multiple(context: Context) -> int:
     return context.target.channel_multiple if context.target else 1
 
 
-def is_wide(channels: Channels, group: Group) -> bool:
-    """Whether second moments of what reads a group are too large to keep."""
-    return any(wide(site) for site in group.consumers) or too_wide(channels, group)
+def too_large(channels: Channels, group: Group) -> str | None:
+    """Why second moments of what reads a group are too large to keep, or None."""
+    reasons = (unfittable(site) for site in group.consumers)
+    others = f"it has over {WIDEST} inputs" if too_wide(channels, group) else None
+    return next((why for why in reasons if why), others)
 
 
 def left_by_user(group: Group, context: Context) -> bool:
@@ -333,6 +335,12 @@ def shrinkable(model: ir.Model) -> tuple[Channels, list[Group], list[Skipped]]:
     """Groups of a model that can shrink, for search and inspection."""
     channels = analyse(model)
     groups, skipped = groups_of(model, channels)
-    narrow = [g for g in groups if g.consumers and not is_wide(channels, g)]
-    skipped += [Skipped(g.name, TOO_WIDE if g.consumers else NO_REFIT) for g in groups if g not in narrow]
+    narrow: list[Group] = []
+    for group in groups:
+        why = too_large(channels, group)
+        if group.consumers and why is None:
+            narrow.append(group)
+        else:
+            reason = TOO_WIDE.format(why) if group.consumers else NO_REFIT
+            skipped.append(Skipped(group.name, reason))
     return channels, narrow, skipped

@@ -30,6 +30,7 @@ from edgepress.compressor.numerics.blocks import (
     unblocked,
 )
 from edgepress.compressor.numerics.grids import Array
+from edgepress.compressor.numerics.rounding import Seen
 from edgepress.compressor.passes.base import Context, Outcome, Pass, Skipped, check_patterns
 from edgepress.compressor.passes.constants import Constants
 from edgepress.compressor.passes.dynamic import MICROSOFT
@@ -43,7 +44,7 @@ from edgepress.compressor.passes.products import (
     left_out,
     take_up,
 )
-from edgepress.compressor.passes.rounding import Seen, inputs_in_turn
+from edgepress.compressor.passes.rounding import inputs_in_turn
 from edgepress.compressor.sites import constant, site_name
 
 OVERHEAD = 150
@@ -121,7 +122,9 @@ class WeightOnly(Pass):
         changed = tuple(product.name for product in products)
         return Outcome(bool(changed), changed, tuple(dict.fromkeys(skipped)))
 
-    def _rounded(self, product: Product, seen: Seen, *, centred: bool) -> tuple[Array, Blocks, Array | None]:
+    def _rounded(
+        self, product: Product, seen: Seen | None, *, centred: bool
+    ) -> tuple[Array, Blocks, Array | None]:
         """A product's packed codes, their levels, and the codes themselves [out, in] where a bias is to be corrected.
 
         Those take four times as much: of all products together they would be a large part of the model.
@@ -154,7 +157,7 @@ class WeightOnly(Pass):
 
     def _seen(
         self, model: ir.Model, products: Sequence[Product], context: Context, centred: Collection[ir.Node]
-    ) -> Iterator[Seen]:
+    ) -> Iterator[Seen | None]:
         """Moments of the products' inputs, one after another, where there are any to go by."""
         if not self.compensate or context.stream is None:
             return repeat(None, len(products))

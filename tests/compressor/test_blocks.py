@@ -98,7 +98,7 @@ def test_a_look_at_inputs_is_never_worse_than_the_nearest_levels(
     outputs, inputs, bits, size = shape
     w = weights_of(seed, outputs, inputs)
     x, seen = moments(seed, inputs)
-    codes, levels = round_in_blocks(w, bits, size, symmetric, seen)
+    codes, levels = round_in_blocks(w, bits, size, symmetric, [seen])
     wide = [
         (c.astype(np.float64) - levels.zeros[levels.of].T) * levels.scales[levels.of].T
         for c in (
@@ -118,7 +118,7 @@ def test_a_look_at_inputs_helps() -> None:
     w = weights_of(1, 24, 64)
     x, seen = moments(1, 64, 600)
     lost = []
-    for known in (seen, None):
+    for known in ([seen], None):
         back = unblocked(*round_in_blocks(w, 2, 32, False, known))
         lost.append(np.square(x @ (back - w).T).sum())
     assert lost[0] < lost[1] / 3

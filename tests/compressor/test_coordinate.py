@@ -72,7 +72,7 @@ def test_it_is_never_worse_than_columns_nor_nearest(
     weights = rng.standard_normal((6, width))
     codes, steps = {}, None
     for how in ("nearest", "gptq", "coordinate"):
-        codes[how], steps = round_to_outputs(weights, fit, held, grid, how=how)  # type: ignore[arg-type]
+        codes[how], steps = round_to_outputs(weights, [(fit, held)], grid, how=how)  # type: ignore[arg-type]
     assert steps is not None
     assert codes["coordinate"].min() >= grid.qmin
     assert codes["coordinate"].max() <= grid.qmax

@@ -10,6 +10,14 @@ import onnx_ir as ir
 import oracles
 import pytest
 
+from edgepress.compressor.inputs import (
+    input_moments,
+    leave_inputs,
+    moments_of_inputs,
+    moments_size,
+    said_of_large,
+    widths,
+)
 from edgepress.compressor.observe import (
     HELD_EVERY,
     KEPT,
@@ -17,17 +25,15 @@ from edgepress.compressor.observe import (
     TARGETS,
     Streamer,
     group_moments,
-    input_moments,
     kept_channels,
-    leave_inputs,
-    moments_of_inputs,
-    moments_size,
     output_names,
     own_moments,
     site_moments,
+    unfittable,
 )
 from edgepress.compressor.origins import Origins
 from edgepress.compressor.passes.base import Context
+from edgepress.compressor.passes.refitting import refittable
 from edgepress.compressor.passes.shrink import Shrink
 from edgepress.compressor.protocols import Feeds
 from edgepress.compressor.shapes import infer_shapes
@@ -198,15 +204,15 @@ def test_moments_left_behind_hold_until_something_before_the_site_changes() -> N
     context = oracles.context(model)
     site = find_sites(model)[1]
     fit, held = site_moments(model, site, context, paired=True)
-    leave_inputs(site, context, Origins(model), fit, held)
-    known, _ = input_moments(model, site, context)
+    leave_inputs(site, context, Origins(model), [(fit, held)])
+    ((known, _),) = input_moments(model, site, context)
     assert known.xx is fit.xx
     assert known.outputs == 0
     set_weights(site, site.matrix() * 2, None)
-    assert input_moments(model, find_sites(model)[1], context)[0].xx is fit.xx
+    assert input_moments(model, find_sites(model)[1], context)[0][0].xx is fit.xx
     first = find_sites(model)[0]
     set_weights(first, first.matrix() * 2, None)
-    fresh, _ = input_moments(model, find_sites(model)[1], context)
+    ((fresh, _),) = input_moments(model, find_sites(model)[1], context)
     assert not np.allclose(fresh.xx, fit.xx)
 
 
@@ -218,7 +224,7 @@ def test_another_recipe_sees_nothing_of_what_was_left_behind(monkeypatch: pytest
     assert list(context.left_behind) == [site.name]
     assert not context.apart().left_behind
     assert context.apart().memo is context.memo
-    monkeypatch.setattr("edgepress.compressor.observe.INPUT_BYTES", 1)
+    monkeypatch.setattr("edgepress.compressor.inputs.INPUT_BYTES", 1)
     tight = context.apart()
     input_moments(model, site, tight)
     assert not tight.left_behind
@@ -250,14 +256,14 @@ def test_inputs_of_many_sites_are_gathered_in_few_runs(monkeypatch: pytest.Monke
 
     found = list(moments_of_inputs(model, sites, replace(whole, stream=counted)))
     assert runs == [len(sites)]
-    for site, pair in zip(sites, found, strict=True):
-        for ours, alone in zip(pair, input_moments(model, site, apart), strict=True):
+    for site, (pair,) in zip(sites, found, strict=True):
+        for ours, alone in zip(pair, input_moments(model, site, apart)[0], strict=True):
             np.testing.assert_allclose(ours.xx, alone.xx, rtol=1e-5, atol=1e-5)
             assert ours.rows == alone.rows
     runs.clear()
     assert list(moments_of_inputs(model, sites, replace(whole, stream=counted)))
     assert runs == []  # they were left behind
-    monkeypatch.setattr("edgepress.compressor.observe.MOMENTS_BYTES", 5 * moments_size(sites[0]))
+    monkeypatch.setattr("edgepress.compressor.inputs.MOMENTS_BYTES", 5 * moments_size(sites[0]))
     list(moments_of_inputs(model, sites, replace(whole, stream=counted, left_behind={})))
     assert runs == [5, 5, 2]
 
@@ -276,3 +282,43 @@ def test_origins_take_entries_as_there_are_nodes() -> None:
     set_weights(changed, changed.matrix() * 2, None)
     now = [Origins(copy).of(site.x) for site in find_sites(copy)]
     assert [one == other for one, other in zip(now, found, strict=True)] == [True] * 21 + [False] * 19
+
+
+@pytest.mark.parametrize("inputs", [64, 100, 200, 4096])
+def test_inputs_of_wide_sites_are_seen_in_parts(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks on the diagonal of what would be seen at once, in no more memory than the widest site takes."""
+    monkeypatch.setattr("edgepress.compressor.inputs.WIDEST", 64)
+    model = models.mlp(hidden=inputs)
+    site, context = find_sites(model)[1], oracles.context(model)
+    parts = widths(site)
+    if inputs == 4096:
+        assert parts == []  # of one column each they would say nothing
+        return
+    assert (sum(parts), len(parts) == 1) == (inputs, inputs == 64)
+    assert moments_size(site) <= 2 * 8 * 64**2
+    seen = input_moments(model, site, context)
+    monkeypatch.setattr("edgepress.compressor.inputs.WIDEST", 4096)
+    ((fit, held),) = input_moments(model, site, context.apart())
+    start = 0
+    for pair in seen:
+        some = slice(start, start + pair[0].inputs)
+        for ours, whole in zip(pair, (fit, held), strict=True):
+            np.testing.assert_allclose(ours.xx, whole.xx[some, some], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(ours.x_sum, whole.x_sum[some], rtol=1e-5, atol=1e-5)
+            assert ours.rows == whole.rows
+        start = some.stop
+
+
+def test_a_site_with_too_many_weights_is_not_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.mlp(hidden=32)
+    first, second = find_sites(model)
+    context = oracles.context(model)
+    assert refittable(first, context)
+    monkeypatch.setattr("edgepress.compressor.observe.MOST_PAIRS", 32 * 4 - 1)
+    assert not refittable(second, context)
+    assert unfittable(second) == "it has over 127 weights"
+    outcome = Shrink(widths=((first.name, 8),)).apply(model.clone(), context)
+    assert [each.reason.partition(": ")[2] for each in outcome.skipped] == ["it has over 127 weights"]
+    monkeypatch.setattr("edgepress.compressor.observe.WIDEST", 8)
+    (said,) = said_of_large(model)
+    assert f"{second.name} (32 × 4) (inputs × outputs)" in said

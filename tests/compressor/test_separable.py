@@ -9,10 +9,10 @@ from models import constants, text
 
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.model import parameters, to_bytes
+from edgepress.compressor.numerics.least_squares import MOST_OUTPUTS
 from edgepress.compressor.observe import KEPT, NEW, WIDEST
 from edgepress.compressor.passes import Separable
 from edgepress.compressor.passes.base import Context
-from edgepress.compressor.passes.parts import MOST_OUTPUTS
 from edgepress.compressor.protocols import Array
 from edgepress.compressor.recipe import dump, from_json, parse, to_json
 from edgepress.compressor.report.sites import origin_of

@@ -223,6 +223,21 @@ def test_small_weights_are_no_indices_whatever_these_would_do(hidden: int, share
     assert knob.shared == shared
 
 
+def test_large_sites_are_tried_in_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To nearest, and without indices: by outputs each trial would take half a minute."""
+    model = models.mlp(hidden=400)
+    infer_shapes(model)
+    first, context, seen = find_sites(model)[0], oracles.context(model, 64, target=BOARD), []
+    monkeypatch.setattr(
+        "edgepress.compressor.passes.rounding.round_to_outputs", lambda *_, **__: seen.append("by outputs")
+    )
+    monkeypatch.setattr("edgepress.compressor.knobs.MOST_TRIED", 6 * 400 * 6 - 1)
+    knob = bits_knob(model, first, context, 4, lambda _: 0.1)
+    assert knob is not None
+    assert not knob.shared
+    assert seen == []
+
+
 def test_a_structure_is_offered_in_another_arithmetic() -> None:
     bits = (("a", 3), ("b", HALF))
     recipe = (Shrink((("g", 4),)), *Tail("int8", BOARD, bits, ("b",)).passes())
