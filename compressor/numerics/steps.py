@@ -108,18 +108,17 @@ def best_steps(
         floor: least scale, scalar or [out].
         ratios: shares of the least range that clips nothing; on a tie the earlier one stays.
     """
-    if (
-        width is not None and len(weights) > ROWS
-    ):  # all at once would take many times the memory of the weights
+    if width is not None and len(weights) > ROWS:
+        # All at once would take many times the memory of the weights.
         floors = np.broadcast_to(floor, len(weights)) if np.ndim(floor) else floor
-        parts = [
+        found = [
             best_steps(
                 weights[part], grid, width, power=power, ratios=ratios,
                 floor=floors[part] if isinstance(floors, np.ndarray) else floors,
             )
             for part in (slice(start, start + ROWS) for start in range(0, len(weights), ROWS))
         ]  # fmt: skip
-        scales, zeros = (np.concatenate([getattr(p, name) for p in parts]) for name in ("scales", "zeros"))
+        scales, zeros = (np.concatenate([getattr(p, name) for p in found]) for name in ("scales", "zeros"))
         return Steps(scales, zeros, grid, width)
     rows, inputs = weights.shape
     wide = weights.astype(np.float32, copy=False)
