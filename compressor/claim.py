@@ -3,6 +3,12 @@
 It has one name for each target and a lock that ends with its process. So two runs never mix what they write, a killed
 run leaves one folder at most, and the next run takes that over. Where the file system knows no locks, or somebody else
 has that name, each run has a folder of a name of its own; what a killed one leaves in it stays there.
+
+The lock is one machine's. Linux passes locks on files to a server of NFS or SMB, and keeps those on folders to itself
+(`nfs_dir_operations` and `cifs_dir_ops` have no `flock`), so machines that share a folder do not see each other's: the
+later one takes the earlier one's folder for that of a killed run, and empties it. What each writes has a name of its
+own there, so the earlier one finds that it is gone, and what they wrote is never mixed. A lock on a file within would
+have to go before the folder can, and whoever gets it at that moment loses what it writes.
 """
 
 import contextlib
@@ -10,6 +16,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -46,6 +53,16 @@ class Claim:
 
     folder: Path
     lock: int | None
+
+    def fresh(self) -> Path:
+        """Make a folder in it that no other run knows; its rights follow the umask.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        folder = self.folder / f"new-{secrets.token_hex(8)}"
+        folder.mkdir()
+        return folder
 
     def release(self, *, keep: bool = False) -> None:
         """Let it go; raises nothing.
@@ -140,13 +157,15 @@ def beside(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     held = _patient(path)
+    folder = held.folder
     try:
         empty(held.folder)
-        yield held.folder
-        for made in sorted(held.folder.iterdir(), key=lambda each: each.name == path.name):
+        folder = held.fresh()
+        yield folder
+        for made in sorted(folder.iterdir(), key=lambda each: each.name == path.name):
             made.replace(path.with_name(made.name))
     finally:
-        held.release()
+        held.release(keep=not folder.exists())
 
 
 def empty(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The output folder is whole or absent: everything is written beside it and renamed into place at the end.
 
-Beside DIR stands, while a run lasts, `.edgepress-DIR/` with `new/` (being written) and, for the moment of
+Beside DIR stands, while a run lasts, `.edgepress-DIR/` with `new-…/` (being written) and, for the moment of
 the swap, `old/`. Files in an existing DIR that are not ours are carried over: nobody loses notes to a rerun.
 What a killed run left there, the next one ends or undoes. Where a folder cannot be locked (`claim`), it has a name of
 its own, which no later run knows: there it stays, `old/` included, until the user looks after it.
@@ -47,6 +47,7 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
     made: tuple[Path, ...] = ()
     held: Claim | None = None
     work: Path | None = None
+    fresh: Path | None = None
     within = done = False
     with _sigterm_as_interrupt():
         try:
@@ -57,13 +58,13 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
                 held = claim(out)
                 _recover(held.folder, out)
                 work = held.folder
-                (work / "new").mkdir()  # whose rights follow the umask
+                fresh = held.fresh()
             within = True
-            yield work / "new"
+            yield fresh
             within = False
             with _undisturbed():
                 _check(out, force, inputs)
-                _swap(work / "new", out, work / "old")
+                _swap(fresh, out, work / "old")
                 done = True
         except OSError as error:
             if within and not _about_output(error, out, work):
@@ -71,7 +72,7 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
             raise _explained(error, out) from error
         finally:
             with _undisturbed():
-                _clean(held, () if done else made, done)
+                _clean(held, fresh, () if done else made, done)
 
 
 def write_file(path: Path, text: str, hint: str) -> None:
@@ -169,13 +170,15 @@ def _swap(fresh: Path, out: Path, old: Path) -> None:
         undo.pop_all()
 
 
-def _clean(held: Claim | None, made: Iterable[Path], done: bool) -> None:
+def _clean(held: Claim | None, fresh: Path | None, made: Iterable[Path], done: bool) -> None:
     """Remove the working folder, and the parents made for nothing (those that others use by now stay).
 
-    An `old/` that could not be put back is the user's only copy, so it stays.
+    An `old/` that could not be put back is the user's only copy, so it stays; and so does all where somebody took away
+    what we wrote, since the folder is theirs by now.
     """
     if held is not None:
-        held.release(keep=not done and (held.folder / "old").exists())
+        taken = fresh is not None and not fresh.exists()
+        held.release(keep=not done and (taken or (held.folder / "old").exists()))
     for parent in made:
         with contextlib.suppress(OSError):
             parent.rmdir()
@@ -200,6 +203,10 @@ def _explained(error: OSError, out: Path) -> OutputError:
         hint = "Free some space, or choose another --out."
         return OutputError(f"The disk is full: {out} was not written.", hint)
     hint = "Choose another --out, or mend its rights."
+    if error.errno == errno.ENOENT:
+        hint = (
+            "Choose another --out: is a run on another machine writing this one, or does something remove it?"
+        )
     return OutputError(f"Cannot write the output folder {out}: {error.strerror}.", hint)
 
 

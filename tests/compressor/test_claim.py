@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from resultfolders import fill
 from test_outdir import names, run_once, tree
 
 from edgepress.compressor import claim as claims
-from edgepress.compressor.claim import FILE_PREFIX, claim
+from edgepress.compressor.claim import FILE_PREFIX, beside, claim
 from edgepress.compressor.errors import OutputError
 from edgepress.compressor.outdir import staged, write_file
 from edgepress.compressor.report import manifest as manifests
@@ -188,6 +188,51 @@ def test_without_locks_each_run_has_a_folder_of_its_own(
     assert (tmp_path / "out" / "model.onnx").read_text() == "one"
     assert manifests.verify(tmp_path / "out") == []
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("outlived", [True, False])
+def test_of_machines_that_do_not_see_each_other_s_locks_the_later_one_writes_and_the_other_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool, outlived: bool
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    out, later = tmp_path / "out", ExitStack()
+
+    def earlier() -> None:
+        with staged(out) as folder:
+            if written:
+                fill(folder, "one")
+            fill(later.enter_context(staged(out)), "two")
+            if outlived:
+                later.close()
+            if not written:
+                fill(folder, "one")
+
+    with pytest.raises(OutputError, match="Cannot write the output folder") as told:
+        earlier()
+    later.close()
+    assert "another machine" in told.value.hint
+    assert names(tmp_path) == ["out"]
+    assert manifests.verify(out) == []
+    assert (out / "model.onnx").read_text() == "two"
+
+
+def test_of_such_machines_none_puts_the_other_s_half_file_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    place, later = tmp_path / "page.html", ExitStack()
+
+    def earlier() -> None:
+        with beside(place) as folder:
+            (folder / place.name).write_text("one")
+            (later.enter_context(beside(place)) / place.name).write_text("not all")
+
+    with pytest.raises(FileNotFoundError):
+        earlier()
+    assert not place.exists()
+    later.close()
+    assert tree(tmp_path) == {"page.html": "not all"}
 
 
 def test_a_folder_of_another_user_does_not_block_an_output(
