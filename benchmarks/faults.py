@@ -1,6 +1,6 @@
 """Runs that are killed, starved and fenced in: nothing half-written stays, reruns succeed, the message names the cause.
 
-    python benchmarks/faults.py [--kills N] [--only REGEX] [--out FILE]
+    python benchmarks/faults.py [--kills N] [--rooms N] [--only REGEX] [--out FILE]
 
 On a net of 32 hidden neurons. Exit code 1 where anything was left that may not be, or a message did not name the cause.
 """
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,117 +22,14 @@ from typing import Any
 import numpy as np
 
 from common import RESULTS, machine, shown_command, versions, write_json
-from fault_runs import Ended, Fault, Left, Server, left_in, run_fresh, server
+from fault_disks import AMPLE_BYTES, disks, enter, watched
+from fault_findings import ELSEWHERE, Findings, Place
+from fault_runs import Fault, server
 from fault_subjects import COMMANDS, FACES, make_inputs
 
 BY_LIBRARIES = (-6, -11)
 """A library ends the process where it gets no memory; nothing of ours can say so then."""
-FULL = "No space left|disk is full|Free some space"
-
-
-@dataclass
-class Findings:
-    """What came of one kind of fault.
-
-    Attributes:
-        runs: how many there were.
-        codes: exit code → how often; negative: ended by that signal.
-        wrong: what was left or said that may not be.
-        messages: the different ones, without their numbers.
-        most_temporary: most files and folders that lay in the folder for temporary files after a run.
-        alive: processes that outlived their run.
-        struck: runs in which somebody was killed while a hired process worked.
-        seconds: that all of it took.
-    """
-
-    runs: int = 0
-    codes: dict[str, int] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-    most_temporary: int = 0
-    alive: int = 0
-    struck: int = 0
-    seconds: float = 0.0
-
-    def note(self, ended: Ended, left: Left, what: str) -> None:
-        """Add a run."""
-        self.runs += 1
-        self.codes[str(ended.code)] = self.codes.get(str(ended.code), 0) + 1
-        self.wrong += [f"{what}: {each}" for each in left.wrong]
-        self.most_temporary = max(self.most_temporary, left.temporary)
-        self.alive += ended.alive
-        self.struck += ended.struck
-        if "Traceback" in ended.told or ended.code == 70:
-            self.wrong.append(f"{what}: {ended.told.strip()[-300:]}")
-        message = re.sub(r"/\S+/", "…/", re.sub(r"\d+", "N", ended.told.strip().split("\n")[0]))
-        if ended.code > 0 and message not in self.messages:
-            self.messages.append(message)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where runs are made to fail.
-
-    Attributes:
-        runs: starts them.
-        folder: with the inputs.
-        inputs: what is in them.
-    """
-
-    runs: Server
-    folder: Path
-    inputs: Mapping[str, bytes]
-
-    def clear(self) -> None:
-        """Remove all but the inputs."""
-        for each in self.folder.iterdir():
-            if each.is_dir():
-                shutil.rmtree(each)
-            elif each.name not in self.inputs:
-                each.unlink()
-
-    def left(self, command: str) -> Left:
-        """What lies there after a run."""
-        return left_in(self.folder, self.inputs, FACES.get(command, "out"))
-
-    def again(self, found: Findings, command: str, what: str) -> Ended:
-        """Nothing is wrong any more: the same command must succeed and leave nothing beside its result."""
-        words, out = list(COMMANDS[command]), FACES.get(command, "out")
-        if command == "evolve" and (self.folder / "out.checkpoint.npz").exists():
-            words.append("--resume")
-        ended = self.runs.run(words, self.folder)
-        wrong = self.left(command).wrong
-        if ended.code != 0 or not (self.folder / out).exists():
-            wrong.append(f"code {ended.code}: {ended.told.strip()[-300:]}")
-        if any((self.folder / f".edgepress{mark}{out}").exists() for mark in "-."):
-            wrong.append("the working folder was left")
-        found.wrong += [f"rerun after {what}: {each}" for each in wrong]
-        return ended
-
-    def broken(
-        self,
-        found: Findings,
-        command: str,
-        fault: Fault,
-        says: str,
-        codes: Sequence[int],
-        *,
-        again: bool = True,
-    ) -> Ended:
-        """A run in which something goes wrong: it succeeds all the same, or says what it was, and a rerun succeeds."""
-        what = f"{command}, {fault.kind} {fault.value:g}"
-        fresh = fault.kind == "memory"
-        start = run_fresh if fresh else self.runs.run
-        ended = start(COMMANDS[command], self.folder, fault)
-        found.note(ended, self.left(command), what)
-        if ended.code not in (0, *codes):
-            found.wrong.append(f"{what}: code {ended.code}: {ended.told.strip()[-300:]}")
-        elif ended.code and not re.search(says, ended.told):
-            found.wrong.append(f"{what}: said {ended.told.strip()[-300:]}")
-        if ended.code and again:
-            self.again(found, command, what)
-        self.clear()
-        return ended
+FULL = "No space left|disk is full|Free some space|Make room on the disk"
 
 
 def kills(place: Place, command: str, count: int, kind: str = "") -> Findings:
@@ -172,6 +69,41 @@ def small_disks(place: Place, command: str) -> Findings:
     found = Findings()
     for size in (0, 100, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 1_000_000):
         place.broken(found, command, Fault("file size", size), f"File too large|ulimit -f|{FULL}", (2, 3))
+    return found
+
+
+def real_disks(place: Place, command: str, count: int = 30) -> Findings:
+    """Results, cache or temporary files lie on a disk of their own with so much room, from none to enough.
+
+    Args:
+        place: where.
+        command: its name.
+        count: amounts of room that are tried on each of the three.
+    """
+    found = Findings()
+    with disks(place.folder, (".", *ELSEWHERE)) as mounted:
+        for name, content in place.inputs.items():
+            (place.folder / name).write_bytes(content)
+        with watched(list(mounted.values())):
+            place.again(found, command, "nothing")
+        place.clear()
+        for name, disk in mounted.items():
+            for number, room in enumerate(range(0, AMPLE_BYTES, disk.step_bytes(count))):
+                disk.leave(room)
+                ended, what = (
+                    place.runs.run(COMMANDS[command], place.folder),
+                    f"{command}, {name}, {room} bytes",
+                )
+                found.note(ended, place.left(command), what)
+                found.judge(ended, FULL, (2, 3), what)
+                disk.leave(AMPLE_BYTES)
+                if ended.code and number % 3 == 0:
+                    place.again(found, command, what)
+                place.clear()
+                if room >= disk.most_bytes and ended.code == 0:
+                    break  # a look may have missed what lay there for a moment, so not before
+            else:
+                found.wrong.append(f"{command}, {name}: {AMPLE_BYTES} bytes are not enough")
     return found
 
 
@@ -280,6 +212,7 @@ def killed_with_workers(place: Place, command: str, count: int = 5) -> Findings:
 
 KILLS = {"search": 0.35, "recipe": 0.2, "evolve": 0.25, "bench": 0.2}
 """Shares of all kills."""
+DISKS = "disks with little room"
 ALL, SEARCHES = tuple(COMMANDS), ("search",)
 KINDS: Mapping[str, tuple[Callable[[Place, str], Findings], Sequence[str]]] = {
     "disk full from the n-th file on": (full_disks, ALL),
@@ -299,13 +232,18 @@ def main() -> int:
     """Inject them all; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="how many runs are killed in all")
+    parser.add_argument("--rooms", type=int, default=30, help="how much room is tried on each small disk")
     parser.add_argument("--only", default="", help="regular expression of kinds")
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.json")
     given = parser.parse_args()
-    begun, wrong = machine(), 0
+    begun, wrong, mountable = machine(), 0, enter()
+    if not mountable:
+        print(
+            f"{DISKS}: left out, since nothing can be mounted here, by root or in a namespace of a user's own"
+        )
     with tempfile.TemporaryDirectory(prefix="faults-") as name, server() as runs:
-        for place, (kind, command, work) in enumerate(jobs(given.kills)):
-            if not re.search(given.only, f"{kind}: {command}"):
+        for place, (kind, command, work) in enumerate(jobs(given.kills, given.rooms)):
+            if not re.search(given.only, f"{kind}: {command}") or (kind == DISKS and not mountable):
                 continue
             folder = Path(name) / str(place)
             folder.mkdir()
@@ -337,10 +275,12 @@ def store(path: Path, row: dict[str, Any], begun: dict[str, Any]) -> None:
     write_json({**total, "kinds": rows}, path)
 
 
-def jobs(count: int) -> Iterator[tuple[str, str, Callable[[Place, str], Findings]]]:
+def jobs(count: int, rooms: int) -> Iterator[tuple[str, str, Callable[[Place, str], Findings]]]:
     """Kinds of faults, commands, and the work that it takes."""
     for command, share in KILLS.items():
         yield "killed", command, partial(kills, count=round(share * count))
+    for command in COMMANDS:
+        yield DISKS, command, partial(real_disks, count=rooms)
     for kind, (work, commands) in KINDS.items():
         for command in commands:
             yield kind, command, work

@@ -1,6 +1,9 @@
 """Some of what `benchmarks/faults.py` does to runs; `make test-all` takes all of it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 from resultfolders import fill
 
 import faults
+from fault_disks import Disk
 from fault_runs import Ended, Fault, Left, Server, left_in, server
 from faults import Findings, Place
 
@@ -54,6 +58,36 @@ def test_what_runs_out_is_named(
     assert found.wrong == []
     assert ended.code in codes
     assert ended.told.count("\n") == 2
+
+
+def test_disks_with_little_room(tmp_path: Path) -> None:
+    """Real ones; where none can be mounted that is said, and nothing stored."""
+    script, file = Path(faults.__file__), tmp_path / "faults.json"
+    only = f"{faults.DISKS}: evolve"
+    words = [sys.executable, str(script), "--only", only, "--rooms", "4", "--out", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if not file.exists():
+        assert done.stdout.startswith(f"{faults.DISKS}: left out, since nothing can be mounted")
+        return
+    (row,) = json.loads(file.read_text())["kinds"]
+    assert row["codes"]["2"] >= 3
+    assert row["codes"]["0"] == 3, "the last on each of the disks"
+    assert any("No space left" in each or "disk is full" in each for each in row["messages"])
+
+
+def test_a_rerun_that_gives_another_model_is_found(place: Place) -> None:
+    found = Findings()
+    place.again(found, "recipe", "nothing")
+    place.models["recipe"] = {"of another one"}
+    place.again(found, "recipe", "a fault")
+    assert [each.partition(": ")[2] for each in found.wrong] == ["another model came of it than before"]
+
+
+@pytest.mark.parametrize(("most", "step"), [(0, 1), (5, 1), (29, 1), (30, 2), (290, 10)])
+def test_rooms_reach_what_was_ever_taken(most: int, step: int) -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert Disk(Path(), most * page).step_bytes(30) == step * page
 
 
 @pytest.mark.parametrize(
