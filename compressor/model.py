@@ -13,6 +13,7 @@ from edgepress.compressor import guard, specs
 from edgepress.compressor.errors import ModelError, nearest
 from edgepress.compressor.mapped import Mapped, map_external
 from edgepress.compressor.maps import represent, restored
+from edgepress.compressor.prototext import not_utf8
 from edgepress.compressor.specs import InputSpec, dims, input_specs
 
 __all__ = [
@@ -70,6 +71,8 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
     file = Path(path)
     try:
         proto = guard.read_proto(file)
+        if field := not_utf8(proto):
+            raise ModelError(f"{file}: {field} is not UTF-8 text.", "Export the model again.")
         guard.check_external(proto, file.parent)
         guard.check_content(proto)
         guard.check_onnx(file)
@@ -78,10 +81,6 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
     except OSError as error:
         raise ModelError(
             f"{file}: {error.strerror or error}.", "Check the path and its permissions."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ModelError(
-            f"{file}: holds a name that is not UTF-8 text.", "Export the model again."
         ) from error
     try:
         model = represent(proto)

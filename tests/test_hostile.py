@@ -186,10 +186,27 @@ def test_models_that_no_runtime_should_see(tmp_path: Path) -> None:
         load(damaged(nul))
     with pytest.raises(ModelError, match="99 is no type"):
         load(damaged(lambda proto: setattr(proto.graph.initializer[0], "data_type", 99)))
-    path = damaged(lambda proto: setattr(proto.graph.node[0], "op_type", "QQQQ"))
-    path.write_bytes(path.read_bytes().replace(b"QQQQ", b"\xff\xfeQQ"))
-    with pytest.raises(ModelError, match="not UTF-8"):
-        load(path)
+
+
+NAMED = """
+<ir_version: 9, opset_import: ["" : 17, "own" : 1], producer_name: "Q0Q0">
+Q1Q1 (float[Q2Q2, 4] x, bool yes) => (float[n, 4] y)
+{
+   [Q3Q3] h = own.Q4Q4 <strength = 2> (x)
+   y = If (yes) <then_branch = Q5Q5 () => (float[n, 4] o) { o = Relu (h) },
+                 else_branch = two () => (float[n, 4] Q6Q6) { Q6Q6 = Neg (h) }>
+}
+<domain: "own", opset_import: ["" : 17]>
+Q4Q4 <Q7Q7> (a) => (b) { b = Relu (a) }
+"""
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_text_that_is_none_is_refused_wherever_it_stands(tmp_path: Path, number: int) -> None:
+    data = onnx.parser.parse_model(NAMED).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(data.replace(f"Q{number}Q{number}".encode(), b"a\xff\x80b"))
+    with pytest.raises(ModelError, match=r"model.onnx: '[a-z_]+' of a [A-Za-z.]+ is not UTF-8 text"):
+        load(tmp_path / "model.onnx")
 
 
 def test_a_spread_over_devices_is_left_out(tmp_path: Path) -> None:
