@@ -116,13 +116,16 @@ class ShellDevice(ABC):
     ) -> None:
         """End the keeper's input, which takes folder and processes away there."""
         keeper = self._keeper
-        if keeper is not None:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                keeper.communicate(timeout=_END_S)
-            _finish(keeper)
-        if self._said is not None:
-            self._said.close()
-        self._keeper, self._said, self._folder = None, None, ""
+        try:
+            if keeper is not None:
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    keeper.communicate(timeout=_END_S)
+        finally:  # a second Ctrl-C does not spare the keeper
+            if keeper is not None:
+                _finish(keeper)
+            if self._said is not None:
+                self._said.close()
+            self._keeper, self._said, self._folder = None, None, ""
 
     def put(self, source: Path, name: str, *, limit_s: float = 120.0) -> None:
         """Copy a file into the folder; see `Device.put`."""

@@ -228,6 +228,7 @@ def soon(
                 what()
                 return
             time.sleep(0.02)
+        raise AssertionError("nothing of that kind ran there within 60 s")  # pytest tells of it
 
     thread = threading.Thread(target=wait)
     thread.start()
