@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from common import machine, shown_command, versions, write_json
@@ -206,36 +207,41 @@ def main(words: Sequence[str] | None = None) -> int:
     about = {
         "command": shown_command("python benchmarks/mutation.py", words or sys.argv[1:], ("--out", "--keep")),
         "machine": machine(),
+        "versions": versions(),
     }
     started = time.monotonic()
-    counts: dict[str, Counter[str]] = {}
     faults: list[dict[str, object]] = []
-    for subject, number, mutant, outcome in run(
-        [s for s in SUBJECTS if re.search(given.only, s.name)], given.count, given.seed
+    counts: dict[str, dict[str, int]] = {}
+    total = 0
+    for subject, outcomes in groupby(
+        run([each for each in SUBJECTS if re.search(given.only, each.name)], given.count, given.seed),
+        key=lambda each: each[0],
     ):
-        counts.setdefault(subject.name, Counter())[outcome.kind.partition(":")[0]] += 1
-        if outcome.fault:
-            faults.append({"kind": subject.name, "mutant": number, "what": outcome.kind[:300]})
-            print(f"{subject.name} {number}: {outcome.kind[:300]}", flush=True)
-            if given.keep:
-                given.keep.mkdir(parents=True, exist_ok=True)
-                name = f"{subject.name.replace(' ', '_')}-{number}"
-                (given.keep / f"{name}{Path(subject.file).suffix}").write_bytes(mutant)
-                (given.keep / f"{name}.txt").write_text(outcome.said, encoding="utf-8")
-    for name, counter in counts.items():
-        print(f"{name:26} " + ", ".join(f"{n} {what}" for what, n in counter.most_common()))
-    total = sum((sum(counter.values()) for counter in counts.values()), 0)
+        counter: Counter[str] = Counter()
+        for _, number, mutant, outcome in outcomes:
+            counter[outcome.kind.partition(":")[0]] += 1
+            if outcome.fault:
+                faults.append({"kind": subject.name, "mutant": number, "what": outcome.kind[:300]})
+                print(f"{subject.name} {number}: {outcome.kind[:300]}", flush=True)
+                if given.keep:
+                    keep(given.keep, subject, number, mutant, outcome)
+        counts[subject.name] = dict(counter)
+        print(
+            f"{subject.name:26} " + ", ".join(f"{n} {what}" for what, n in counter.most_common()), flush=True
+        )
+        total = sum(sum(each.values()) for each in counts.values())
+        if given.out:  # after every kind: all of them take an hour
+            write_json({**about, "mutants": total, "counts": counts, "faults": faults}, given.out)
     print(f"{total} mutants in {time.monotonic() - started:.0f} s; {len(faults)} faults")
-    if given.out:
-        document = {
-            **about,
-            "versions": versions(),
-            "mutants": total,
-            "counts": {name: dict(counter) for name, counter in counts.items()},
-            "faults": faults,
-        }
-        write_json(document, given.out)
     return 1 if faults else 0
+
+
+def keep(folder: Path, subject: Subject, number: int, mutant: bytes, outcome: Outcome) -> None:
+    """Write a mutant that shows a fault, and what was said of it, to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{subject.name.replace(' ', '_')}-{number}"
+    (folder / f"{name}{Path(subject.file).suffix}").write_bytes(mutant)
+    (folder / f"{name}.txt").write_text(outcome.said, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ def load(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) 
         UsageError: `shapes` does not fit the inputs.
     """
     file = Path(path)
+    if any("\ud800" <= letter <= "\udfff" for letter in str(file)):
+        raise ModelError(f"{file}: a name that is not UTF-8 text.", "Give the file or its folder another.")
     try:
         proto = guard.read_proto(file)
         if field := not_utf8(proto):

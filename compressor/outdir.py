@@ -69,14 +69,14 @@ def staged(out: Path, force: bool = False, inputs: Iterable[Path] = ()) -> Itera
         except OSError as error:
             if within and not _about_output(error, out, work):
                 raise
-            raise _explained(error, out) from error
+            raise _explained(error, out, taken=fresh is not None and not fresh.exists()) from error
         finally:
             with _undisturbed():
                 _clean(held, fresh, () if done else made, done)
 
 
 def write_file(path: Path, text: str, hint: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file, whole or not at all; to a device or a pipe, such as /dev/stdout, as it comes.
 
     Args:
         path: of the file; folders that are not there are made.
@@ -87,10 +87,19 @@ def write_file(path: Path, text: str, hint: str) -> None:
         OutputError: the file cannot be written.
     """
     try:
+        if _is_stream(path):
+            path.write_text(text, encoding="utf-8")
+            return
         with beside(path) as folder:
             (folder / path.name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}.", hint) from error
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether there is what no file may replace: a device, a pipe, or a link of the system to one."""
+    given = Path("/dev") in path.absolute().parents and path.is_symlink()
+    return given or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _check(out: Path, force: bool, inputs: Iterable[Path]) -> None:
@@ -197,13 +206,19 @@ def _about_output(error: OSError, out: Path, work: Path | None) -> bool:
     return any(out.is_relative_to(path) or (work and path.is_relative_to(work)) for path in paths)
 
 
-def _explained(error: OSError, out: Path) -> OutputError:
-    """The error as the user's."""
+def _explained(error: OSError, out: Path, taken: bool) -> OutputError:
+    """The error as the user's.
+
+    Args:
+        error: as it was raised.
+        out: the folder to be.
+        taken: whether what was written for it is gone.
+    """
     if error.errno in _FULL:
         hint = "Free some space, or choose another --out."
         return OutputError(f"The disk is full: {out} was not written.", hint)
     hint = "Choose another --out, or mend its rights."
-    if error.errno == errno.ENOENT:
+    if taken:
         hint = (
             "Choose another --out: is a run on another machine writing this one, or does something remove it?"
         )

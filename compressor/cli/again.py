@@ -42,7 +42,7 @@ class Options(BaseModel):
     shapes: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
     leave: tuple[str, ...]
     preprocess: manifests.RelativeName | None = None
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=1024)
     max_size_bytes: int | None = None
     max_latency_ns: float | None = Field(default=None, allow_inf_nan=False)
     format: tuple[str, ...] = ("onnx",)

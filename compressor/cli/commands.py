@@ -1,6 +1,7 @@
 """The group of commands, and how errors are told."""
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -36,6 +37,9 @@ COMMANDS = {
 
 _NO_THREAD = "can't start new thread"
 """What Python says where memory or the number of processes is at its limit."""
+
+_LOOP = "Symlink loop from"
+"""What `Path.resolve` says, before Python 3.13, where links lead to themselves."""
 
 
 class DefaultGroup(click.Group):
@@ -135,6 +139,8 @@ def _of_the_system(error: OSError | MemoryError | RuntimeError) -> EdgepressErro
 
     if isinstance(error, OSError):
         return system_error(error)
+    if _LOOP in str(error):
+        return system_error(OSError(errno.ELOOP, str(error)))
     return memory_error() if isinstance(error, MemoryError) or _NO_THREAD in str(error) else None
 
 

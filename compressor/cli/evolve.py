@@ -54,7 +54,7 @@ def evolve(
     start = None if source is None else read_start(source)
     settings = _settings(start, **rest)
     out = out or _usual(data, source)
-    path = out.with_name(f"{out.name}.checkpoint.npz")
+    path = out.parent / f"{out.name}.checkpoint.npz"
     if path.exists() and not (resume or force):
         raise UsageError(
             f"{path} is the checkpoint of an interrupted run.",
@@ -131,10 +131,10 @@ def _settings(
 def _usual(data: str, source: Path | None) -> Path:
     """Where results go if nobody says."""
     if source is not None:
-        return source.with_name(f"{source.stem}-evolved")
+        return source.parent / f"{source.stem}-evolved"
     if is_function_name(data):
         return Path(f"{data.replace(':', '-')}-evolved")
-    return Path(data).with_name(f"{Path(data).stem}-evolved")
+    return Path(data).parent / f"{Path(data).stem}-evolved"
 
 
 def _train(training: Training, path: Path, wanted: dict[str, Any], tell: Tell) -> None:

@@ -54,7 +54,7 @@ def export(
     if out is None:
         if kind == "onnx":
             raise UsageError("--format onnx without --out.", "Name the file to write with --out FILE.")
-        out = model.with_suffix(".tflite")
+        out = model.parent / f"{model.stem}.tflite"
     inputs = [model, *([Path(data)] if data is not None and not is_function_name(data) else [])]
     _check_target(out, force, inputs)
     source = load(model, shapes or None)
@@ -103,6 +103,8 @@ def _check_target(out: Path, force: bool, inputs: Iterable[Path]) -> None:
         raise OutputError(
             f"{out} is a folder.", "Name a file in it, such as --out " + str(out / "model.tflite")
         )
+    if out.exists() and not out.is_file():
+        raise OutputError(f"{out} is no file, and a file would replace it.", choose)
     if not out.absolute().parent.is_dir():
         raise OutputError(f"The folder {out.absolute().parent} does not exist.", choose)
     if out.exists() and not force:

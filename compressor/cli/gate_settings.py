@@ -87,7 +87,7 @@ class Settings(BaseModel):
     max_memory: MaybeLimit = None
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     inconclusive: Literal["report", "pass", "fail"] = "report"
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     seconds: float = Field(default=3.0, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0)
     history: Path | None = None

@@ -25,7 +25,7 @@ def report(
     places = [folder / FILE_NAME if folder.is_dir() else folder for folder in folders]
     runs = [(str(folder), load_report(place)) for folder, place in zip(folders, places, strict=True)]
     alone = len(runs) == 1
-    page = out or (places[0].with_name(PAGE) if alone else Path(PAGE))
+    page = out or (places[0].parent / PAGE if alone else Path(PAGE))
     _check(page, ours=alone or out is not None)
     try:
         text = html.render(runs[0][1]) if alone else several.render(runs)

@@ -117,7 +117,7 @@ def run(
     **rest: Any,
 ) -> int:
     """Do it, and return the exit code; arguments as the options in `options/run.py`."""
-    usual = model.with_name(f"{model.stem}-compressed")
+    usual = model.parent / f"{model.stem}-compressed"
     out = out or usual
     point = None if pick is None else picked(pick, earlier, [out, usual])
     if point is not None:

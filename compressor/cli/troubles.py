@@ -19,6 +19,7 @@ _HINTS = {
     errno.EMFILE: "Raise the limit: `ulimit -n 4096`.",
     errno.ENFILE: "Close other programs, or have the limit of the system raised.",
     errno.EACCES: "Mend the rights, or name another folder. TMPDIR names one for temporary files.",
+    errno.ELOOP: "Links lead to each other: name the file itself.",
     errno.EAGAIN: "Close other programs, or raise the limit on processes: `ulimit -u`.",
 }
 _HINTS |= {

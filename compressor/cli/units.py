@@ -1,12 +1,27 @@
-"""Options that are numbers with a unit: `--max-size 1.5MB`, `--max-latency 300us`."""
+"""Options that are numbers: in a range, or with a unit, such as `--max-size 1.5MB` and `--max-latency 300us`."""
 
 import math
 import re
+from typing import Any
 
 import click
 
 SIZES = {"b": 1.0, "kb": 1e3, "kib": 1024.0, "mb": 1e6, "mib": 1024.0**2, "gb": 1e9}
 TIMES = {"ns": 1.0, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9}
+
+THREADS = click.IntRange(1, 1024)
+"""An engine starts as many as it is told, whatever the machine has."""
+
+
+class Finite(click.FloatRange):
+    """A range of numbers without NaN, which all comparisons let through, and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; raises `click.BadParameter` where it is none, or out of the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def size_option(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:

@@ -50,7 +50,8 @@ def read_start(path: Path) -> Start:
     try:
         net = from_model(widened(load(path)))
     except ModelError as error:
-        raise ModelError(f"{path}: {error}", "Give a perceptron that computes in floats.") from error
+        told = str(error).removeprefix(f"{path}: ")
+        raise ModelError(f"{path}: {told}", "Give a perceptron that computes in floats.") from error
     inner = net.layers[:-1]
     thresholds = {layer.alpha if layer.activation == "ThresholdedRelu" else 0.0 for layer in inner}
     known = {layer.activation for layer in inner} <= {"Relu", "ThresholdedRelu"}
