@@ -49,7 +49,8 @@ class Findings:
         self.struck += ended.struck
         if "Traceback" in ended.told or ended.code == 70:
             self.wrong.append(f"{what}: {ended.told.strip()[-300:]}")
-        message = re.sub(r"/\S+/", "…/", re.sub(r"\d+", "N", ended.told.strip().split("\n")[0]))
+        first = re.sub(r"(edgepress-run-)\w+", r"\1…", ended.told.strip().split("\n")[0])
+        message = re.sub(r"/\S+/", "…/", re.sub(r"\d+", "N", first))
         if ended.code > 0 and message not in self.messages:
             self.messages.append(message)
 
