@@ -5,6 +5,7 @@ Faults as the command line tells them are in `test_ssh_board.py`.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -152,6 +153,18 @@ def test_our_own_process_is_killed(server: Server) -> None:
         "its ssh ends, and takes its socket along"
     )
     control.rmdir()
+
+
+def test_a_server_is_up_once_it_has_the_port_itself(server: Server) -> None:
+    """What the last one left may hold it for a while, and take connections."""
+    server.stop()
+    held = socket.create_server(("127.0.0.1", server.port))
+    let_go = threading.Timer(0.5, held.close)
+    let_go.start()
+    server.start()
+    let_go.join()
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        assert connection.recv(4) == b"SSH-"
 
 
 def test_ctrl_c(server: Server) -> None:
