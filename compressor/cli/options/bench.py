@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.units import THREADS, Finite
 
 
 @click.command()
@@ -14,16 +15,14 @@ from edgepress.compressor.cli.options.shared import shape_option
     "--device", "--target", "target", default="local", show_default=True,
     help="Device profile; one with an address is reached there.",
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime.")
 @click.option(
     "--data", metavar="DATA", help="Samples whose first row is run: npz, folder or module:function."
 )
 @click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
 @shape_option
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
+    "--seconds", type=Finite(0, min_open=True), default=10.0, show_default=True,
     help="Timing ends after this long, or when all medians are known within 1 %.",
 )  # fmt: skip
 @click.option(

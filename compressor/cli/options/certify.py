@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.units import Finite
 
 
 def limit_option(
@@ -44,7 +45,7 @@ def near_option(context: click.Context, parameter: click.Parameter, value: str) 
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     show_default=True,
     help="Share added to ranges of samples.",

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from edgepress.compressor.cli.units import THREADS, Finite
+
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
@@ -36,11 +38,9 @@ def _listed(given: dict[str, Any]) -> int:
     help="Another device: a board is timed there; of an emulated core instructions are counted.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="TOML file to write instead.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime.")
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
-@click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True,
+    "--time-limit", type=Finite(0, min_open=True), default=2.0, show_default=True,
     help="Minutes; a slow machine may take longer. Counting takes as long as it takes.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the file's name as JSON.")

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from edgepress.compressor.cli.options.shared import some_file
+from edgepress.compressor.cli.units import THREADS, Finite
 from edgepress.compressor.evolve.schedules import METHODS
 
-SHARE = click.FloatRange(0, 1, max_open=True)
-POSITIVE = click.FloatRange(0, min_open=True)
+SHARE = Finite(0, 1, max_open=True)
+POSITIVE = Finite(0, min_open=True)
 
 
 def _widths(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -52,7 +53,7 @@ OPTIONS = (
     _plain("--epsilon", POSITIVE, 20.0, "ε: a layer has about ε (inputs + outputs) connections."),
     _plain("--zeta", SHARE, 0.3, "ζ: share of the connections that evolves after an epoch, at the start."),
     _plain("--zeta-min", SHARE, 0.01, "Smallest ζ of ldv and osv."),
-    _plain("--kappa", click.FloatRange(0), 1.0, "κ: how often ζ swings in osv."),
+    _plain("--kappa", Finite(0), 1.0, "κ: how often ζ swings in osv."),
     _plain("--interest", SHARE, 0.01, "Share by which ζ falls each epoch in exd."),
     _plain(
         "--last-epoch",
@@ -65,14 +66,14 @@ OPTIONS = (
     _plain("--batch", _WHOLE, 100, "Samples a step."),
     _plain("--learning-rate", POSITIVE, 0.01, "Of stochastic gradient descent.", "rate"),
     _plain("--momentum", SHARE, 0.9, "Share of the last step that is made again."),
-    _plain("--weight-decay", click.FloatRange(0), 0.0002, "L2, of weights.", "decay"),
+    _plain("--weight-decay", Finite(0), 0.0002, "L2, of weights.", "decay"),
     _plain("--dropout", SHARE, 0.3, "Share of hidden neurons silent in a step."),
-    _plain("--threshold", click.FloatRange(0), 0.0, "ε of the modified ReLU: sums up to it become zero."),
+    _plain("--threshold", Finite(0), 0.0, "ε of the modified ReLU: sums up to it become zero."),
     _plain("--shift", click.IntRange(0), 0, "Move images by up to so many pixels."),
     click.option("--flip", is_flag=True, help="Mirror half of the images."),
     _plain("--seed", click.IntRange(0), 0, "Seed of every random choice."),
     click.option("--kernels", type=click.Choice(["numba", "scipy"]), help="Default: numba where installed."),
-    click.option("--threads", type=_WHOLE, help="Threads (default: one a core)."),
+    click.option("--threads", type=THREADS, help="Threads (default: one a core)."),
     click.option("--out", type=_PATH, help="Folder for the results (default: DATA-evolved)."),
     click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run."),
     click.option("--preprocess", type=_PATH, help="preprocess.toml for images."),

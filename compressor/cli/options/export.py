@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.units import THREADS
 
 
 @click.command()
@@ -39,9 +40,7 @@ from edgepress.compressor.cli.options.shared import shape_option
 )
 @shape_option
 @click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtimes."
-)
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtimes.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepress.compressor.cli.units import THREADS, Finite
+
 if TYPE_CHECKING:
     from edgepress.compressor.gate import Limit
 
@@ -33,7 +35,7 @@ _written = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(0, 100, max_open=True),
+    type=Finite(0, 100, max_open=True),
     help="Percent of the score that may be lost.  [default: 2]",
 )
 @click.option(
@@ -41,7 +43,7 @@ _written = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--max-latency-ratio",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     metavar="R",
     help="Most that candidate / baseline may be.",
 )
@@ -55,7 +57,7 @@ _written = click.Path(path_type=Path, dir_okay=False)
     "--max-memory", callback=limit_option, metavar="LIMIT", help="Of the peak of one run: likewise."
 )
 @click.option(
-    "--confidence", type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+    "--confidence", type=Finite(0.5, 1, min_open=True, max_open=True),
     help="Of each end of an interval.  [default: 0.95]",
 )  # fmt: skip
 @click.option(
@@ -65,8 +67,8 @@ _written = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--config", type=_path, help="Options as TOML (default: edgepress.toml beside the models).")
 @click.option("--preprocess", type=_path, help="preprocess.toml for images.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the runtime.  [default: 1]")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of one timing.  [default: 3]")
+@click.option("--threads", type=THREADS, help="Threads of the runtime.  [default: 1]")
+@click.option("--seconds", type=Finite(0, min_open=True), help="Of one timing.  [default: 3]")
 @click.option("--seed", type=click.IntRange(0), help="Of the bootstrap.  [default: 0]")
 @click.option("--history", type=_written, help="JSON lines with past results; this one is added.")
 @click.option("--junit", "junit_file", type=_written, help="Write a JUnit file, one test case a criterion.")

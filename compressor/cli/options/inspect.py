@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.units import Finite
 
 
 @click.command()
@@ -30,7 +31,7 @@ from edgepress.compressor.cli.options.shared import shape_option
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help="Minutes after which nothing new is measured.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

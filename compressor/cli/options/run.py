@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edgepress.compressor.cli.options.shared import shape_option, some_file
-from edgepress.compressor.cli.units import size_option, time_option
+from edgepress.compressor.cli.units import THREADS, Finite, size_option, time_option
 
 
 def formats_option(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def formats_option(ctx: click.Context, param: click.Parameter, value: str) -> tu
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """All options of the main job."""
     path = click.Path(path_type=Path)
-    positive = click.FloatRange(0, min_open=True)
+    positive = Finite(0, min_open=True)
     options: Sequence[Callable[[Callable[..., Any]], Callable[..., Any]]] = (
         click.option(
             "--target",
@@ -44,7 +44,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--budget",
-            type=click.FloatRange(0, 100, max_open=True),
+            type=Finite(0, 100, max_open=True),
             default=2.0,
             show_default=True,
             help="Percent of the score that may be lost.",
@@ -96,9 +96,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Seed of every random choice.",
         ),
-        click.option(
-            "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-        ),
+        click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime."),
         shape_option,
         click.option("--leave", multiple=True, help="Regular expression of sites not to touch."),
         click.option("--preprocess", type=path, help="preprocess.toml for images."),

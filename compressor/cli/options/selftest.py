@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from edgepress.compressor.cli.units import THREADS
+
 
 @click.command()
 @click.option(
@@ -21,9 +23,7 @@ import click
     "--images", type=click.Path(path_type=Path, dir_okay=False),
     help="npz of images, such as MNIST's, to make a network of; default: drawn digits.",
 )  # fmt: skip
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
     help="Write all that was found to this file; - prints it.",
