@@ -9,8 +9,8 @@ with 2 or 3 and one message of at most three lines. A traceback, a signal, half 
 """
 
 import argparse
-import contextlib
 import importlib
+import json
 import os
 import random
 import re
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from common import machine, shown_command, versions, write_json
 from edgepress.compressor.cli import commands, host
@@ -210,30 +211,44 @@ def main(words: Sequence[str] | None = None) -> int:
         "versions": versions(),
     }
     started = time.monotonic()
-    faults: list[dict[str, object]] = []
-    counts: dict[str, dict[str, int]] = {}
-    total = 0
+    rows: list[dict[str, Any]] = []
     for subject, outcomes in groupby(
         run([each for each in SUBJECTS if re.search(given.only, each.name)], given.count, given.seed),
         key=lambda each: each[0],
     ):
         counter: Counter[str] = Counter()
+        faults: list[dict[str, object]] = []
         for _, number, mutant, outcome in outcomes:
             counter[outcome.kind.partition(":")[0]] += 1
             if outcome.fault:
-                faults.append({"kind": subject.name, "mutant": number, "what": outcome.kind[:300]})
+                faults.append({"mutant": number, "what": outcome.kind[:300]})
                 print(f"{subject.name} {number}: {outcome.kind[:300]}", flush=True)
                 if given.keep:
                     keep(given.keep, subject, number, mutant, outcome)
-        counts[subject.name] = dict(counter)
+        counts = dict(counter)
+        rows.append({"kind": subject.name, "counts": counts, "faults": faults, **about})
         print(
             f"{subject.name:26} " + ", ".join(f"{n} {what}" for what, n in counter.most_common()), flush=True
         )
-        total = sum(sum(each.values()) for each in counts.values())
         if given.out:  # after every kind: all of them take an hour
-            write_json({**about, "mutants": total, "counts": counts, "faults": faults}, given.out)
-    print(f"{total} mutants in {time.monotonic() - started:.0f} s; {len(faults)} faults")
-    return 1 if faults else 0
+            store(given.out, rows)
+    total, wrong = totals(rows)
+    print(f"{total} mutants in {time.monotonic() - started:.0f} s; {wrong} faults")
+    return 1 if wrong else 0
+
+
+def store(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Put kinds in the file, in the place of those of an earlier run; the others stay."""
+    known = json.loads(path.read_text("utf-8"))["kinds"] if path.exists() else []
+    new = {row["kind"] for row in rows}
+    kinds = [*(each for each in known if each["kind"] not in new), *rows]
+    mutants, faults = totals(kinds)
+    write_json({"mutants": mutants, "faults": faults, "kinds": kinds}, path)
+
+
+def totals(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Mutants and faults of some kinds."""
+    return sum(sum(row["counts"].values()) for row in rows), sum(len(row["faults"]) for row in rows)
 
 
 def keep(folder: Path, subject: Subject, number: int, mutant: bytes, outcome: Outcome) -> None:
@@ -245,5 +260,4 @@ def keep(folder: Path, subject: Subject, number: int, mutant: bytes, outcome: Ou
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())
+    sys.exit(main())

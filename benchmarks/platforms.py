@@ -252,7 +252,8 @@ def stored(
     known = json.loads(out.read_text("utf-8"))["steps"] if out.exists() else {}
     for step in steps:
         told = [asdict(result) for result in results if result.step == step]
-        known[step] = {**about, "failed": sum(not each["fine"] for each in told), "results": told}
+        if told:
+            known[step] = {**about, "failed": sum(not each["fine"] for each in told), "results": told}
     return {"steps": {step: known[step] for step in STEPS if step in known}}
 
 
@@ -288,10 +289,10 @@ def main(words: Sequence[str] | None = None) -> int:
                     f"{mark} {result.step} {result.python:5} {result.what}: {result.found}",
                     flush=True,
                 )
+                if given.out:  # after every result: all of them take an hour
+                    write_json(stored(about, steps, results, given.out), given.out)
     failed = [result for result in results if not result.fine]
     print(f"{len(results)} tried, {len(failed)} failed")
-    if given.out:
-        write_json(stored(about, steps, results, given.out), given.out)
     return 1 if failed else 0
 
 

@@ -156,7 +156,7 @@ class Judgement:
         return self.verdict.exit_code
 
 
-def unverified(budget: Budget, reason: str = "no data to judge by") -> Judgement:
+def unverified(budget: Budget, reason: str = "there were no samples") -> Judgement:
     """The judgement where nothing was measured."""
     return Judgement(Verdict.UNVERIFIED, budget.percent, reason=reason)
 
@@ -230,7 +230,10 @@ def judge(
     elif strict:
         verdict, reason, to_decide = _strictly(budget, metric, evidence, n, confidence)
     elif n < MIN_ROWS:
-        verdict, reason = Verdict.INCONCLUSIVE, f"{n} rows are too few to tell; {MIN_ROWS} are the least"
+        verdict, reason = (
+            Verdict.INCONCLUSIVE,
+            f"{n} {'row is' if n == 1 else 'rows are'} too few to tell; {MIN_ROWS} are the least",
+        )
     kept = _share(compressed, baseline) if metric.higher_is_better else _share(baseline, compressed)
     drop = sign * (baseline - compressed) if finite else None
     percent = 100 * (1 - kept) if math.isfinite(kept) else None

@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 MAX_CLASSES = 100_000
+MANY_LABELS = 30
+"""Fewer say little about a classifier."""
 BUILT_IN = ("top1", "top5", "agreement", "mse", "mae", "psnr", "fidelity")
 
 
@@ -267,3 +269,19 @@ def _loss(kind: str, output: str, values: Array, batch: Batch, peak: float | Non
     return BuiltIn(
         kind, output, compare.squared_error, "dB", scale=None, target_input=target_input, peak=peak or 1.0
     )
+
+
+def said_of_labels(labels: Array, right: Array) -> list[str]:
+    """A warning where a classifier scores no better than naming one class for all would.
+
+    Args:
+        labels: [n].
+        right: how each row scored, above 0 where its label was found; [n].
+    """
+    score, blind = (right > 0).mean(), np.unique(labels, return_counts=True)[1].max() / len(labels)
+    if len(labels) < MANY_LABELS or score > blind:
+        return []
+    return [
+        f"The original scores {100 * score:.2f} % on the unseen rows, and naming the most frequent class alone would "
+        f"score {100 * blind:.2f} %: do these labels, and the preprocessing, belong to this model?"
+    ]

@@ -31,7 +31,14 @@ from edgepress.compressor.first_run import first_run
 from edgepress.compressor.folds import Answering, Setup
 from edgepress.compressor.inputs import said_of_large
 from edgepress.compressor.job import Findings, Host, Job
-from edgepress.compressor.metrics import BUILT_IN, answers, is_user_metric, resolve_metric, unread
+from edgepress.compressor.metrics import (
+    BUILT_IN,
+    answers,
+    is_user_metric,
+    resolve_metric,
+    said_of_labels,
+    unread,
+)
 from edgepress.compressor.model import input_specs, load, on_disk, tensor_bytes
 from edgepress.compressor.normalize import Normalized, normalize
 from edgepress.compressor.parallel import one_thread_each, within_memory
@@ -270,6 +277,8 @@ def _score_original(found: Findings, metric: Metric) -> None:
             f"{said[0]}: {error}", f"{hint} Mend the model, or name another --output."
         ) from error
     found.warnings += [f"{each[0].upper()}{each[1:]}; such rows count as wrong." for each in said]
+    if metric.name == "top1" and (labels := found.test.labels) is not None:
+        found.warnings += said_of_labels(labels, rows)
 
 
 def _trials(found: Findings, metric: Metric, told: Answering) -> Trials:

@@ -77,6 +77,16 @@ class Case:
         self.model.write_bytes(proto.SerializeToString())
 
 
+def refused(told: Outcome, *words: str) -> None:
+    """A user's mistake: exit 2, what is wrong and what to do, and these words among them."""
+    assert told.code == 2, told
+    assert "Traceback" not in told.err
+    assert told.err.startswith("compress: ")
+    assert told.err.count("\n") <= 2
+    for word in words:
+        assert word in told.err
+
+
 def rows(seed: int, count: int) -> dict[str, Any]:
     """Inputs, and the original's own answers as labels."""
     x = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)

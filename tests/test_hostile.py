@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from clicase import Case, rows
+from clicase import Case, refused, rows
 from onnx import TensorProto
 
 from edgepress.compressor import columns, data
@@ -36,11 +36,8 @@ X = [InputSpec("x", np.dtype(np.float32), (None, 6))]
 GIGABYTE = 1 << 30
 
 
-def refused(case: Case, words: str, **options: object) -> None:
-    outcome = case.compress(**options)
-    assert (outcome.code, words in outcome.err) == (2, True), outcome
-    assert outcome.err.startswith("compress: ")
-    assert outcome.err.count("\n") <= 2
+def compress_refused(case: Case, words: str, **options: object) -> None:
+    refused(case.compress(**options), words)
     assert not case.out.exists()
 
 
@@ -143,7 +140,7 @@ DEEP = ("[" * 100_000, "[" * 3000 + "]" * 3000, '{"a":' * 5000, "9" * 5000)
 def test_text_that_nests_deeply(case: Case, file: str, deep: str) -> None:
     path = case.folder / f"x.{'json' if file == 'timings' else 'toml'}"
     path.write_text(f'{{"timings_ns": {deep}' if file == "timings" else f"a = {deep}", encoding="utf-8")
-    refused(case, "x.json" if file == "timings" else "", **{file: path})
+    compress_refused(case, "x.json" if file == "timings" else "", **{file: path})
 
 
 @pytest.mark.parametrize("deep", DEEP, ids=["open", "closed", "tables", "digits"])
@@ -279,14 +276,14 @@ def recipe(case: Case) -> Path:
 @pytest.mark.parametrize("name", grown(1))
 def test_a_value_that_takes_terabytes_is_named(case: Case, recipe: Path, name: str) -> None:
     case.model.write_bytes(growing(name, HUGE).SerializeToString())
-    refused(case, " GB; there are ", recipe=recipe, data=None, test=None)
+    compress_refused(case, " GB; there are ", recipe=recipe, data=None, test=None)
 
 
 def test_an_input_that_takes_terabytes_is_named(case: Case, recipe: Path) -> None:
     case.change_model(
         lambda proto: setattr(proto.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", HUGE)
     )
-    refused(case, "Value 'x'", recipe=recipe, data=None, test=None)
+    compress_refused(case, "Value 'x'", recipe=recipe, data=None, test=None)
 
 
 @pytest.mark.parametrize("name", ["Expand", "Tile", "Range", "OneHot", "Pad", "taken back"])

@@ -255,7 +255,9 @@ def test_shapes_behind_an_unknown_operator_are_seen_and_reported(model: Path) ->
     assert not [left for left in report.left_alone if "rank" in left.reason]
 
 
-def test_sums_come_out_the_same_on_any_number_of_cores(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_algebra_keeps_to_one_thread_in_the_whole_job(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = list[int]()
     chosen = session._chosen
 
@@ -268,3 +270,11 @@ def test_sums_come_out_the_same_on_any_number_of_cores(model: Path, monkeypatch:
         compress(model, rows(1, 80), target="arm")
     assert seen
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("belong", [True, False])
+def test_labels_of_other_samples_are_told(model: Path, belong: bool) -> None:
+    test = rows(2, 60)
+    labels = test["y"] if belong else np.random.default_rng(5).permutation(test["y"])
+    result = compress(model, rows(1, 80), test={"x": test["x"]}, test_labels=labels, target="arm")
+    assert any("do these labels" in said for said in result.report.warnings) is not belong

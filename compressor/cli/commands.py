@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import cast
 
 import click
@@ -98,7 +99,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 kept · 1 broken, or a limit missed · 2 bad input or usage · 3 device trouble
-                4 cannot tell (no samples, or too few) · 130 interrupted
+                4 cannot tell (no samples, or too few) · 70 an error of the tool · 130 interrupted
     """  # noqa: D301  click wants the character itself, to leave a paragraph's lines alone
 
 
@@ -122,7 +123,7 @@ def execute(words: Sequence[str]) -> int:
     except click.BadParameter as error:
         return _fail(error.format_message(), _hint(error), 2)
     except click.ClickException as error:
-        return _fail(error.format_message(), "See `compress --help`.", error.exit_code)
+        return _fail(error.format_message(), _meant(words), error.exit_code)
     except BrokenPipeError:
         # `compress inspect … | head`: the reader has what it wanted; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -160,11 +161,20 @@ def _hint(error: click.BadParameter) -> str:
     given = error.message.split("'")[1] if error.message.count("'") > 1 else ""
     if isinstance(kind, click.Choice) and given:
         return nearest(given, [str(choice) for choice in kind.choices])
-    return "See `compress run --help`."
+    return f"See `{error.ctx.command_path if error.ctx is not None else 'compress'} --help`."
+
+
+def _meant(words: Sequence[str]) -> str:
+    """The nearest command, where the first word is neither one nor a file."""
+    first = words[0] if words else "-"
+    if first.startswith("-") or first in COMMANDS or Path(first).exists():
+        return "See `compress --help`."
+    return nearest(first, COMMANDS)
 
 
 def _fail(message: str, hint: str, code: int) -> int:
     """One message on stderr: what is wrong, and what to do."""
+    message = " ".join(message.split())
     text = message if message.endswith((".", "!", "?")) else f"{message}."
     with contextlib.suppress(OSError):  # where stderr cannot be written to, the code tells all the same
         click.echo(showable(f"compress: {text}" + (f"\n  {hint}" if hint else "")), err=True)

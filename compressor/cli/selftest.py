@@ -47,6 +47,11 @@ def selftest(
     with line_told(quiet) as tell, reached(spec, threads, tell) as device:
         chosen, files = [known[name] for name in wanted or known], _files(formats, device)
         todo = trials(nets, chosen, files, brief=quick or device.how == EMULATED)
+        if not todo:
+            raise UsageError(
+                f"{', '.join(each.name for each in chosen)} is not tested as {', '.join(files)}.",
+                "Leave out --format, or --precision.",
+            )
         started, found = time.monotonic(), []
         together = EMULATED_TOGETHER if device.how == EMULATED else TOGETHER
         with _progress(len(todo), quiet) as advance, seldom_collecting():

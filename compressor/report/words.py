@@ -18,7 +18,7 @@ _VERDICTS = {
     "kept": "The budget is kept.",
     "broken": "The budget is broken.",
     "inconclusive": "Too few rows to tell whether the budget is kept.",
-    "unverified": "Not verified: nothing to judge by.",
+    "unverified": "Not verified: give samples with --data, and --test, for a verdict.",
 }
 UNKNOWN = "–"
 _BYTES: Kind = "bytes"
@@ -275,7 +275,7 @@ def budget_text(report: Report) -> str:
     if report.drop_interval_95 is not None:
         low, high = report.drop_interval_95
         text += f" (95 % interval {low:.2f} to {high:.2f})"
-    return text + (f", on {report.n_test} unseen rows" if report.n_test else "")
+    return text + (f", on {report.n_test} unseen row{'s' * (report.n_test != 1)}" if report.n_test else "")
 
 
 def limits_text(report: Report) -> str:

@@ -156,7 +156,7 @@ def test_a_page_of_a_run_that_found_out_next_to_nothing() -> None:
         **dict.fromkeys(("steps", "left_alone", "sites", "candidates", "warnings"), ()),
     )
     text = Page(html.render(report)).text
-    assert "Not verified: nothing to judge by. No data was given." in text
+    assert "Not verified: give samples with --data, and --test, for a verdict. No data was given." in text
     assert "None: nothing paid" in text
     assert "unverified" in printed(report)
 

@@ -18,7 +18,9 @@ from edgepress.compressor.cli.units import THREADS
     "--precision", "wanted", multiple=True, metavar="NAME",
     help="Only this one, such as int8; may be given several times.",
 )  # fmt: skip
-@click.option("--format", "formats", metavar="F[,F]", help="onnx, tflite or both [default: what runs there].")
+@click.option(
+    "--format", "formats", metavar="F[,F]", help="onnx, tflite, sparse [default: all that runs there]."
+)
 @click.option(
     "--images", type=click.Path(path_type=Path, dir_okay=False),
     help="npz of images, such as MNIST's, to make a network of; default: drawn digits.",
