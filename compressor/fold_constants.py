@@ -39,6 +39,9 @@ GROWTH = 64
 """Elements of a result for each that is read, beyond which it is not computed: it is looked at only once it is there.
 Codes of 2 bits in words of 32 give 16, broadcast with what picks them apart."""
 
+PASSING = 1 << 22
+"""Elements up to which something on the way may be made for what is read at the end, however little it is made of."""
+
 _QUANTIZING = {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
 """They tell a runtime to compute in integers, on constants, too."""
 
@@ -114,7 +117,7 @@ def _bounded(node: ir.Node, most: int) -> bool:
         return False
     read = sum(v.const_value.size for v in node.inputs if v is not None and v.const_value is not None)
     largest = max((count for count in counts if count is not None), default=0.0)
-    return largest <= max(SMALL, read if most < _NO_LIMIT else GROWTH * read)
+    return largest <= (max(SMALL, read) if most < _NO_LIMIT else max(PASSING, GROWTH * read))
 
 
 def _may_fold(node: ir.Node) -> bool | None:
@@ -192,7 +195,7 @@ def _no_larger(group: Collection[ir.Node]) -> bool:
     freed = sum(_bits(v) or 0.0 for v in going if all(user in group for user in v.consumers()))
     results = [v for node in group for v in node.outputs]
     counts, held = [elements(v) for v in results], sum(elements(v) or 0.0 for v in going)
-    if any(count is None or count > max(SMALL, GROWTH * held) for count in counts):
+    if any(count is None or count > max(PASSING, GROWTH * held) for count in counts):
         return False
     left = [v for v in results if v.is_graph_output() or any(user not in group for user in v.consumers())]
     return sum(np.inf if (bits := _bits(v)) is None else bits for v in left) <= freed

@@ -26,7 +26,9 @@ def hoist_constants(model: ir.Model) -> int:
     if before is None:
         return 0
     names = taken(model)
-    moved = sum(_uncarried(node) for node in model.graph if node.op_type == "Loop")
+    moved = sum(
+        _uncarried(node) for node in model.graph if node.op_type == "Loop" and node.domain in ("", "ai.onnx")
+    )
     for graph in model.graph.subgraphs():
         for value in list(graph.initializers.values()):
             if _is_weight(value) and not value.is_graph_output():

@@ -124,8 +124,8 @@ def stacked_outputs(model: ir.Model, context: Context, limit: int = 512) -> dict
     rows = 0
     for now, _ in context.stream(model, names):
         for name in names:
-            parts[name].append(now[name])
-        rows += len(now[names[0]])
+            parts[name].append(np.atleast_1d(now[name]))
+        rows += max(len(parts[name][-1]) for name in names)
         if rows >= limit:
             break
     alike = {name: len({np.shape(array)[1:] for array in arrays}) == 1 for name, arrays in parts.items()}

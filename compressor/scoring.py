@@ -290,7 +290,10 @@ def joined(outputs: Sequence[Outputs]) -> dict[str, Any]:
     """Outputs of several batches as one: arrays end to end, or where rows differ in size a list of them."""
     found: dict[str, Any] = {}
     for name in outputs[0]:
-        parts = [each[name] for each in outputs]
+        parts = [
+            np.atleast_1d(p) if isinstance(p := each[name], (np.ndarray, np.generic)) else p
+            for each in outputs
+        ]
         alike = len({(np.shape(part)[1:], isinstance(part, np.ndarray)) for part in parts}) == 1
         found[name] = np.concatenate(parts) if alike else [row for part in parts for row in part]
     return found

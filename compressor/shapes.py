@@ -42,7 +42,7 @@ _GROWING = {
 }
 """Operators that make much of little."""
 
-MOST_DIMENSIONS = 1 << 16
+MOST_DIMENSIONS = 1 << 20
 """Numbers in a vector up to which it may be a shape: onnx follows what vectors hold, at 100 bytes a number."""
 
 Seen = tuple[tuple[int | None, ...], ir.DataType]

@@ -45,7 +45,10 @@ def run_seen(
         outputs = session(feeds)
     finally:
         trace = Path(session.end())
-    return outputs, traced(json.loads(trace.read_text(encoding="utf-8")))
+    try:
+        return outputs, traced(json.loads(trace.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):  # a full disk, or a release that writes it otherwise
+        return outputs, None
 
 
 def traced(events: Sequence[Mapping[str, Any]]) -> tuple[Kernel, ...]:

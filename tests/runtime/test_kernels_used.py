@@ -102,3 +102,14 @@ def test_an_engine_that_does_not_tell_is_not_guessed_at(tmp_path: Path) -> None:
     outputs, kernels = run_seen(Silent(), b"", {"x": np.ones(1)}, tmp_path / "trace")
     assert kernels is None
     assert outputs["y"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "[{", '[{"cat": "Node", "name": "a_kernel_time"}]'])
+def test_a_trace_that_cannot_be_read_takes_nothing_from_the_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    model, feeds = made("fp32")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    outputs, kernels = run_seen(OrtEngine(), model.data, feeds, tmp_path / "trace")
+    assert outputs
+    assert kernels is None
