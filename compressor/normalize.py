@@ -266,10 +266,18 @@ def _affine(model: ir.Model, refused: dict[str, str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(folded.count.items()))
 
 
+def _initializers(model: ir.Model) -> int:
+    return sum(len(graph.initializers) for graph in (model.graph, *model.graph.subgraphs()))
+
+
 def _unused(model: ir.Model) -> str:
-    before = _nodes(model), len(model.graph.initializers)
+    before = _nodes(model), _initializers(model)
     common.RemoveUnusedNodesPass()(model)
-    nodes, weights = before[0] - _nodes(model), before[1] - len(model.graph.initializers)
+    for body in model.graph.subgraphs():  # the pass keeps theirs
+        for value in list(body.initializers.values()):
+            if not value.uses() and not value.is_graph_output():
+                body.initializers.pop(value.name or "")
+    nodes, weights = before[0] - _nodes(model), before[1] - _initializers(model)
     return f"{nodes} nodes and {weights} initializers dropped" if nodes or weights else ""
 
 

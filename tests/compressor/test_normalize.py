@@ -262,3 +262,16 @@ def test_a_model_of_which_no_node_is_left_goes_out() -> None:
     saved = save(result.model)
     verify(model, saved)
     assert models.run(saved, {})["y"].tolist() == [-1, -2]
+
+
+def test_what_nothing_reads_in_a_branch_goes_too() -> None:
+    model = models.text(
+        "(float[N, 3] x, bool yes) => (float[N, 3] y)",
+        "y = If (yes) <then_branch = a () => (float[n, 3] o) { o = Relu(x) }, "
+        "else_branch = b () => (float[n, 3] p) { p = Neg(x) }>",
+    )
+    for body in model.graph.subgraphs():
+        left = ir.Value(name=f"left_{body.name}", const_value=ir.tensor(np.ones(512, np.float32)))
+        body.register_initializer(left)
+    result = normalized(model)
+    assert [len(body.initializers) for body in result.model.graph.subgraphs()] == [0, 0]
