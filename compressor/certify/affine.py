@@ -27,12 +27,14 @@ def magnitude(op: Linear, size: Array) -> Array:
     return np.asarray(found * (1 + 2 * gamma(op.terms + 2)) + TINY)
 
 
-def through(op: Linear, x: Interval, bias: Array, unit: float) -> Interval:
-    """Range of A x + b, with 2 γ_n (|A| |x| + |b|) for our own rounding and γ_n of it for the net's."""
+def through(
+    op: Linear, x: Interval, bias: Array, share: float = 0.0, bias_size: Array | None = None
+) -> Interval:
+    """Range of A x + b, with 4 γ_n (|A| |x| + |b|) for our own rounding and a share of it for what y may be off."""
     centre, radius = x.centred()
     spread = op.with_weight(np.abs(op.weight)).apply(radius)
-    slack = magnitude(op, x.magnitude) + np.abs(bias)
-    own = 4 * gamma(op.terms + 4) + (gamma(op.terms + 2, unit) if unit else 0.0)
+    slack = magnitude(op, x.magnitude) + (np.abs(bias) if bias_size is None else bias_size)
+    own = 4 * gamma(op.terms + 4) + share
     return around(op.apply(centre) + bias, spread + own * slack)
 
 
@@ -43,14 +45,31 @@ class Affine:
     Attributes:
         op: A.
         bias: b, broadcastable to a row of y.
+        roundings: how often A and b were rounded when they were worked out from the net's own constants; 0 where
+            they are those constants. Two nets' errors do not cancel as their weights do, so each counts whole.
+        bias_size: absolute sum of the terms of b, of its shape, where it is a sum that may cancel; else |b|.
     """
 
     op: Linear
     bias: Array
+    roundings: int = 0
+    bias_size: Array | None = None
 
     def forward(self, xs: Sequence[Interval], unit: float) -> Interval:
         """The exact range, for independent x."""
-        return through(self.op, xs[0], self.bias, unit)
+        return through(self.op, xs[0], self.bias, self._share(unit), self.bias_size)
+
+    def _share(self, unit: float) -> float:
+        """How far y may be off A x + b, as a share of `_size`: by the net's rounding, and by that of A and b here."""
+        net = gamma(self.op.terms + 2 + self.roundings, unit) if unit else 0.0
+        # One more, since sizes are of what was rounded already.
+        return net + (gamma(self.roundings + 1) if self.roundings else 0.0)
+
+    def _size(self, x: Interval) -> Array:
+        """|A| |x| + |b|."""
+        return magnitude(self.op, x.magnitude) + (
+            np.abs(self.bias) if self.bias_size is None else self.bias_size
+        )
 
     def _change(self, other: Rule) -> tuple["Affine", Linear | None, Array]:
         """The changed A, A' − A (None where it is nothing) and b' − b."""
@@ -60,20 +79,16 @@ class Affine:
         return other, self.op.with_weight(moved) if moved.any() else None, other.bias - self.bias
 
     def own_rounding(self, other: "Affine", pair: Pair, unit: float) -> Array | float:
-        """What the two nets' own rounding may add to the difference."""
-        if not unit:
-            return 0.0
-        share = gamma(self.op.terms + 2, unit)
-        ours = magnitude(self.op, pair.x.magnitude) + np.abs(self.bias)
-        theirs = magnitude(other.op, pair.z.magnitude) + np.abs(other.bias)
-        return np.asarray(share * (ours + theirs))
+        """What the two nets' own rounding may add to the difference, and that of weights which are not stored."""
+        share = max(self._share(unit), other._share(unit))
+        return np.asarray(share * (self._size(pair.x) + other._size(pair.z))) if share else 0.0
 
     def difference(self, other: Rule, pairs: Sequence[Pair], unit: float) -> Interval:
         """A' d + (A' − A) x + (b' − b)."""
         changed, moved, shift = self._change(other)
-        found = through(changed.op, pairs[0].d, shift, 0.0)
+        found = through(changed.op, pairs[0].d, shift)
         if moved is not None:
-            found = add(found, through(moved, pairs[0].x, np.zeros(1), 0.0))
+            found = add(found, through(moved, pairs[0].x, np.zeros(1)))
         return grow(found, self.own_rounding(changed, pairs[0], unit))
 
     def _adjoint(self, op: Linear, a: Array) -> Array:
@@ -86,11 +101,10 @@ class Affine:
         The adjoint as computed is taken for what it is: it differs from Aᵀ a by rounding, by no more than γ_n
         |a||A||x|.
         """
-        size = magnitude(self.op, xs[0].magnitude) + np.abs(self.bias)
-        _, slack = dot(a, size)
+        _, slack = dot(a, self._size(xs[0]))
         terms = a[0, 0].size
         value, absolute = dot(a, self.bias)
-        own = 4 * gamma(self.op.terms + terms + 4) + (gamma(self.op.terms + 2, unit) if unit else 0.0)
+        own = 4 * gamma(self.op.terms + terms + 4) + self._share(unit)
         return (self._adjoint(self.op, a),), settled(value, absolute, terms) - own * slack
 
     def backward_difference(
@@ -107,11 +121,8 @@ class Affine:
         terms = a[0, 0].size
         value, absolute = dot(a, shift)
         slack = 4 * gamma(self.op.terms + terms + 4) * dot(a, size)[1]
-        if unit:
-            slack = (
-                slack
-                + (1 + UNIT64 * 8 * terms) * dot(a, np.asarray(self.own_rounding(changed, pair, unit)))[1]
-            )
+        if np.any(off := np.asarray(self.own_rounding(changed, pair, unit))):
+            slack = slack + (1 + UNIT64 * 8 * terms) * dot(a, off)[1]
         return (self._adjoint(changed.op, a),), (ax,), settled(value, absolute, terms) - slack
 
     def sensitivity(self, delta: Interval, xs: Sequence[Interval]) -> tuple[Interval, ...]:

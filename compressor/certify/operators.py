@@ -114,10 +114,19 @@ def matmul(reader: Reader, node: ir.Node) -> Sequence[Step]:
     return step(node, Affine(MatrixMap(weight), np.zeros(weight.shape[1])), tunable=own_weight(node))
 
 
-def scaled(node: ir.Node, row: tuple[int, ...], scale: Array, shift: Array, index: int = 0) -> Sequence[Step]:
-    """Y = scale x + shift, both given as they broadcast to a batch."""
+def scaled(
+    node: ir.Node,
+    row: tuple[int, ...],
+    scale: Array,
+    shift: Array,
+    index: int = 0,
+    *,
+    roundings: int = 0,
+    shift_size: Array | None = None,
+) -> Sequence[Step]:
+    """Y = scale x + shift, both given as they broadcast to a batch; `roundings` and `shift_size` as in `Affine`."""
     wide = []
-    for array in (scale, shift):
+    for array in (scale, shift, np.abs(shift) if shift_size is None else shift_size):
         if array.ndim > len(row) + 1 or (array.ndim == len(row) + 1 and array.shape[0] != 1):
             raise refused(node, "a constant differs from row to row")
         try:
@@ -125,7 +134,8 @@ def scaled(node: ir.Node, row: tuple[int, ...], scale: Array, shift: Array, inde
             wide.append(np.broadcast_to(own, row))
         except ValueError:
             raise refused(node, "a constant makes its input larger") from None
-    return step(node, Affine(ScaleMap(wide[0].copy(), terms=2), wide[1].copy()), (index,))
+    size = None if shift_size is None else wide[2].copy()
+    return step(node, Affine(ScaleMap(wide[0].copy(), terms=2), wide[1].copy(), roundings, size), (index,))
 
 
 def batch_normalization(reader: Reader, node: ir.Node) -> Sequence[Step]:
@@ -134,7 +144,16 @@ def batch_normalization(reader: Reader, node: ir.Node) -> Sequence[Step]:
     scale = gamma / np.sqrt(variance + float(str(attribute(node, "epsilon", 1e-5))))
     row = reader.row(node.inputs[0], node)
     shape = (-1, *(1,) * (len(row) - 1))
-    return scaled(node, row, scale.reshape(shape), (beta - scale * mean).reshape(shape))
+    moved = scale * mean
+    # A sum, a root and a quotient; for the shift a product and a difference as well, which may cancel.
+    return scaled(
+        node,
+        row,
+        scale.reshape(shape),
+        (beta - moved).reshape(shape),
+        roundings=5,
+        shift_size=(np.abs(beta) + np.abs(moved)).reshape(shape),
+    )
 
 
 def concat(reader: Reader, node: ir.Node) -> Sequence[Step]:
@@ -201,7 +220,7 @@ def average_pool(reader: Reader, node: ir.Node) -> Sequence[Step]:
         raise refused(node, "a window reads nothing but padding")
     middle = name_of(node.outputs[0]) + "/sum"
     first = Step(site_name(node) + "/sum", (name_of(node.inputs[0]),), middle, Affine(op, np.zeros(1)))
-    last = Affine(ScaleMap(1 / inside, terms=2), np.zeros(1))
+    last = Affine(ScaleMap(1 / inside, terms=2), np.zeros(1), roundings=1)
     return [first, Step(site_name(node), (middle,), name_of(node.outputs[0]), last)]
 
 

@@ -29,7 +29,7 @@ def arithmetic(reader: Reader, node: ir.Node) -> Sequence[Step]:
         if kind == "Div":
             if at == 1 or not other.all():
                 raise refused(node, "it divides by what varies, or by 0")
-            return scaled(node, row, 1 / other, none)
+            return scaled(node, row, 1 / other, none, roundings=1)
         if kind == "Mul":
             return scaled(node, row, other, none, at)
         sign = -1.0 if kind == "Sub" else 1.0

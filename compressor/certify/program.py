@@ -106,7 +106,9 @@ class Program:
                 if step.output in weights:
                     op = op.with_weight(np.asarray(weights[step.output], np.float64))
                 bias = biases.get(step.output)
-                rule = Affine(op, step.rule.bias if bias is None else placed(step.rule, bias))
+                rule = replace(
+                    step.rule, op=op, bias=step.rule.bias if bias is None else placed(step.rule, bias)
+                )
                 made = replace(step, rule=rule)
             steps.append(made)
         return replace(self, steps=tuple(steps))

@@ -212,3 +212,40 @@ def test_a_window_of_padding_alone_is_refused(kind: str) -> None:
         recheck.changes(model, model.clone(), box)
     with pytest.raises(NotCoveredError, match="padding"):
         read(model)
+
+
+BN = "y = BatchNormalization(x, g, c, m, v)"
+ROUNDED_CONSTANTS: dict[str, tuple[str, models.Weights, models.Weights]] = {
+    "a quotient": ("y = Div(x, c)", {"c": models.array(1.9668323)}, {"c": models.array(1.9668324)}),
+    "a normalization": (
+        BN,
+        {"g": models.array(1.3), "c": models.array(0.3), "m": models.array(0.7), "v": models.array(2)},
+        {"g": models.array(1.3000001), "c": models.array(0.3), "m": models.array(0.7), "v": models.array(2)},
+    ),
+    "a shift that cancels": (
+        BN,
+        {"g": models.array(1e6), "c": models.array(7e5), "m": models.array(0.7), "v": models.array(1)},
+        {
+            "g": models.array(1e6),
+            "c": models.array(7e5),
+            "m": models.array(0.7),
+            "v": models.array(1.0000001),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED_CONSTANTS)
+@pytest.mark.parametrize("at", [0.0, 1.0])
+def test_constants_that_are_rounded_are_no_exact_ones(name: str, at: float) -> None:
+    """Where two nets' weights nearly cancel, what is left is less than what each was rounded by may move it."""
+    body, *weights = ROUNDED_CONSTANTS[name]
+    header = "(float[N, 1] x) => (float[N, 1] y)"
+    nets = [normalize(models.text(header, body, each)).model for each in weights]
+    box = box_of(nets[0], at, at)
+    (exact,) = recheck.changes(nets[0], nets[1], box)
+    (lo,), (hi,) = exact.fractions()
+    for tight in (False, True):
+        (found,) = bound(read(nets[0]), read(nets[1]), box, float32=False, tight=tight).changes
+        assert Fraction(float(found.lo[0, 0])) <= lo
+        assert hi <= Fraction(float(found.hi[0, 0]))
