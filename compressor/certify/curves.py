@@ -7,7 +7,7 @@ way. That holds for lines and smooth curves alike; max over λ is convex in d an
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from edgepress.compressor.protocols import Array
 
 SMOOTH_ULPS = 16
 """How far a runtime's sigmoid or tanh may be off, in units of roundoff at 1: what is assumed of it, and not proved."""
+SMALLEST32 = 2.0**-126
+"""Smallest normal float32: engines may take a product below it for 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +41,13 @@ def _curved(a: Array, lines: Lines, x: Interval) -> tuple[Array, Array]:
     ]
 
 
+def _evaluated(a: Array, off: Array | float) -> Array | float:
+    """What f's being off may take from ⟨a, f(x)⟩."""
+    return np.asarray(1.01 * dot(a, np.asarray(off))[1]) if np.any(off) else 0.0
+
+
 class Curve(ABC):
     """What curves have in common; subclasses say what f is."""
-
-    rounding: ClassVar[float] = 0.0
-    """What the runtime's own evaluation may be off, in units of roundoff."""
 
     @abstractmethod
     def value(self, x: Array) -> Array:
@@ -57,10 +61,14 @@ class Curve(ABC):
     def lines(self, x: Interval) -> Lines:
         """Linear bounds."""
 
+    def off(self, x: Interval, unit: float) -> Array | float:
+        """How far a runtime's own f may be off for x in a range; broadcasts to it, 0.0 where there is nothing."""
+        return 0.0
+
     def forward(self, xs: Sequence[Interval], unit: float) -> Interval:
         """[f(lo), f(hi)]."""
         found = outward(self.value(xs[0].lo), self.value(xs[0].hi), ulps=8)
-        return grow(found, self.rounding * unit) if unit and self.rounding else found
+        return grow(found, off) if np.any(off := self.off(xs[0], unit)) else found
 
     def _scaled(self, other: Rule, pair: Pair) -> tuple[Array, Array, Array, Array]:
         """Least and largest λ d at either end of d's range: (low at lo, low at hi, high at lo, high at hi)."""
@@ -79,12 +87,12 @@ class Curve(ABC):
         """λ d, for slopes λ on the way from x to z."""
         low, _, _, high = self._scaled(other, pairs[0])
         found = outward(low, high, ulps=2)
-        return grow(found, 2 * self.rounding * unit) if unit and self.rounding else found
+        return grow(found, off) if np.any(off := self._both_off(pairs[0], unit)) else found
 
     def backward(self, a: Array, xs: Sequence[Interval], unit: float) -> tuple[Forms, Array]:
         """By linear bounds."""
         form, number = _curved(a, self.lines(xs[0]), xs[0])
-        return (form,), number - self._evaluated(a, unit)
+        return (form,), number - _evaluated(a, self.off(xs[0], unit))
 
     def backward_difference(
         self, other: Rule, a: Array, pairs: Sequence[Pair], unit: float
@@ -101,11 +109,11 @@ class Curve(ABC):
         low = np.minimum(low_lo - low_slope * ends[0], low_hi - low_slope * ends[1]) - slack
         high = np.maximum(high_lo - high_slope * ends[0], high_hi - high_slope * ends[1]) + slack
         form, number = _curved(a, Lines(low_slope, low, high_slope, high), pair.d)
-        number = number - 2 * self._evaluated(a, unit)
+        number = number - _evaluated(a, self._both_off(pair, unit))
         return (form,), no_forms(pairs, a.shape[:2]), number
 
-    def _evaluated(self, a: Array, unit: float) -> Array:
-        return np.asarray(1.01 * self.rounding * unit * np.abs(a).reshape(*a.shape[:2], -1).sum(-1))
+    def _both_off(self, pair: Pair, unit: float) -> Array | float:
+        return self.off(pair.x, unit) + self.off(pair.z, unit)
 
     def sensitivity(self, delta: Interval, xs: Sequence[Interval]) -> tuple[Interval, ...]:
         """δ times the range of slopes (eq. 10)."""
@@ -135,6 +143,14 @@ class Bent(Curve):
         if np.any(self.below):
             return super().forward(xs, unit)
         return Interval(self.value(xs[0].lo), self.value(xs[0].hi))
+
+    def off(self, x: Interval, unit: float) -> Array | float:
+        """What the one product is rounded by, where there is one: a slope of 0 or 1 multiplies nothing."""
+        below = np.broadcast_to(self.below, x.shape)
+        scaled = (below != 0) & (below != 1) & (x.lo < self.low)
+        if not unit or not scaled.any():
+            return 0.0
+        return np.where(scaled, 1.01 * unit * below * (self.low - x.lo) + SMALLEST32, 0.0)
 
     def value(self, x: Array) -> Array:
         """F."""
@@ -185,8 +201,11 @@ class Smooth(Curve):
         kind: which.
     """
 
-    rounding: ClassVar[float] = SMOOTH_ULPS
     kind: Literal["Sigmoid", "Tanh"]
+
+    def off(self, x: Interval, unit: float) -> Array | float:
+        """As much anywhere."""
+        return SMOOTH_ULPS * unit
 
     def value(self, x: Array) -> Array:
         """f; sigmoid by way of tanh, which does not overflow."""

@@ -88,3 +88,19 @@ def test_forms_go_a_few_at_a_time_or_not_at_all(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(difference, "CHANGE_WORK", 0)
     monkeypatch.setattr(certificate, "TIGHTEN_WORK", 0)
     assert np.array_equal(change(True).lo, plain.lo)
+
+
+@pytest.mark.parametrize("kind", ["LeakyRelu <alpha = 0.97>", "PRelu"])
+def test_what_float32_rounds_of_slopes_counts(kind: str) -> None:
+    """Two hundred products, each rounded; the sum of that is more than what the two nets differ by."""
+    slope = {"s": models.array(0.97)} if kind == "PRelu" else {}
+    lines = [f"h{i + 1} = {kind}(h{i}{', s' if slope else ''})" for i in range(200)]
+    body = f"h0 = Mul(x, w) {' '.join(lines)} y = Identity(h200)"
+    header = "(float[N, 1] x) => (float[N, 1] y)"
+    for first in (0.6, 0.7, 0.8, 0.9):
+        weights = [{"w": np.float32(first).reshape(1), **slope} for _ in range(2)]
+        weights[1]["w"] = np.nextafter(weights[0]["w"], np.float32(2))
+        model, other = (normalize(models.text(header, body, each)).model for each in weights)
+        box = box_of(model, -1.0, -1.0)
+        assert_range_holds(model, box)
+        assert_change_holds(model, other, box)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.compressor.certify import curves
-from edgepress.compressor.certify.intervals import Interval, add
+from edgepress.compressor.certify.intervals import UNIT32, Interval, add
 from edgepress.compressor.certify.linear import (
     ConvMap,
     MatrixMap,
@@ -91,6 +91,23 @@ def test_lines_and_slopes_hold_at_every_point(
     for sign in (1.0, -1.0):
         (form,), _, number = curve.backward_difference(curve, np.full((1, 1, 1), sign), [pair], 0.0)
         assert (form[0, 0, 0] * by + number[0, 0] <= sign * change + 1e-14).all()
+
+
+def test_both_nets_round_the_product_of_a_slope() -> None:
+    rng = np.random.default_rng(0)
+    x = -rng.uniform(0.5, 2, 200).astype(np.float32)
+    z, slope = np.nextafter(x, np.float32(0)), np.float32(0.3)
+    curve, wide = curves.Bent(below=float(slope)), [part.astype(float) for part in (x, z)]
+    moved = (slope * z).astype(float) - (slope * x).astype(float)
+    pair = Pair(*(Interval(part[None], part[None]) for part in (*wide, wide[1] - wide[0])))
+    found = curve.difference(curve, [pair], UNIT32)
+    assert (found.lo <= moved).all()
+    assert (moved <= found.hi).all()
+    assert (found.width <= 1e-6).all()
+    for sign in (1.0, -1.0):
+        forms = sign * np.eye(200)[None]
+        (form,), _, number = curve.backward_difference(curve, forms, [pair], UNIT32)
+        assert (form[0] @ (wide[1] - wide[0]) + number[0] <= sign * moved).all()
 
 
 def maps() -> Iterator[tuple[Any, tuple[int, ...]]]:
