@@ -37,7 +37,7 @@ WORK = 3e11
 """Multiply-accumulates that all outputs may take: a minute or so."""
 _DENSE = 0.1
 """Share of nonzeros from which a dense matrix is faster."""
-_SMALL = 1e-100
+SMALL = 1e-100
 """Sums of absolute values below it are a bound themselves: their factors have no digits left."""
 _LEAST = 1e-6
 """Of the largest length: those of rows without weights are taken for this, that nothing is divided by zero."""
@@ -171,7 +171,7 @@ class Cut:
         both = np.concatenate([(c @ self.centre)[:, None], c * self.half], 1)
         absolute = float((np.abs(c) @ (np.abs(self.centre) + self.half)).sum())
         slack = 2 * gamma(c.size + 32) * absolute + TINY
-        if absolute < _SMALL:
+        if absolute < SMALL:
             return absolute + slack
         a, b = (np.maximum(part, _LEAST * part.max()) for part in (found.a, found.b))
         whole = largest_singular(both / np.sqrt(a)[:, None] / np.sqrt(b)) * float(np.sqrt(a.sum() * b.sum()))

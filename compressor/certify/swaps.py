@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import sparse
 
-from edgepress.compressor.certify.cut import ROUNDS, Cut, Factors, Tail, cut_of, dense
+from edgepress.compressor.certify.cut import ROUNDS, SMALL, Cut, Factors, Tail, cut_of, dense
 from edgepress.compressor.certify.rules import Pair
 from edgepress.compressor.protocols import Array
 
@@ -97,6 +97,8 @@ def exchanged(layer: Layer, gone: Array, order: Array, tell: Callable[[str], Non
         made = [now.factors(k, start, 6 if step else ROUNDS) for k, start in enumerate(starts)]
         starts = [each.v for each in made]
         used = (layer.rest + [each.value for each in made]) / layer.limit
+        if not used.max() > 0:
+            return best  # no output moves: there is nothing to choose by
         prices = prices * used / used.max()
         prices = prices / prices.mean()
         linear, own = costs(now, made, prices / layer.limit, (into, hidden, c))
@@ -122,7 +124,12 @@ def costs(
     linear, own = np.zeros(len(c)), np.zeros(len(c))
     for row, factors, price in zip(cut.weights, made, prices, strict=True):
         effect = c * row[hidden]
-        a, b = (np.maximum(each, 0.1 * each.mean()) for each in (factors.a, factors.b[1:]))
+        if factors.value < SMALL:  # of what is gone nothing reaches the output: each weight would be alone
+            own += price * np.abs(cut.half[hidden] * effect)
+            continue
+        # None of b is above 0 but the first where no neuron bends.
+        least = 1e-6 * factors.value
+        a, b = (np.maximum(each, max(0.1 * each.mean(), least)) for each in (factors.a, factors.b[1:]))
         linear += price * effect * np.einsum("ij,ij->i", factors.u[into], factors.t[hidden])
         own += price * 0.5 * (cut.half[hidden] * effect) ** 2 * (1 / a[into] + 1 / b[hidden])
     return linear, own

@@ -131,3 +131,24 @@ def test_a_step_exchanges_what_pays_and_grows_while_there_is_room() -> None:
     assert np.flatnonzero(after != state).tolist() == [49, 50]
     assert stepped(state, linear, np.zeros(100), used=0.5, share=0.05).sum() == 51
     assert stepped(state, linear, np.zeros(100), used=1.5, share=0.05).sum() == 49
+
+
+@pytest.mark.parametrize(("rows", "shift"), [((0,), 0.0), ((0, 1, 2), 0.0), ((), 1e3)])
+def test_outputs_that_nothing_reaches_and_neurons_that_never_bend(
+    rows: tuple[int, ...], shift: float
+) -> None:
+    """Every weight may go where no output is left, and no division by zero is heard of."""
+    model = dense(inputs=40, hidden=60)
+    first, site = find_sites(model)
+    replace_constant(first.node, 2, np.full(60, shift, np.float32))
+    weight = site.weight.copy()
+    weight[list(rows)] = 0.0
+    replace_constant(site.node, 1, weight)
+    program, box = read(model), box_of(model)
+    task = Task(program, box, program.ranges(box), np.full(3, 2.0), TIGHT)
+    found = choose(task, np.random.default_rng(0))
+    assert (found.change.magnitude <= 2.0).all()
+    if len(rows) == 3:
+        assert found.gone[program.steps[0].output].all()
+    else:
+        assert found.count > 0
