@@ -233,14 +233,18 @@ def clip(nodes: Nodes, at: Sequence[Triple]) -> Triple:
     limits: list[Fraction | None] = []
     for index, name, far in ((1, "min", -math.inf), (2, "max", math.inf)):
         found = []
-        for node in (nodes.ours, nodes.theirs):
-            array = constant(node.inputs[index]) if index < len(node.inputs) else None
+        for node, array in zip((nodes.ours, nodes.theirs), nodes.arrays(index), strict=True):
             old = float(str(attribute(node, name, far)))
             found.append(old if array is None else float(array.reshape(-1)[0]))
         if found[0] != found[1]:
             raise TooHardError("it clips elsewhere in the candidate")
+        if found[0] == -far:
+            raise TooHardError("it clips everything to infinity")
         limits.append(Fraction(found[0]) if math.isfinite(found[0]) else None)
-    return bent(at[0], limits[0], limits[1], exactly(0.0))
+    low, high = limits
+    if low is not None and high is not None and low > high:
+        raise TooHardError("its least is above its largest")
+    return bent(at[0], low, high, exactly(0.0))
 
 
 def unchanged(nodes: Nodes, at: Sequence[Triple]) -> Triple:

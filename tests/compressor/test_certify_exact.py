@@ -10,12 +10,12 @@ from certifynets import BODIES, assert_change_holds, box_of, net, nudged, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepress.compressor.certify import recheck
+from edgepress.compressor.certify import exactrules, recheck
 from edgepress.compressor.certify.certificate import bound
 from edgepress.compressor.certify.intervals import Interval
-from edgepress.compressor.certify.nodepair import TooHardError
+from edgepress.compressor.certify.nodepair import Nodes, TooHardError
 from edgepress.compressor.certify.program import NotCoveredError, read
-from edgepress.compressor.certify.rational import exactly, reciprocal
+from edgepress.compressor.certify.rational import Ends, Triple, exactly, reciprocal
 from edgepress.compressor.errors import UsageError
 from edgepress.compressor.normalize import normalize
 
@@ -249,3 +249,27 @@ def test_constants_that_are_rounded_are_no_exact_ones(name: str, at: float) -> N
         (found,) = bound(read(nets[0]), read(nets[1]), box, float32=False, tight=tight).changes
         assert Fraction(float(found.lo[0, 0])) <= lo
         assert hi <= Fraction(float(found.hi[0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("first", "ends", "said"),
+    [
+        ("", {"lo": np.float32(0.5), "hi": np.float32(-0.5)}, "above"),
+        ("", {"lo": np.float32(np.inf), "hi": np.float32(0.5)}, "infinity"),
+        ("lo = ReduceMin <keepdims = 0> (x)", {"hi": np.float32(0.5)}, "no constant"),
+    ],
+)
+def test_a_clip_whose_ends_are_crossed_or_vary_is_too_hard(
+    first: str, ends: models.Weights, said: str
+) -> None:
+    header = "(float[N, 2] x) => (float[N, 2] y)"
+    model = models.text(header, f"{first} y = Clip(x, lo, hi)", ends)
+    clip = next(node for node in model.graph if node.op_type == "Clip")
+    at = ends_of(-1.0, 1.0)
+    with pytest.raises(TooHardError, match=said):
+        exactrules.clip(Nodes(clip, clip), [Triple(at, at, at)])
+
+
+def ends_of(low: float, high: float) -> Ends:
+    """The same range for two numbers."""
+    return Ends.of(*(exactly(np.full(2, end)) for end in (low, high)))
