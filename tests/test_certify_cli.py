@@ -107,6 +107,17 @@ def test_a_certificate_that_claims_too_much_is_found_out(case: Case, what: str) 
     assert "NOT proved" in said.out
 
 
+def test_a_plain_claim_that_exact_arithmetic_belies_is_not_proved_by_rounding(case: Case) -> None:
+    """What it claims too little is less than what bounds may differ by from one machine to another."""
+    found = pruned(case, "--method", "plain")
+    for output in found["outputs"]:
+        output |= {"least": output["least"] * (1 - 1e-8), "most": output["most"] * (1 - 1e-8)}
+    (case.out / "certificate.json").write_text(json.dumps(found))
+    said = case.run("certify", case.model, case.out / "model.onnx", "--check", case.out)
+    assert said.code == 1
+    assert "NOT proved" in said.out
+
+
 def test_a_certificate_that_another_shape_inside_belies_is_found_out(case: Case) -> None:
     """The two differ in the target of a Reshape and in nothing else; a forger says that they are the same."""
     header = "(float[N, 16] x) => (float[N, 32] y)"
