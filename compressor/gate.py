@@ -18,6 +18,7 @@ from edgepress.compressor.metrics import resolve_metric, unread
 from edgepress.compressor.protocols import Array, Matrix, Runner
 from edgepress.compressor.report.gate import Criterion, Kind, Said, Session
 from edgepress.compressor.scoring import BuiltIn, Metric, Outputs, cut, joined, truth
+from edgepress.compressor.together import ran
 
 SAME = 0.01
 """Latencies that may differ by less than this share are not called different: it is the timing's own precision."""
@@ -87,6 +88,7 @@ def run_both(
     metric: str | None,
     output: str | None,
     tell: Callable[[int], None] = lambda rows: None,
+    free: bool = False,
 ) -> Pairs:
     """Both models on all rows, a batch at a time.
 
@@ -97,6 +99,7 @@ def run_both(
         metric: what the user asked for; None: by what there is.
         output: that the metric reads; None: the first.
         tell: told how many rows are done.
+        free: what comes out of a row may be of another size than the baseline's: boxes of a picture.
 
     Raises:
         BrokenCandidateError: the candidate fails, gives other outputs, or NaN.
@@ -105,13 +108,7 @@ def run_both(
     """
     pairs: Pairs | None = None
     for batch in batches:
-        try:
-            whole = baseline(batch.feeds)
-        except DeviceError as error:
-            raise DataError(
-                f"The baseline does not run on these samples: {error}",
-                "Compare their shape and the order of their axes with `compress inspect BASELINE`.",
-            ) from error
+        whole = ran(baseline, batch.feeds, "baseline")
         if pairs is None:
             settled = resolve_metric(metric, whole, batch, output)
             pairs = Pairs(settled, unread(settled, whole))
@@ -120,7 +117,7 @@ def run_both(
         except DeviceError as error:
             raise BrokenCandidateError(f"it does not run: {error}") from error
         base, ours = cut(whole, batch), cut(given, batch)
-        _check(base, ours, batch)
+        _check(base, ours, batch, free)
         pairs.add(batch, base, {name: ours[name] for name in base})
         tell(pairs.rows)
     if pairs is None:
@@ -128,7 +125,7 @@ def run_both(
     return pairs
 
 
-def _check(base: Outputs, ours: Outputs, batch: Batch) -> None:
+def _check(base: Outputs, ours: Outputs, batch: Batch, free: bool) -> None:
     """Refuse outputs that cannot stand for the baseline's."""
     missing = [name for name in base if name not in ours]
     if missing:
@@ -136,14 +133,15 @@ def _check(base: Outputs, ours: Outputs, batch: Batch) -> None:
         raise BrokenCandidateError(f"it has no output {missing[0]!r}; its outputs are {have}")
     for name, expected in base.items():
         got = np.asarray(ours[name])
-        if got.shape != np.shape(expected):
+        alike = got.shape == np.shape(expected)
+        if not alike and not (free and got.shape[:1] == np.shape(expected)[:1]):
             raise BrokenCandidateError(
                 f"output {name!r} has shape {list(got.shape)}, the baseline's {list(np.shape(expected))}"
             )
         if got.dtype.kind != "f":
             continue
         bad = np.isnan(got)
-        if expected.dtype.kind == "f":
+        if alike and expected.dtype.kind == "f":
             bad &= ~np.isnan(expected)
         if bad.any():
             row = int(np.argwhere(bad)[0][0]) if bad.ndim else 0

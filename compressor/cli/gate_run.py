@@ -34,6 +34,7 @@ from edgepress.compressor.model import input_specs, load, on_disk
 from edgepress.compressor.protocols import Array, Feeds, Runner
 from edgepress.compressor.report.gate import Criterion, File, Gate, Session, exit_code, overall
 from edgepress.compressor.scoring import Metric
+from edgepress.compressor.together import tried
 from edgepress.devices.base import Device
 from edgepress.devices.native import time_native
 from edgepress.devices.opening import device_of, transport_of
@@ -136,13 +137,17 @@ def run_gate(settings: Settings, reproduce: str, tell: Tell = lambda stage, shar
 def _score(
     found: _Found, settings: Settings, models: tuple[Runner, Runner], data: Dataset, tell: Tell
 ) -> tuple[Metric, Scores]:
-    """Both models on all rows, and their criteria."""
+    """Both models on all rows, and their criteria; each row by itself where the baseline needs that."""
 
     def told(rows: int) -> None:
         tell("score", rows / data.rows, f"{rows} of {data.rows} rows")
 
+    trial = tried(models[0], data, settings.output, "baseline")
+    if trial.alone:
+        data = data.one_at_a_time()
     batches = data.batches(_batch_rows(data))
-    pairs = run_both(*models, batches, settings.metric, settings.output, told)
+    free = trial.alone and not trial.refused
+    pairs = run_both(*models, batches, settings.metric, settings.output, told, free)
     scores = pairs.scores()
     found.metric, found.rows = pairs.metric.name, pairs.rows
     found.criteria += quality(pairs, scores, Budget(settings.budget), settings.confidence, settings.seed)
@@ -236,6 +241,9 @@ def in_pieces(run: Runner, size: int | None) -> Runner:
     Args:
         run: the model.
         size: rows that it wants at once; None: any number.
+
+    Returns:
+        The model for any number; an output whose pieces are no rows of one size is the first piece's alone.
     """
     if size is None:
         return run
@@ -250,8 +258,10 @@ def in_pieces(run: Runner, size: int | None) -> Runner:
             parts.append(run(filled if lacking else piece))
         whole = {}
         for name, first in parts[0].items():
-            by_row = np.ndim(first) > 0 and len(first) == size
-            whole[name] = np.concatenate([part[name] for part in parts])[:rows] if by_row else first
+            pieces = [part[name] for part in parts]
+            alike = len({np.shape(piece) for piece in pieces}) == 1
+            by_row = alike and np.ndim(first) > 0 and len(first) == size
+            whole[name] = np.concatenate(pieces)[:rows] if by_row else first
         return whole
 
     return split
