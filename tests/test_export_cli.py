@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import models
+import models_wild
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -53,6 +54,14 @@ def test_verify_shows_how_far_both_agree(case):
     assert done.code == 0, done.err
     assert "XNNPACK in 1 piece, all operators in it" in done.out
     assert "same class in 100 % of rows (60 samples)" in done.out
+
+
+def test_verify_runs_a_model_that_was_traced_with_one_row_row_by_row(case):
+    onnx.save(models_wild.alone(), case.folder / "alone.onnx")
+    x = np.random.default_rng(0).standard_normal((20, 3, 8, 8)).astype(np.float32)
+    done = case.run("export", "alone.onnx", "--verify", case.samples("x.npz", x=x))
+    assert done.code == 0, done.err
+    assert "same class in 100 % of rows (20 samples)" in done.out
 
 
 def test_verify_of_integers_counts_steps_and_scales(case):

@@ -26,6 +26,7 @@ from edgepress.compressor.report.console import encodable
 from edgepress.compressor.report.tflite import Certificate, Tflite
 from edgepress.compressor.report.words import quantity
 from edgepress.compressor.serialize import serialize, write
+from edgepress.compressor.together import tried
 from edgepress.compressor.userfunction import is_function_name
 
 VERIFY_ROWS = 16
@@ -84,8 +85,10 @@ def export(
 def _certificate(
     source: ir.Model, converted: Converted, samples: Dataset, threads: int, quiet: bool
 ) -> Certificate:
-    """Both files on all samples."""
+    """Both files on all samples, each row by itself where the ONNX file needs that."""
     expected = CheckedEngine().load(serialize(source), threads)
+    if tried(expected, samples, None).alone:
+        samples = samples.one_at_a_time()
     proof = Proof.of(source, converted, expected, CheckedTflite(), threads)
     with progress_bar(quiet, [Stage("verify", work=1.0)]) as tell:
         for _ in proof.comparison.through(samples.batches(VERIFY_ROWS)):
