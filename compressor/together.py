@@ -66,7 +66,7 @@ def tried(run: Runner, data: Dataset, output: str | None, what: str = "model") -
         what: what messages call the model.
 
     Raises:
-        DataError: it runs neither on several rows nor on one.
+        DataError: it runs neither on several rows nor on one, or on one number of them only.
     """
     batch = next(iter(data.batches(FIRST_ROWS)))
     if len(batch.rows) == 1 or data.batch_size is not None:
@@ -74,11 +74,17 @@ def tried(run: Runner, data: Dataset, output: str | None, what: str = "model") -
         return Trial(ran(run, batch.feeds, what), batch.feeds, one)
     one = next(iter(data.batches(1, rows=batch.rows[:1]))).feeds
     several, single = _or_error(run, batch.feeds), _or_error(run, one)
-    if isinstance(single, DeviceError):
-        several = ran(run, batch.feeds, what) if isinstance(several, DeviceError) else several
-        return Trial(several, batch.feeds, batch.feeds)
     others = _others(data)
     spread = several if others is None else _or_error(run, others.feeds)
+    if isinstance(single, DeviceError):
+        if isinstance(several, DeviceError):
+            several = ran(run, batch.feeds, what)
+        if isinstance(spread, DeviceError):
+            raise DataError(
+                f"The {what} runs on {len(batch.rows)} rows at once, and not on others: {spread}",
+                "Export it with that number of rows in its inputs, or for any.",
+            ) from spread
+        return Trial(several, batch.feeds, batch.feeds)
     if isinstance(several, DeviceError) or isinstance(spread, DeviceError):
         return Trial(single, one, one, alone=True, refused=True)
     row = read_output(single, output)

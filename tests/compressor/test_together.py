@@ -64,17 +64,24 @@ def test_rows_are_run_alone_where_they_do_not_come_back_row_by_row(
     np.testing.assert_array_equal(trial.outputs["y"], compute(trial.feeds["x"]))
 
 
-@pytest.mark.parametrize("x", [ROWS, ROWS[:1]])
-@pytest.mark.parametrize(("takes", "alone"), [(1, True), (8, False)])
-def test_models_that_take_one_row_or_eight_are_given_so_many(x: Array, takes: int, alone: bool) -> None:
-    run = runner(lambda x: x, lambda n: n == takes)
-    if takes == 8 and len(x) == 1:
-        with pytest.raises(DataError, match=r"does not run on these samples.*1 rows"):
-            tried(run, data(x), None)  # type: ignore[arg-type]
-        return
-    trial = tried(run, data(x), None)  # type: ignore[arg-type]
-    assert (trial.alone, trial.refused) == (alone and len(x) > 1,) * 2
-    assert len(trial.one["x"]) == len(trial.feeds["x"]) == takes
+@pytest.mark.parametrize("rows", [40, 1])
+def test_a_model_that_takes_one_row_only_is_given_one(rows: int) -> None:
+    trial = tried(runner(lambda x: x, lambda n: n == 1), data(ROWS[:rows]), None)  # type: ignore[arg-type]
+    assert (trial.alone, trial.refused) == (rows > 1, rows > 1)
+    assert len(trial.one["x"]) == len(trial.feeds["x"]) == 1
+
+
+def test_a_model_that_takes_several_rows_and_not_one_goes_on_with_several() -> None:
+    run = runner(lambda x: x, lambda n: n > 1)
+    trial = tried(run, data(ROWS), None)  # type: ignore[arg-type]
+    assert (trial.alone, len(trial.one["x"]), len(trial.feeds["x"])) == (False, 8, 8)
+    with pytest.raises(DataError, match=r"does not run on these samples: .*1 rows"):
+        tried(run, data(ROWS[:1]), None)  # type: ignore[arg-type]
+
+
+def test_a_model_of_eight_rows_that_says_any_is_refused() -> None:
+    with pytest.raises(DataError, match=r"runs on 8 rows at once, and not on others: .*5 rows"):
+        tried(runner(lambda x: x, lambda n: n == 8), data(ROWS), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rows", [None, 1, 4])
