@@ -44,19 +44,26 @@ def optional(reader: Reader, node: ir.Node, index: int) -> Array | None:
     return reader.number(node, index) if there else None
 
 
+def geometry(
+    node: ir.Node, size: tuple[int, ...], kernel: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...], tuple[int, ...], int]:
+    """What the maps of convolutions take behind their weight: size, strides, pads, dilations and groups."""
+    ones = (1,) * len(kernel)
+    return (
+        size,
+        ints_attribute(node, "strides", ones),
+        tuple(conv_padding(node, size, kernel)),
+        ints_attribute(node, "dilations", ones),
+        node.attributes.get_int("group", 1),
+    )
+
+
 def conv(reader: Reader, node: ir.Node) -> Sequence[Step]:
     """Conv, grouped or not."""
     weight, bias = reader.number(node, 1), optional(reader, node, 2)
     row, kernel = reader.row(node.inputs[0], node), weight.shape[2:]
     ones = (1,) * len(kernel)
-    op = ConvMap(
-        weight,
-        row[1:],
-        ints_attribute(node, "strides", ones),
-        tuple(conv_padding(node, row[1:], kernel)),
-        ints_attribute(node, "dilations", ones),
-        node.attributes.get_int("group", 1),
-    )
+    op = ConvMap(weight, *geometry(node, row[1:], kernel))
     shape = (-1, *ones)
     return step(
         node,
@@ -76,14 +83,7 @@ def conv_transpose(reader: Reader, node: ir.Node) -> Sequence[Step]:
     ones = (1,) * len(kernel)
     if "output_shape" in node.attributes or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise refused(node, "its padding follows from the shape of its output")
-    op = TransposedMap(
-        weight,
-        out[1:],
-        ints_attribute(node, "strides", ones),
-        tuple(conv_padding(node, out[1:], kernel)),
-        ints_attribute(node, "dilations", ones),
-        node.attributes.get_int("group", 1),
-    )
+    op = TransposedMap(weight, *geometry(node, out[1:], kernel))
     if op.conv.positions != row[1:]:
         raise refused(node, "it pads its output by a stride or more")
     shift = (np.zeros(out[0]) if bias is None else bias).reshape(-1, *ones)
