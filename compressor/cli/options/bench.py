@@ -5,8 +5,14 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.options.shared import shape_option
-from edgepress.compressor.cli.units import THREADS, Finite
+from edgepress.compressor.cli.options.shared import (
+    debug_option,
+    preprocess_option,
+    quiet_option,
+    shape_option,
+    threads_option,
+)
+from edgepress.compressor.cli.units import Finite
 
 
 @click.command()
@@ -15,11 +21,11 @@ from edgepress.compressor.cli.units import THREADS, Finite
     "--device", "--target", "target", default="local", show_default=True,
     help="Device profile; one with an address is reached there.",
 )  # fmt: skip
-@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime.")
+@threads_option
 @click.option(
     "--data", metavar="DATA", help="Samples whose first row is run: npz, folder or module:function."
 )
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
+@preprocess_option
 @shape_option
 @click.option(
     "--seconds", type=Finite(0, min_open=True), default=10.0, show_default=True,
@@ -30,8 +36,8 @@ from edgepress.compressor.cli.units import THREADS, Finite
     help="Write all that was measured to this file; - prints it.",
 )  # fmt: skip
 @click.option("--per-layer", is_flag=True, help="What each layer takes, by the engine's own profiler.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def bench(**given: Any) -> int:
     """Time MODELS, .onnx, .tflite or sparse .npz, against the first of them.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.options.shared import debug_option, quiet_option, shape_option
 from edgepress.compressor.cli.units import Finite
 
 
@@ -91,8 +91,8 @@ def near_option(context: click.Context, parameter: click.Parameter, value: str) 
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the plain method's shuffling.")
 @click.option("--force", is_flag=True, help="Write into a folder that this tool did not write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def certify(**given: Any) -> int:
     """Zero weights of MODEL under a proved limit, or bound how far CANDIDATE can be from MODEL.
 

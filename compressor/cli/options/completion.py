@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from edgepress.compressor.cli.options.shared import debug_option
+
 PROGRAMS = ("compress", "edgepress")
 """Names under which the command is installed."""
 
@@ -12,7 +14,7 @@ VARIABLE = "_COMPRESS_COMPLETE"
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 @click.pass_context
 def completion(context: click.Context, *, shell: str, debug: bool) -> int:
     """Print a script for a shell; have it read at every start:

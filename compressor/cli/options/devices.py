@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.units import THREADS, Finite
+from edgepress.compressor.cli.options.shared import debug_option, quiet_option, threads_option
+from edgepress.compressor.cli.units import Finite
 
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 @click.pass_context
 def devices(context: click.Context, /, **given: Any) -> int:
     """List device profiles (`--target NAME`) and what costs on each rest on."""
@@ -19,7 +20,7 @@ def devices(context: click.Context, /, **given: Any) -> int:
 
 @devices.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 def list_profiles(**given: Any) -> int:
     """List device profiles; `compress devices` alone does so, too."""
     return _listed(given)
@@ -38,14 +39,14 @@ def _listed(given: dict[str, Any]) -> int:
     help="Another device: a board is timed there; of an emulated core instructions are counted.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="TOML file to write instead.")
-@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime.")
+@threads_option
 @click.option(
     "--time-limit", type=Finite(0, min_open=True), default=2.0, show_default=True,
     help="Minutes; a slow machine may take longer. Counting takes as long as it takes.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the file's name as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def profile(**given: Any) -> int:
     """Time kernels on this machine, or on another device, and write a profile of it."""
     from edgepress.compressor.cli.devices import profile as work
@@ -56,7 +57,7 @@ def profile(**given: Any) -> int:
 @devices.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 def show(**given: Any) -> int:
     """Print a profile as TOML, with all that it takes from others."""
     from edgepress.compressor.cli.boards import show as work
@@ -67,7 +68,7 @@ def show(**given: Any) -> int:
 @devices.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 def check(**given: Any) -> int:
     """Connect to a device and print what it is; exit code 3 where it does not answer."""
     from edgepress.compressor.cli.boards import check as work
@@ -84,7 +85,7 @@ def check(**given: Any) -> int:
 @click.option("--benchmark", help="benchmark_model or onnxruntime_perf_test, where there is no Python.")
 @click.option("--force", is_flag=True, help="Overwrite a profile of that name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 def add(**given: Any) -> int:
     """Write a profile of your own for a board, and have it answer once."""
     from edgepress.compressor.cli.boards import add as work

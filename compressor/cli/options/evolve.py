@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.options.shared import some_file
+from edgepress.compressor.cli.options.shared import debug_option, preprocess_option, quiet_option, some_file
 from edgepress.compressor.cli.units import THREADS, Finite
 from edgepress.compressor.evolve.schedules import METHODS
 
@@ -76,11 +76,11 @@ OPTIONS = (
     click.option("--threads", type=THREADS, help="Threads (default: one a core)."),
     click.option("--out", type=_PATH, help="Folder for the results (default: DATA-evolved)."),
     click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run."),
-    click.option("--preprocess", type=_PATH, help="preprocess.toml for images."),
+    preprocess_option,
     click.option("--force", is_flag=True, help="Write into a folder that is not ours; drop a checkpoint."),
     click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a summary."),
-    click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
+    quiet_option,
+    debug_option,
 )
 """All options of the command, in the order of its help."""
 

@@ -5,7 +5,12 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.options.shared import (
+    debug_option,
+    preprocess_option,
+    quiet_option,
+    shape_option,
+)
 from edgepress.compressor.cli.units import THREADS
 
 
@@ -39,12 +44,12 @@ from edgepress.compressor.cli.units import THREADS
     help="Inputs and outputs of rank 4 as in ONNX, at the cost of a transpose each.",
 )
 @shape_option
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
+@preprocess_option
 @click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtimes.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def export(**given: Any) -> int:
     """Write MODEL in another form, with the numbers that it has.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepress.compressor.cli.options.shared import debug_option, preprocess_option, quiet_option
 from edgepress.compressor.cli.units import THREADS, Finite
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ _written = click.Path(path_type=Path, dir_okay=False)
     help="What it counts as.  [default: report, exit 4]",
 )
 @click.option("--config", type=_path, help="Options as TOML (default: edgepress.toml beside the models).")
-@click.option("--preprocess", type=_path, help="preprocess.toml for images.")
+@preprocess_option
 @click.option("--threads", type=THREADS, help="Threads of the runtime.  [default: 1]")
 @click.option("--seconds", type=Finite(0, min_open=True), help="Of one timing.  [default: 3]")
 @click.option("--seed", type=click.IntRange(0), help="Of the bootstrap.  [default: 0]")
@@ -77,8 +78,8 @@ _written = click.Path(path_type=Path, dir_okay=False)
     help="Write all that was found to this file; - prints it.",
 )  # fmt: skip
 @click.option("--markdown", "markdown_file", type=_written, help="Write a summary as Markdown.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def gate(**given: Any) -> int:
     """Let CANDIDATE pass if it keeps what BASELINE has, fail it if it does not, and say so where rows are too few.
 

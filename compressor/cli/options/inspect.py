@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.options.shared import shape_option
+from edgepress.compressor.cli.options.shared import debug_option, preprocess_option, shape_option
 from edgepress.compressor.cli.units import Finite
 
 
@@ -17,7 +17,7 @@ from edgepress.compressor.cli.units import Finite
 )
 @shape_option
 @click.option("--leave", multiple=True, help="Regular expression of sites not to touch.")
-@click.option("--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images.")
+@preprocess_option
 @click.option(
     "--sort",
     "by",
@@ -35,7 +35,7 @@ from edgepress.compressor.cli.units import Finite
     help="Minutes after which nothing new is measured.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 def inspect(**given: Any) -> int:
     """Show inputs, outputs, parameters, MACs and bytes per site, and what can be compressed."""
     from edgepress.compressor.cli.inspect import inspect as work

@@ -4,10 +4,12 @@ from typing import Any
 
 import click
 
+from edgepress.compressor.cli.options.shared import debug_option
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON schema of a recipe file.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@debug_option
 def passes(**given: Any) -> int:
     """List the passes of a recipe (`compress MODEL --recipe FILE`) with their fields."""
     from edgepress.compressor.cli.passes import passes as work

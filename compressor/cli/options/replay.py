@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from edgepress.compressor.cli.options.shared import debug_option, quiet_option
+
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
@@ -17,8 +19,8 @@ import click
 @click.option("--no-device", is_flag=True, help="Judge here, not on the target.")
 @click.option("--force", is_flag=True, help="Write into a folder that this tool did not write.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def replay(**given: Any) -> int:
     """Rebuild the result that MANIFEST describes: the same bytes on the same machine, else exit 2."""
     from edgepress.compressor.cli.replay import replay as work

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from edgepress.compressor.cli.options.shared import debug_option, quiet_option
+
 
 @click.command()
 @click.argument("folders", metavar="DIR …", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -17,8 +19,8 @@ import click
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the record, or a list of them, instead of tables."
 )
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def report(**given: Any) -> int:
     """Draw the page of an earlier run again from its report.json; of several DIRs one page, side by side."""
     from edgepress.compressor.cli.report import report as work

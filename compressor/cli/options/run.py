@@ -6,8 +6,15 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.options.shared import shape_option, some_file
-from edgepress.compressor.cli.units import THREADS, Finite, size_option, time_option
+from edgepress.compressor.cli.options.shared import (
+    debug_option,
+    preprocess_option,
+    quiet_option,
+    shape_option,
+    some_file,
+    threads_option,
+)
+from edgepress.compressor.cli.units import Finite, size_option, time_option
 
 
 def formats_option(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -96,10 +103,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Seed of every random choice.",
         ),
-        click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime."),
+        threads_option,
         shape_option,
         click.option("--leave", multiple=True, help="Regular expression of sites not to touch."),
-        click.option("--preprocess", type=path, help="preprocess.toml for images."),
+        preprocess_option,
         click.option(
             "--timings", type=path, help="JSON file of timings: used where it has them, written after."
         ),
@@ -131,8 +138,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--no-cache", is_flag=True, help="Work everything out afresh."),
         click.option("--force", is_flag=True, help="Write into a folder that this tool did not write."),
         click.option("--json", "as_json", is_flag=True, help="Print report.json instead of a table."),
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-        click.option("--debug", is_flag=True, help="Show tracebacks."),
+        quiet_option,
+        debug_option,
     )
     for option in reversed(options):
         command = option(command)

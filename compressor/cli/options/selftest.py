@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from edgepress.compressor.cli.units import THREADS
+from edgepress.compressor.cli.options.shared import debug_option, quiet_option, threads_option
 
 
 @click.command()
@@ -25,13 +25,13 @@ from edgepress.compressor.cli.units import THREADS
     "--images", type=click.Path(path_type=Path, dir_okay=False),
     help="npz of images, such as MNIST's, to make a network of; default: drawn digits.",
 )  # fmt: skip
-@click.option("--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime.")
+@threads_option
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
     help="Write all that was found to this file; - prints it.",
 )  # fmt: skip
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@quiet_option
+@debug_option
 def selftest(**given: Any) -> int:
     """Run networks whose right answer is known exactly, and name every operator that computes something else.
 

@@ -1,7 +1,11 @@
 """Options of several commands."""
 
+from pathlib import Path
+
 import click
 from click.shell_completion import CompletionItem
+
+from edgepress.compressor.cli.units import THREADS
 
 
 def _shapes(
@@ -20,6 +24,14 @@ def _shapes(
     return shapes
 
 
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+threads_option = click.option(
+    "--threads", type=THREADS, default=1, show_default=True, help="Threads of the runtime."
+)
+preprocess_option = click.option(
+    "--preprocess", type=click.Path(path_type=Path), help="preprocess.toml for images."
+)
 shape_option = click.option(
     "--shape",
     "shapes",
